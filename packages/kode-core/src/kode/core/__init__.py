@@ -1,0 +1,1 @@
+"""KODE: a durable runtime kernel for LLM agents."""

@@ -1,0 +1,320 @@
+"""Calls of the open step: planning taken over, slots, answers, decisions, seals, and the message that closes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kode.core.kernel.draft import Draft, first_text
+from kode.core.kernel.effects import Deliver, RunTool
+from kode.core.kernel.events import Ref
+from kode.core.kernel.inputs import (
+    ApprovalDecided,
+    CallResolved,
+    PlannedCall,
+    ToolFinished,
+    ToolSuspended,
+)
+from kode.core.kernel.message import ResultContent, TextBlock, ToolResultBlock, ToolUseBlock, Usage
+from kode.core.kernel.toolcall import Approval, ApprovalState, Call, CallStatus, Plan, Wait
+from kode.core.kernel.words import Breakpoint, StopReason
+
+__all__ = ["add_usage", "decide", "finish", "open_calls", "resolve", "seal", "seal_all", "start_calls", "suspend"]
+
+_REFUSED: dict[str, CallStatus] = {
+    "deny": CallStatus.DENIED,
+    "unknown": CallStatus.FAILED,
+    "invalid": CallStatus.FAILED,
+    "limit": CallStatus.FAILED,
+}
+
+SEAL_TEXT = {
+    CallStatus.PENDING: "It had not been started; it had no effect.",
+    CallStatus.APPROVED: "It was approved but had not been started; it had no effect.",
+    CallStatus.APPROVAL_REQUIRED: "It was waiting for approval and had not been started; it had no effect.",
+    CallStatus.EXECUTING: (
+        "It had been started and its outcome is unknown: it may have had none, some or all of its effect. "
+        "Look at what is there before running it again."
+    ),
+    CallStatus.WAITING: "It was handed on and had not been answered; whoever took it may still act.",
+}
+
+
+def _texts(text: str) -> tuple[ResultContent, ...]:
+    return (TextBlock(text),)
+
+
+def add_usage(draft: Draft, usage: Usage) -> None:
+    """Count tokens and cost for the run and the agent."""
+    draft.usage_total = draft.usage_total + usage
+    if draft.run is not None:
+        draft.change_run(usage=draft.run.usage + usage)
+
+
+# ---- from the reply to the first slot -------------------------------------------------------------------------
+
+
+def open_calls(draft: Draft, seq: int, uses: list[tuple[int, ToolUseBlock]], planned: tuple[PlannedCall, ...]) -> None:
+    """Create the step's calls as planned; what was refused or answered in planning has its result already."""
+    run = draft.run
+    if run is None:
+        return
+    draft.passed.append(Breakpoint.TOOL_PENDING)
+    allowed = draft.limits.max_tool_calls_per_run
+    for number, ((block, use), plan) in enumerate(zip(uses, planned, strict=True), start=1):
+        over = allowed is not None and run.calls + number > allowed
+        _open_call(draft, seq, block, use, _over_limit(plan, allowed) if over else plan)
+        if over:
+            draft.change_run(over=StopReason.MAX_TOOL_CALLS)
+    draft.change_run(calls=run.calls + len(uses))
+    close_step(draft)
+
+
+def _over_limit(planned: PlannedCall, allowed: int | None) -> PlannedCall:
+    reason = f"Not run: this run may make {allowed} tool calls and has made them."
+    return PlannedCall(planned.block, Plan("limit", reason=reason))
+
+
+def _open_call(draft: Draft, seq: int, block: int, use: ToolUseBlock, planned: PlannedCall) -> None:
+    plan = planned.plan
+    run, step, n = draft.next_id().split(".")
+    call = Call(
+        int(run), int(step), int(n), use.id, use.name, seq, block, CallStatus.PENDING, plan, draft.at,
+        input=use.input, changed_input=planned.input,
+    )  # fmt: skip
+    draft.calls = (*draft.calls, call)
+    draft.note("tool_start", call=call.id, ref=Ref(seq, block), preview_of=use.input, tool=use.name)
+    if plan.verdict == "ask":
+        require_approval(draft, call, plan.reason, kind="permission")
+    elif plan.verdict == "answer":
+        _close(draft, call, CallStatus.COMPLETED, planned.answer or (), note="answered by a hook")
+    elif plan.verdict in _REFUSED:
+        text = plan.reason or f"{use.name} was not run: {plan.verdict}."
+        _close(draft, call, _REFUSED[plan.verdict], planned.answer or _texts(text), is_error=True, note=plan.verdict)
+    else:
+        draft.put_call(call)
+
+
+def require_approval(draft: Draft, call: Call, reason: str | None, *, kind: str) -> None:
+    """Put question n+1 to a person; the event rides in the same commit."""
+    n = len(call.approvals) + 1
+    wait_s = draft.limits.approval_deadline_s
+    due = None if wait_s is None else draft.at + round(wait_s * 1e6)
+    asked = Approval(n, "recovery" if kind == "recovery" else "permission", due_at=due, reason=reason)
+    call = replace(call, status=CallStatus.APPROVAL_REQUIRED, approvals=(*call.approvals, asked))
+    draft.put_call(call, reason)
+    draft.note(
+        "permission_required", call=call.id, ref=Ref(call.seq, call.block), preview_of=reason,
+        tool=call.tool, n=n, kind=kind, **({} if due is None else {"due_at": due}),
+    )  # fmt: skip
+
+
+def start_calls(draft: Draft) -> None:
+    """Give free slots away: readers beside one writer, ``max_tool_concurrency`` in all."""
+    running = [c for c in draft.calls if c.status is CallStatus.EXECUTING]
+    slots = draft.limits.max_tool_concurrency - len(running)
+    writing = any(not c.plan.readonly for c in running)
+    for call in draft.calls:
+        if slots <= 0:
+            return
+        if call.status not in (CallStatus.PENDING, CallStatus.APPROVED) or (writing and not call.plan.readonly):
+            continue
+        draft.passed.append(Breakpoint.PRE_TOOL)
+        start_call(draft, call)
+        slots -= 1
+        writing = writing or not call.plan.readonly
+
+
+def start_call(draft: Draft, call: Call) -> None:
+    """Ask the shell to run a call, under the same id (and so the same idempotency key) each time."""
+    former = draft.effect(call.id)
+    fence = draft.context.fence
+    last = former.attempt if former is not None else None
+    attempt = replace(last, n=last.n + 1) if last is not None and last.fence == fence else draft.attempt()
+    draft.put_call(
+        replace(
+            call,
+            status=CallStatus.EXECUTING,
+            started_at=draft.at if call.started_at is None else call.started_at,
+            attempts=(*call.attempts, str(attempt)),
+        ),
+        "again" if call.attempts else None,
+    )
+    timeout = call.plan.timeout_s if call.plan.timeout_s is not None else draft.limits.tool_timeout_s
+    draft.start(RunTool(call.id, attempt, timeout))
+
+
+# ---- answers --------------------------------------------------------------------------------------------------
+
+
+def finish(draft: Draft, got: ToolFinished) -> None:
+    """Take a tool's answer; the shell says ``sealed`` when it cannot vouch for the outcome."""
+    call = draft.call(got.effect)
+    if call is None or call.status is not CallStatus.EXECUTING:
+        late(draft, got.effect, "ToolFinished")
+        return
+    if got.usage is not None:
+        add_usage(draft, got.usage)
+    if got.sealed is not None:
+        seal(draft, call, got.sealed)
+    else:
+        status = CallStatus.FAILED if got.is_error else CallStatus.COMPLETED
+        _close(draft, call, status, got.result, is_error=got.is_error, cut_bytes=got.cut_bytes)
+    close_step(draft)
+
+
+def suspend(draft: Draft, got: ToolSuspended) -> None:
+    """The call waits for someone outside; nothing runs for it here."""
+    call = draft.call(got.effect)
+    if call is None or call.status is not CallStatus.EXECUTING:
+        late(draft, got.effect, "ToolSuspended")
+        return
+    draft.close(call.id)
+    draft.put_call(replace(call, status=CallStatus.WAITING, wait=Wait(got.due_at, got.child)), "suspended")
+    draft.note("tool_suspended", call=call.id, tool=call.tool, **({} if got.child is None else {"child": got.child}))
+
+
+def resolve(draft: Draft, got: CallResolved) -> None:
+    """Close a call from outside: a suspended one, or one whose suspension is not committed yet."""
+    call = draft.call(got.call)
+    if call is None or call.status not in (CallStatus.EXECUTING, CallStatus.WAITING):
+        late(draft, got.call, "CallResolved")
+        return
+    if got.usage is not None:
+        add_usage(draft, got.usage)
+    status = CallStatus.FAILED if got.is_error else CallStatus.COMPLETED
+    _close(draft, call, status, got.result, is_error=got.is_error, note="answered from outside")
+    close_step(draft)
+
+
+def decide(draft: Draft, got: ApprovalDecided) -> None:
+    """Apply a person's answer to the question that is open; any other answer is refused and noted."""
+    call = draft.call(got.call)
+    asked = None if call is None else call.approval
+    if call is None or asked is None or asked.n != got.n:
+        reject(draft, got.item, f"No open question {got.n} of call {got.call}.")
+        return
+    allowed = got.decision == "allow"
+    call = _answer(draft, call, "approved" if allowed else "refused", got.by, got.note)
+    who = got.by or "someone"
+    if not allowed:
+        note = f": {got.note}" if got.note else "."
+        if asked.kind == "recovery":
+            seal(draft, call, f"Not run again, decided by {who}{note}", known=CallStatus.EXECUTING)
+        else:
+            _close(draft, call, CallStatus.DENIED, _texts(f"Denied by {who}{note}"), is_error=True, note=got.note)
+    elif got.plan is not None and got.plan.verdict in _REFUSED:
+        text = got.plan.reason or "The changed input was refused."
+        call = replace(call, changed_input=got.input)
+        _close(draft, call, _REFUSED[got.plan.verdict], _texts(text), is_error=True, note=got.plan.verdict)
+    else:
+        changed = call.changed_input if got.input is None else got.input
+        plan = call.plan if got.plan is None else got.plan
+        draft.put_call(replace(call, status=CallStatus.APPROVED, changed_input=changed, plan=plan), got.note)
+    close_step(draft)
+
+
+def expire(draft: Draft, call: Call) -> None:
+    """Nobody answered in time: what was asked about is not done."""
+    asked = call.approval
+    if asked is None:
+        return
+    call = _answer(draft, call, "expired", None, None)
+    if asked.kind == "recovery":
+        seal(draft, call, "Nobody decided in time whether to run it again.", known=CallStatus.EXECUTING)
+    else:
+        text = "Not run: nobody approved it in time."
+        _close(draft, call, CallStatus.DENIED, _texts(text), is_error=True, note="expired")
+
+
+def _answer(draft: Draft, call: Call, state: ApprovalState, by: str | None, note: str | None) -> Call:
+    asked = replace(call.approvals[-1], state=state, by=by, at=draft.at, note=note)
+    draft.note("permission_decided", call=call.id, preview_of=note, n=asked.n, decision=state, by=by)
+    return replace(call, approvals=(*call.approvals[:-1], asked))
+
+
+# ---- closing --------------------------------------------------------------------------------------------------
+
+
+def seal(draft: Draft, call: Call, reason: str, *, known: CallStatus | None = None) -> None:
+    """Close a call whose outcome we do not have, and say to the model what is known of it.
+
+    ``known``: judge by this status instead of its own (a call that asks whether to run again may have run).
+    """
+    before = known or call.status
+    text = f"{reason} {SEAL_TEXT[before]}"
+    asked = call.approval
+    if asked is not None:
+        call = replace(call, approvals=(*call.approvals[:-1], replace(asked, state="superseded", at=draft.at)))
+        draft.note("permission_decided", call=call.id, n=asked.n, decision="superseded", by=None)
+        if asked.kind == "recovery":
+            text = f"{reason} {SEAL_TEXT[CallStatus.EXECUTING]}"
+    if call.wait is not None and call.wait.child is not None and call.status is CallStatus.WAITING:
+        draft.start(
+            Deliver(draft.next_id(), draft.attempt(), call.wait.child, f"interrupt:{draft.uid}:{call.id}", "interrupt")
+        )
+    draft.note("tool_sealed", call=call.id, preview_of=text, was=before.value)
+    call = replace(call, seal_reason=reason)
+    _close(draft, call, CallStatus.SEALED, _texts(text), is_error=True, note=reason)
+
+
+def seal_all(draft: Draft, reason: str) -> int:
+    """Seal every unfinished call and close the step; says how many."""
+    unfinished = [c for c in draft.calls if not c.status.final]
+    for call in unfinished:
+        seal(draft, call, reason)
+    close_step(draft)
+    return len(unfinished)
+
+
+def _close(
+    draft: Draft,
+    call: Call,
+    status: CallStatus,
+    result: tuple[ResultContent, ...],
+    *,
+    is_error: bool = False,
+    cut_bytes: int = 0,
+    note: str | None = None,
+) -> None:
+    draft.close(call.id)
+    call = replace(
+        call, status=status, result=result, is_error=is_error, cut_bytes=cut_bytes, finished_at=draft.at, wait=None
+    )
+    draft.put_call(call, note)
+    text = first_text(result)
+    took = None if call.started_at is None else draft.at - call.started_at
+    if is_error:
+        draft.note("tool_error", call=call.id, preview_of=text, tool=call.tool)
+    elif took is not None:
+        draft.note("tool_executed", call=call.id, tool=call.tool, duration_us=took)
+    draft.note("tool_end", call=call.id, preview_of=text, tool=call.tool, status=status.value)
+
+
+def close_step(draft: Draft) -> None:
+    """Once every call has its result: one message with all of them, and the records let go of theirs."""
+    if not draft.calls or any(not c.status.final for c in draft.calls):
+        return
+    seq = draft.append("user", tuple(_result_block(c) for c in draft.calls), origin="tools")
+    for call in draft.calls:
+        draft.call_records[call.id] = replace(call, input=None, result=None, result_seq=seq)
+    draft.calls = ()
+    draft.passed.append(Breakpoint.POST_TOOL)
+    draft.note("step_complete", ref=Ref(seq))
+
+
+def _result_block(call: Call) -> ToolResultBlock:
+    return ToolResultBlock(call.provider_id, call.result or (), call.is_error, call.id)
+
+
+# ---- what comes too late --------------------------------------------------------------------------------------
+
+
+def late(draft: Draft, effect: str, what: str) -> None:
+    """Drop an answer nobody waits for any more, and say so."""
+    draft.note("late_answer", effect=effect, input=what)
+
+
+def reject(draft: Draft, item: str, reason: str) -> None:
+    """Use up an inbox item that cannot be applied, and say why."""
+    draft.note("input_rejected", preview_of=reason, item=item)
+

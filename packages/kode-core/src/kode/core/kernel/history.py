@@ -1,0 +1,196 @@
+"""What happens to the window and beside the run: compaction, snapshots, reverts, documents, timers, deliveries."""
+
+from __future__ import annotations
+
+from kode.core.errors import IllegalInputError
+from kode.core.kernel.calls import add_usage, close_step, expire, late, seal
+from kode.core.kernel.draft import Draft
+from kode.core.kernel.effects import CompactHistory, Deliver
+from kode.core.kernel.events import Ref
+from kode.core.kernel.inputs import (
+    CompactionFailed,
+    CompactionRequested,
+    Delivered,
+    DocumentsChanged,
+    HistoryCompacted,
+    Noted,
+    Reverted,
+    SandboxBound,
+    SnapshotTaken,
+    TimePassed,
+    TimerCancelled,
+    TimerSet,
+)
+from kode.core.kernel.message import TextBlock
+from kode.core.kernel.run import start_run
+from kode.core.kernel.state import Timer
+from kode.core.kernel.toolcall import CallStatus
+from kode.core.kernel.window import Compaction, Range, Snapshot, Window
+from kode.core.kernel.words import Phase
+
+__all__ = [
+    "adopt_events",
+    "bind_sandbox",
+    "cancel_timer",
+    "change_documents",
+    "compacted",
+    "compaction_failed",
+    "delivered",
+    "request_compaction",
+    "revert",
+    "set_timer",
+    "take_snapshot",
+    "time_passed",
+]
+
+
+# ---- compaction -----------------------------------------------------------------------------------------------
+
+
+def request_compaction(draft: Draft, got: CompactionRequested) -> None:
+    """Ask for a summary of a closed range; the window moves when it is there."""
+    if not draft.window.start <= got.start < got.stop <= draft.next_seq:
+        raise IllegalInputError(
+            f"Cannot compact messages {got.start} to {got.stop}: the open range is "
+            f"{draft.window.start} to {draft.next_seq}."
+        )
+    if any(e.kind == "CompactHistory" for e in draft.effects):
+        raise IllegalInputError("A compaction is open already.")
+    effect = CompactHistory(draft.next_id(), draft.attempt(), got.start, got.stop, got.method)
+    draft.start(effect)
+    draft.note("context_compression", phase="start", start=got.start, stop=got.stop)
+
+
+def compacted(draft: Draft, got: HistoryCompacted) -> None:
+    """Record the summary and move the window behind it; the history stays."""
+    effect = draft.effect(got.effect)
+    if not isinstance(effect, CompactHistory):
+        late(draft, got.effect, "HistoryCompacted")
+        return
+    draft.close(effect.id)
+    if got.usage is not None:
+        add_usage(draft, got.usage)
+    before = draft.window
+    draft.compactions.append(
+        Compaction(
+            got.id, effect.start, effect.stop, draft.at, got.summary, got.method, before,
+            got.model, got.usage, got.tokens_before, got.tokens_after,
+        )  # fmt: skip
+    )
+    kept = tuple(Range(r.start, r.stop) for r in before.ranges[:-1])
+    head = (Range(before.start, effect.start),) if before.start < effect.start else ()
+    pinned = tuple(sorted({*before.pinned, *got.pinned}))
+    draft.window = Window(got.id, pinned, (*kept, *head, Range(effect.stop)))
+    draft.tokens = got.tokens_after
+    draft.note("context_compression", phase="end", id=got.id, method=got.method, start=effect.start, stop=effect.stop)
+
+
+def compaction_failed(draft: Draft, got: CompactionFailed) -> None:
+    """The window stays; the run goes on with it."""
+    if not isinstance(draft.effect(got.effect), CompactHistory):
+        late(draft, got.effect, "CompactionFailed")
+        return
+    draft.close(got.effect)
+    draft.note("error", preview_of=got.error.text, code=got.error.code, phase="compaction")
+
+
+# ---- snapshots and documents ----------------------------------------------------------------------------------
+
+
+def take_snapshot(draft: Draft, got: SnapshotTaken) -> None:
+    """Name this safe point."""
+    documents = tuple((d.kind, d.name, d.digest) for d in draft.documents)
+    draft.snapshots.append(
+        Snapshot(got.id, draft.next_seq, draft.at, draft.window, documents, got.tags, got.parent)
+    )
+    draft.note("snapshot_created", id=got.id, seq=draft.next_seq)
+
+
+def revert(draft: Draft, got: Reverted) -> None:
+    """Take an older window and its documents; every counter goes on."""
+    draft.window = got.window
+    draft.documents = got.documents
+    draft.tokens = 0
+    draft.note("agent_reverted", to=got.to)
+
+
+def change_documents(draft: Draft, got: DocumentsChanged) -> None:
+    """Name the documents of this commit, and forget those removed."""
+    table = {(d.kind, d.name): d for d in draft.documents}
+    for key in got.removed:
+        table.pop(key, None)
+    table.update({(d.kind, d.name): d for d in got.documents})
+    draft.documents = tuple(table.values())
+    draft.note("documents_changed", count=len(got.documents), removed=len(got.removed))
+
+
+def bind_sandbox(draft: Draft, got: SandboxBound) -> None:
+    """Remember how the sandbox's processes are found after a crash."""
+    draft.sandbox_ref = got.ref
+
+
+def adopt_events(draft: Draft, got: Noted) -> None:
+    """Store events that the shell found."""
+    for event in got.events:
+        if not event.durable:
+            raise IllegalInputError(f"{event.type!r} is a live event; only durable ones ride in a commit.")
+        draft.adopt(event)
+
+
+# ---- time -----------------------------------------------------------------------------------------------------
+
+
+def time_passed(draft: Draft, got: TimePassed) -> None:
+    """Fire what is due: approvals expire, waits are sealed, timers speak."""
+    for call in draft.calls:
+        asked = call.approval
+        if asked is not None and asked.due_at is not None and asked.due_at <= draft.at:
+            expire(draft, call)
+        elif call.status is CallStatus.WAITING and call.wait and call.wait.due_at and call.wait.due_at <= draft.at:
+            seal(draft, call, "No answer came in time.")
+    close_step(draft)
+    for timer in draft.timers:
+        if timer.due_at <= draft.at and may_fire(draft.phase, timer):
+            _fire(draft, timer)
+
+
+def may_fire(phase: Phase, timer: Timer) -> bool:
+    """A timer that speaks waits for the end of the step, like a message; a signal never waits."""
+    return timer.kind == "signal" or phase in (Phase.IDLE, Phase.BOUNDARY)
+
+
+def _fire(draft: Draft, timer: Timer) -> None:
+    draft.timers = tuple(t for t in draft.timers if t.id != timer.id)
+    if timer.kind == "message" and draft.run is None:
+        start_run(draft)
+    ref = None
+    if timer.kind != "signal":
+        ref = Ref(draft.append("user", (TextBlock(timer.data),), origin=f"timer:{timer.id}"))
+    draft.note("scheduler_triggered", ref=ref, id=timer.id, kind=timer.kind, due_at=timer.due_at)
+
+
+def set_timer(draft: Draft, got: TimerSet) -> None:
+    """Set a timer, or replace the one of that id."""
+    timer = Timer(got.id, got.due_at, got.kind, got.data)
+    draft.timers = (*(t for t in draft.timers if t.id != got.id), timer)
+
+
+def cancel_timer(draft: Draft, got: TimerCancelled) -> None:
+    """Take a timer away."""
+    draft.timers = tuple(t for t in draft.timers if t.id != got.id)
+
+
+# ---- other agents ---------------------------------------------------------------------------------------------
+
+
+def delivered(draft: Draft, got: Delivered) -> None:
+    """The item is where it belongs, or can never be: either way nobody waits here."""
+    effect = draft.effect(got.effect)
+    if not isinstance(effect, Deliver):
+        late(draft, got.effect, "Delivered")
+        return
+    draft.close(effect.id)
+    if got.outcome != "ok":
+        text = None if got.error is None else got.error.text
+        draft.note("delivery_failed", preview_of=text, target=effect.target, outcome=got.outcome)
+

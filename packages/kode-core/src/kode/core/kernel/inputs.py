@@ -1,0 +1,327 @@
+"""Inputs: what happened. The only way to change a state is to feed it one.
+
+Two kinds reach the kernel: items that any process may put into an agent's inbox (they carry ``item``, their id), and
+facts that the agent's own driver found. Answers to effects name the effect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from kode.core.kernel.events import Event
+from kode.core.kernel.message import Block, Json, ResultContent, Usage
+from kode.core.kernel.state import Document, RunError
+from kode.core.kernel.toolcall import Plan
+from kode.core.kernel.window import Window
+from kode.core.kernel.words import ResumeStrategy, StopReason
+
+__all__ = [
+    "ApprovalDecided",
+    "CallResolved",
+    "CompactionFailed",
+    "CompactionRequested",
+    "DeadlineReached",
+    "Delivered",
+    "DocumentsChanged",
+    "HistoryCompacted",
+    "InboxInput",
+    "Input",
+    "InterruptRequested",
+    "MessageReceived",
+    "ModelFailed",
+    "ModelReplied",
+    "Noted",
+    "Parked",
+    "PlannedCall",
+    "Proceed",
+    "Resumed",
+    "Reverted",
+    "SandboxBound",
+    "SnapshotTaken",
+    "TimePassed",
+    "TimerCancelled",
+    "TimerSet",
+    "ToolFinished",
+    "ToolSuspended",
+]
+
+
+# ---- from the inbox -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """Someone speaks to the agent. A ``reminder`` is shown with the next model call but starts none."""
+
+    item: str
+    blocks: tuple[Block, ...]
+    kind: Literal["user", "reminder"] = "user"
+    sender: str | None = None
+    metadata: Json | None = None
+    context: Json | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalDecided:
+    """A person answered question ``n`` of a call. A changed ``input`` was planned again by the shell (``plan``)."""
+
+    item: str
+    call: str
+    n: int
+    decision: Literal["allow", "deny"]
+    by: str | None = None
+    note: str | None = None
+    input: Json | None = None
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallResolved:
+    """Something outside answers an executing or suspended call."""
+
+    item: str
+    call: str
+    result: tuple[ResultContent, ...]
+    is_error: bool = False
+    usage: Usage | None = None
+    """What a sub-agent used; counted in this run."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptRequested:
+    """Stop the run: what answered within the grace was fed before this; the rest is sealed."""
+
+    item: str
+    note: str | None = None
+    by: str | None = None
+
+
+# ---- answers to effects ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCall:
+    """One ``ToolUseBlock`` of a reply with what the shell planned for it."""
+
+    block: int
+    plan: Plan
+    input: Json | None = None
+    """Arguments as a hook changed them."""
+    answer: tuple[ResultContent, ...] | None = None
+    """The result, when the plan answers without running the tool."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReplied:
+    """The model's whole reply, with the plan of each call in it."""
+
+    effect: str
+    blocks: tuple[Block, ...]
+    stop: StopReason = StopReason.END_TURN
+    usage: Usage = Usage()
+    calls: tuple[PlannedCall, ...] = ()
+    provider: str | None = None
+    model: str | None = None
+    attempt: str | None = None
+    output: Json | None = None
+    """Structured output, checked by the shell."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFailed:
+    """The provider gave up for good; the run ends with ``stop``."""
+
+    effect: str
+    error: RunError
+    stop: StopReason = StopReason.PROVIDER_ERROR
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFinished:
+    """A tool answered, well or badly. ``sealed`` names the reason when the outcome is not known."""
+
+    effect: str
+    result: tuple[ResultContent, ...]
+    is_error: bool = False
+    cut_bytes: int = 0
+    usage: Usage | None = None
+    sealed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSuspended:
+    """A tool handed its call to someone outside, who will send ``CallResolved``."""
+
+    effect: str
+    due_at: int | None = None
+    child: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryCompacted:
+    """The summary for a ``CompactHistory``."""
+
+    effect: str
+    id: str
+    summary: tuple[Block, ...]
+    method: str = "model"
+    model: str | None = None
+    usage: Usage | None = None
+    pinned: tuple[int, ...] = ()
+    tokens_before: int = 0
+    tokens_after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionFailed:
+    """No summary could be made; the window stays."""
+
+    effect: str
+    error: RunError
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """An item is in the other inbox, or its receiver is ``gone``, or it refused the item (``error``)."""
+
+    effect: str
+    outcome: Literal["ok", "gone", "error"] = "ok"
+    error: RunError | None = None
+
+
+# ---- facts of the driver --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A new driver took over. Legal only under a fence above that of every open effect.
+
+    ``by_hand`` clears a parked agent.
+    """
+
+    strategy: ResumeStrategy = "continue"
+    by_hand: bool = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proceed:
+    """All that has arrived was offered: decide what to start. ``hold``: journal a model call at most, start no tool."""
+
+    hold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Look at what is due: approvals, waits, timers."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineReached:
+    """``deadline``: the request's time is over, the run rests. ``processing_timeout``: the run is sealed and ends."""
+
+    reason: StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class TimerSet:
+    """Set or replace a timer."""
+
+    id: str
+    due_at: int
+    kind: Literal["message", "reminder", "signal"] = "message"
+    data: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TimerCancelled:
+    """Take a timer away; unknown ids are fine."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionRequested:
+    """Summarise messages ``start`` to ``stop``; the cut is a safe point before a user message, chosen by the shell."""
+
+    start: int
+    stop: int
+    method: str = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTaken:
+    """Name this safe point."""
+
+    id: str
+    tags: tuple[str, ...] = ()
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reverted:
+    """Go back to a window and documents of before; numbers go on rising."""
+
+    window: Window
+    documents: tuple[Document, ...] = ()
+    to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsChanged:
+    """Documents were written in this commit; ``removed`` ones are named no more."""
+
+    documents: tuple[Document, ...] = ()
+    removed: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxBound:
+    """How to find the sandbox's processes again; None: there is none."""
+
+    ref: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Durable events that the shell found; they ride in this commit."""
+
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Taken over too often without progress: not due until someone resumes it by hand."""
+
+    reason: StopReason = StopReason.CRASH_LOOP
+
+
+InboxInput: TypeAlias = MessageReceived | ApprovalDecided | CallResolved | InterruptRequested
+Input: TypeAlias = (
+    MessageReceived
+    | ApprovalDecided
+    | CallResolved
+    | InterruptRequested
+    | ModelReplied
+    | ModelFailed
+    | ToolFinished
+    | ToolSuspended
+    | HistoryCompacted
+    | CompactionFailed
+    | Delivered
+    | Resumed
+    | Proceed
+    | TimePassed
+    | DeadlineReached
+    | TimerSet
+    | TimerCancelled
+    | CompactionRequested
+    | SnapshotTaken
+    | Reverted
+    | DocumentsChanged
+    | SandboxBound
+    | Noted
+    | Parked
+)

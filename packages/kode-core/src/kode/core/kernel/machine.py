@@ -1,0 +1,159 @@
+"""The machine: ``transition`` applies one input, ``advance`` a batch. Pure functions of values.
+
+``advance`` is what a driver calls: it offers all that has arrived, offers again what had to wait, lets the agent
+proceed, and says what changed. Its result is one commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kode.core.errors import IllegalInputError
+from kode.core.kernel.calls import late, reject
+from kode.core.kernel.draft import Context, Draft
+from kode.core.kernel.effects import Effect
+from kode.core.kernel.events import Event
+from kode.core.kernel.history import may_fire
+from kode.core.kernel.inputs import Input, Proceed
+from kode.core.kernel.message import Message
+from kode.core.kernel.state import RunRecord, State
+from kode.core.kernel.table import ILLEGAL, LATE, POSTPONE, REJECT, cell
+from kode.core.kernel.toolcall import Call, CallStatus
+from kode.core.kernel.window import Compaction, Snapshot
+from kode.core.kernel.words import Breakpoint, Phase, Status
+
+__all__ = ["Context", "Transition", "advance", "transition", "wake_at"]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What an application of inputs made: the next state, what to store with it, what to do after that."""
+
+    state: State
+    effects: tuple[Effect, ...]
+    """To start once this is durable; they are open in ``state``."""
+    events: tuple[Event, ...]
+    """Durable events, numbered."""
+    messages: tuple[Message, ...] = ()
+    calls: tuple[Call, ...] = ()
+    runs: tuple[RunRecord, ...] = ()
+    compactions: tuple[Compaction, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
+    postponed: tuple[Input, ...] = ()
+    """Inputs that must wait; their inbox items are not used up."""
+
+
+def transition(state: State, input: Input, context: Context) -> Transition:
+    """Apply one input.
+
+    Raises:
+        IllegalInputError: The table forbids it in this phase, or it contradicts itself; nothing changed.
+    """
+    draft = Draft(state, context)
+    taken = _apply(draft, input)
+    return _finish(draft, () if taken else (input,))
+
+
+def advance(state: State, inputs: Sequence[Input], context: Context, *, hold: bool = False) -> Transition:
+    """Apply a batch and proceed.
+
+    Args:
+        inputs: In the order of arrival. What must wait is offered again after each change of phase.
+        hold: Start nothing (the driver is about to stop); a model call is journaled at most.
+    """
+    draft = Draft(state, context)
+    before, was = draft.status, draft.breakpoint
+    waiting: Sequence[Input] = inputs
+    while True:
+        waiting = _offer(draft, waiting)
+        _apply(draft, Proceed(hold))
+        # A run that ended leaves room for a message that had to wait: it starts the next one in this very commit.
+        if draft.phase is not Phase.IDLE or not waiting:
+            break
+    _note_changes(draft, before, was)
+    return _finish(draft, tuple(waiting))
+
+
+def _offer(draft: Draft, inputs: Sequence[Input]) -> Sequence[Input]:
+    """Offer each input; as long as something was taken that changed the phase, offer the rest again."""
+    waiting = inputs
+    while True:
+        phase = draft.phase
+        waiting = [input for input in waiting if not _apply(draft, input)]
+        if not waiting or draft.phase is phase:
+            return waiting
+
+
+def _apply(draft: Draft, input: Input) -> bool:
+    what = cell(input, draft.phase)
+    if callable(what):
+        what(draft, input)
+    elif what == POSTPONE:
+        return False
+    elif what == LATE:
+        late(draft, _subject(input), type(input).__name__)
+    elif what == REJECT:
+        reject(draft, _subject(input), f"{type(input).__name__} finds nothing to act on: the agent is {draft.phase}.")
+    elif what == ILLEGAL:
+        raise IllegalInputError(
+            f"{type(input).__name__} is illegal while the agent is {draft.phase}.",
+            input=type(input).__name__,
+            phase=draft.phase.value,
+        )
+    return True
+
+
+def _subject(input: Input) -> str:
+    for name in ("item", "effect"):
+        if hasattr(input, name):
+            return str(getattr(input, name))
+    return ""
+
+
+def _note_changes(draft: Draft, status: Status, was: Breakpoint) -> None:
+    now = draft.breakpoint
+    path = [*draft.passed, now]
+    if path != [was]:
+        passed = " ".join(_without_repeats(draft.passed))
+        draft.note("breakpoint_changed", previous=was.value, current=now.value, **({"passed": passed} if passed else {}))
+    if draft.status is not status:
+        draft.note("state_changed", previous=status.value, current=draft.status.value)
+
+
+def _without_repeats(stages: list[Breakpoint]) -> list[str]:
+    return [s.value for i, s in enumerate(stages) if i == 0 or stages[i - 1] is not s]
+
+
+def _finish(draft: Draft, postponed: tuple[Input, ...]) -> Transition:
+    return Transition(
+        state=draft.finish(),
+        effects=tuple(draft.started),
+        events=tuple(draft.events),
+        messages=tuple(draft.messages),
+        calls=tuple(draft.call_records.values()),
+        runs=tuple(draft.runs.values()),
+        compactions=tuple(draft.compactions),
+        snapshots=tuple(draft.snapshots),
+        postponed=postponed,
+    )
+
+
+def wake_at(state: State) -> int | None:
+    """The earliest moment at which this state wants a driver; ``state.updated_at`` means now, None never.
+
+    What waits in the inbox is the store's to add.
+    """
+    if state.parked is not None:
+        return None
+    waits = state.status is Status.PAUSED
+    if state.effects or (state.run is not None and not waits):
+        return state.updated_at
+    moments = [t.due_at for t in state.timers if may_fire(state.phase, t)]
+    for call in state.calls:
+        if call.approval is not None and call.approval.due_at is not None:
+            moments.append(call.approval.due_at)
+        elif call.status is CallStatus.WAITING and call.wait is not None and call.wait.due_at is not None:
+            moments.append(call.wait.due_at)
+    return min(moments, default=None)
+

@@ -1,0 +1,83 @@
+"""Windows: which part of the history a model is shown, as a value.
+
+The history itself is never shortened. A compaction adds a record and moves the window; a revert moves it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kode.core.kernel.message import Block, Usage
+
+__all__ = ["Compaction", "Range", "Snapshot", "Window"]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Messages ``start`` (inclusive) to ``stop`` (exclusive); None: open, it grows with the history."""
+
+    start: int
+    stop: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What the model sees: a summary, pinned messages, ranges; the last range is open."""
+
+    compaction: str | None = None
+    pinned: tuple[int, ...] = ()
+    ranges: tuple[Range, ...] = (Range(0),)
+
+    @property
+    def start(self) -> int:
+        """First message of the open range."""
+        return self.ranges[-1].start
+
+    def bounded(self, stop: int) -> tuple[Range, ...]:
+        """Ranges with the open end set to ``stop``; pinned messages as ranges of one; rising, empty ones left out."""
+        inside = [Range(r.start, min(stop if r.stop is None else r.stop, stop)) for r in self.ranges]
+        singles = [Range(p, p + 1) for p in self.pinned if p < stop and not any(_holds(r, p) for r in inside)]
+        return tuple(sorted((r for r in (*singles, *inside) if r.start < (r.stop or 0)), key=lambda r: r.start))
+
+    def seqs(self, stop: int) -> Iterator[int]:
+        """Every message number shown when the history ends before ``stop``."""
+        for r in self.bounded(stop):
+            yield from range(r.start, r.stop or 0)
+
+
+def _holds(r: Range, seq: int) -> bool:
+    return r.start <= seq and (r.stop is None or seq < r.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """Record of one compaction; enough to show it and to take it back."""
+
+    id: str
+    start: int
+    stop: int
+    at: int
+    summary: tuple[Block, ...]
+    method: str
+    """``model`` or ``digest`` (mechanical)."""
+    window_before: Window
+    model: str | None = None
+    usage: Usage | None = None
+    tokens_before: int = 0
+    tokens_after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A named safe point. ``state`` is the encoded header body at that moment."""
+
+    id: str
+    seq: int
+    """Messages below this one belong to it."""
+    at: int
+    window: Window
+    documents: tuple[tuple[str, str, str], ...] = ()
+    """``(kind, name, digest)`` as the header had them."""
+    tags: tuple[str, ...] = ()
+    parent: str | None = None

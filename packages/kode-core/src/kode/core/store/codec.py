@@ -1,0 +1,233 @@
+"""Bodies of records to bytes and back: one line of JSON behind the number of its format, ``1{"blocks":…}``.
+
+What ``encode`` accepts ``decode`` reads back as an equal value, on any store and in any later version. Two things are
+settled at this door: numbers that are not finite are refused, and text that is not well-formed Unicode is stored with
+U+FFFD in place of what is wrong. Nothing is unpickled, nothing is imported by a stored name.
+
+A body is *versioned* as a whole. A version that this process does not know raises ``SchemaTooNewError``; an older one is
+taken up step by step by ``UPGRADES``, on the parsed JSON, before it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import StrEnum
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from kode.core.errors import RecordCorruptError, SchemaTooNewError, UsageError
+from kode.core.jsontext import well_formed
+from kode.core.kernel.inputs import ApprovalDecided, CallResolved, InterruptRequested, MessageReceived
+from kode.core.kernel.message import Message
+from kode.core.kernel.state import Parent, RunRecord, State
+from kode.core.kernel.toolcall import Call
+from kode.core.kernel.window import Compaction, Snapshot
+from kode.core.store.contract import Item
+
+if TYPE_CHECKING:
+    from kode.core.store.schema import Adapter
+
+__all__ = ["APART", "UPGRADES", "VERSION", "BodyKind", "HeaderBody", "decode", "encode"]
+
+VERSION = 1
+"""The format that is written."""
+
+BodyKind: TypeAlias = Literal[
+    "header",
+    "message",
+    "call",
+    "events",
+    "inbox",
+    "consumed",
+    "run",
+    "compaction",
+    "snapshot",
+    "document",
+    "staged",
+    "input.message",
+    "input.decision",
+    "input.resolve",
+    "input.interrupt",
+]
+
+_PREFIX: Final = re.compile(rb"([0-9]{1,9})(?=[{\[])")
+
+UPGRADES: dict[int, Callable[[BodyKind, Any], Any]] = {
+    # n: what makes parsed JSON of version n that of n + 1; pure; one line each that says what changed
+}
+
+
+@dataclass(slots=True)
+class HeaderBody:
+    """A state without its columns; its open step's calls are records of their own, named here in their order."""
+
+    state: State
+    calls: tuple[str, ...] = ()
+
+
+APART: Final[dict[type, frozenset[str]]] = {
+    # Fields that a record keeps in its key or columns, so that its body does not say them again.
+    State: frozenset({"agent_id", "uid", "created_at", "updated_at", "template", "tenant", "calls"}),
+    Parent: frozenset({"agent_id"}),
+    Message: frozenset({"seq", "role", "run", "step", "at"}),
+    Call: frozenset({"run", "step", "n", "tool", "seq", "status", "asked_at", "started_at", "finished_at"}),
+    RunRecord: frozenset({"number", "status", "stop_reason", "started_at", "ended_at"}),
+    Compaction: frozenset({"id", "start", "stop", "at"}),
+    Snapshot: frozenset({"id", "seq", "tags", "parent"}),
+    Item: frozenset({"id", "kind", "at", "position", "not_before", "priority", "tenant"}),
+    # An item says its id, sender and context beside the payload; a plan is made by the driver's own shell, never sent.
+    MessageReceived: frozenset({"item", "kind", "sender", "context"}),
+    ApprovalDecided: frozenset({"item", "plan"}),
+    CallResolved: frozenset({"item"}),
+    InterruptRequested: frozenset({"item"}),
+}
+
+_TYPES: Final[dict[BodyKind, Any]] = {
+    "header": HeaderBody,
+    "message": Message,
+    "call": Call,
+    "inbox": Item,
+    "consumed": tuple[str],
+    "run": RunRecord,
+    "compaction": Compaction,
+    "snapshot": Snapshot,
+    "document": tuple[str],
+    "staged": tuple[tuple[str, str, str], ...],
+    "input.message": MessageReceived,
+    "input.decision": ApprovalDecided,
+    "input.resolve": CallResolved,
+    "input.interrupt": InterruptRequested,
+}
+
+
+@cache
+def adapter(kind: BodyKind) -> Adapter:
+    """Give what reads and writes bodies of a kind; built at its first use."""
+    from kode.core.store.schema import Adapter
+
+    return Adapter(_TYPES[kind], APART)
+
+
+def encode(kind: BodyKind, value: Any) -> bytes:
+    """Write a body.
+
+    Raises:
+        UsageError: A number in it is not finite, or something is not of its declared type.
+    """
+    return b"%d%b" % (VERSION, encode_json(kind, value))
+
+
+def encode_json(kind: BodyKind, value: Any) -> bytes:
+    """Write a body without its version."""
+    from pydantic_core import PydanticSerializationError
+
+    write = adapter(kind).write
+    try:
+        data = write(value)
+    except PydanticSerializationError:
+        # Rare, so it may cost: a lone surrogate cannot be written. What is still wrong after that is a wrong type.
+        try:
+            data = write(_clean(value))
+        except PydanticSerializationError as error:
+            raise UsageError(
+                f"A {kind} record cannot be stored: {error}. Give values of the declared types.",
+                code="bad_value",
+                kind=kind,
+            ) from None
+    if b"NaN" in data or b"Infinity" in data:
+        _refuse_not_finite(kind, data)
+    return data
+
+
+def decode(kind: BodyKind, data: bytes, where: str = "") -> Any:
+    """Read a body that ``encode`` wrote, now or in an earlier version. Fields in ``APART`` are left unset.
+
+    Args:
+        kind: What it is.
+        data: The whole body.
+        where: Which record it is of, for the message of an error.
+
+    Raises:
+        RecordCorruptError: It is damaged; ``raw`` in ``fields`` holds it.
+        SchemaTooNewError: A newer KODE wrote it.
+    """
+    try:
+        return adapter(kind).read(current_json(kind, data, where))
+    except ValueError as error:  # pydantic's is one
+        raise corrupt(kind, data, where, str(error)) from None
+
+
+def current_json(kind: BodyKind, data: bytes, where: str = "") -> bytes:
+    """Take the version off a body, and what is behind it up to the version of today."""
+    found = _PREFIX.match(data)
+    if found is None:
+        raise corrupt(kind, data, where, "it does not begin with a version")
+    version, body = int(found[1]), data[found.end() :]
+    if version == VERSION:
+        return body
+    if version > VERSION:
+        raise too_new(kind, version, where)
+    parsed = _parsed(kind, body, where)
+    for step in range(version, VERSION):
+        if step not in UPGRADES:
+            raise corrupt(kind, data, where, f"there was never a version {step}")
+        parsed = UPGRADES[step](kind, parsed)
+    return json.dumps(parsed, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _parsed(kind: BodyKind, body: bytes, where: str) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise corrupt(kind, body, where, str(error)) from None
+
+
+def too_new(kind: str, version: int, where: str) -> SchemaTooNewError:
+    """Make the error for a record that a newer KODE wrote."""
+    return SchemaTooNewError(
+        f"The {kind} record {where or '(unnamed)'} has version {version}; this process knows up to {VERSION}. "
+        "Upgrade KODE here; nothing was changed.",
+        kind=kind,
+        record=where,
+        found=version,
+        known=VERSION,
+    )
+
+
+def _refuse_not_finite(kind: BodyKind, data: bytes) -> None:
+    """Raise if a number in it is not finite; the words may also stand in a text."""
+
+    def refuse(name: str) -> None:
+        raise UsageError(
+            f"A {kind} record cannot be stored: it holds the number {name}. Give a finite number or None.",
+            code="bad_value",
+            kind=kind,
+        )
+
+    json.loads(data, parse_constant=refuse)
+
+
+def _clean(value: Any) -> Any:
+    """Copy a value with all its text well-formed; the value itself where nothing is wrong with it."""
+    if isinstance(value, str):
+        return value if isinstance(value, StrEnum) else well_formed(value)
+    if isinstance(value, tuple | list):
+        return type(value)(_clean(item) for item in value)
+    if isinstance(value, Mapping):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _clean(getattr(value, field.name)) for field in fields(value)})
+    return value
+
+
+def corrupt(kind: str, data: bytes, where: str, why: str) -> RecordCorruptError:
+    """Make the error for a body that cannot be read."""
+    return RecordCorruptError(
+        f"The {kind} record {where or '(unnamed)'} cannot be read: {why}. It was left as it is; restore it from a backup.",
+        kind=kind,
+        record=where,
+        raw=data,
+    )

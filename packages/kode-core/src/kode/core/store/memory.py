@@ -1,0 +1,276 @@
+"""`MemoryStore`: dictionaries and sorted keys. For tests, for agents that need not last, and as the plain model.
+
+Every primitive runs to its end without awaiting anything, so that each is atomic on asyncio and trio alike. A caller
+that loops over many of them should let others run now and then.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TypeAlias
+
+from kode.core.clock import Clock, RealClock
+from kode.core.store.base import Store
+from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
+from kode.core.store.primitives import Durability, prefix_end
+from kode.core.store.records import int_key, key_int
+
+__all__ = ["MemoryStore"]
+
+_BOUNDED = ("message", "reminder")
+# Named by what a record's address is made of, so that no key object is built for a look-up.
+_Place: TypeAlias = tuple[Kind, str]
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """All records of one kind and uid."""
+
+    rows: dict[str, Record] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
+    """Sorted."""
+
+    def put(self, record: Record) -> None:
+        key = record.key
+        if key not in self.rows:
+            if not self.keys or key > self.keys[-1]:
+                self.keys.append(key)
+            else:
+                insort(self.keys, key)
+        self.rows[key] = record
+
+    def remove(self, key: str) -> Record | None:
+        row = self.rows.pop(key, None)
+        if row is not None:
+            del self.keys[bisect_left(self.keys, key)]
+        return row
+
+
+class MemoryStore(Store):
+    """Keeps everything in this process. Lost when the process ends (`durability` is "process" and means it).
+
+    Records are isolated: what is put in or read out shares nothing that could be changed.
+
+    Args:
+        clock: What leases expire by; a virtual one for tests.
+    """
+
+    durability: Durability = "process"
+    same_host = True
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        super().__init__()
+        self._clock: Clock = RealClock() if clock is None else clock
+        self._shelves: dict[_Place, _Shelf] = {}
+        self._wakes: list[tuple[int, str]] = []
+        """Sorted (wake_at, agent id)."""
+        # item id -> position key, per uid
+        self._waiting: defaultdict[str, dict[str, str]] = defaultdict(dict)
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do: what was stored can still be read."""
+
+    async def now(self) -> int:
+        """Tell the time by the clock that was given."""
+        return self._clock.now()
+
+    # ---- writing ----------------------------------------------------------------------------------------------
+
+    async def apply(
+        self,
+        agent_id: str,
+        conditions: Sequence[Condition],
+        puts: Sequence[Record],
+        deletes: Sequence[Key],
+    ) -> int | None:
+        """See `Records.apply`."""
+        for i, condition in enumerate(conditions):
+            if not self._holds(condition):
+                return i
+        for key in deletes:
+            self._delete(key.kind, key.uid, key.key)
+        for record in puts:
+            # A private copy of the columns: the caller may go on with theirs.
+            self._put(replace(record, columns=MappingProxyType(dict(record.columns))))
+        return None
+
+    async def apply_and_look(
+        self,
+        agent_id: str,
+        conditions: Sequence[Condition],
+        puts: Sequence[Record],
+        deletes: Sequence[Key],
+        *,
+        uid: str,
+        after: str,
+    ) -> tuple[int | None, list[Record]]:
+        """See `Records.apply_and_look`; it looks."""
+        failed = await self.apply(agent_id, conditions, puts, deletes)
+        shelf = self._shelves.get(("inbox", uid))
+        if failed is not None or shelf is None or not shelf.keys or shelf.keys[-1] <= after:
+            return failed, []
+        return None, [shelf.rows[key] for key in shelf.keys[bisect_right(shelf.keys, after) :]]
+
+    async def append_inbox(self, agent_id: str, record: Record, *, now: int, bounded: bool) -> Appended:
+        """See `Records.append_inbox`."""
+        header = self._row("header", "", agent_id)
+        if header is None:
+            return Appended("gone")
+        uid, item_id = str(header.columns["uid"]), str(record.columns["id"])
+        inbox = self._shelves.setdefault(("inbox", uid), _Shelf())
+        position = self._waiting[uid].get(item_id)
+        if position is not None:
+            return Appended("waiting", key_int(position), known=inbox.rows[position])
+        consumed = self._row("consumed", uid, item_id)
+        if consumed is not None and _int(consumed.columns["expires_at"]) > now:
+            return Appended("consumed", _int(consumed.columns["position"]), known=consumed)
+        if bounded:
+            size, largest = _int(record.columns["size"]), _int(header.columns["max_message_bytes"])
+            if size > largest:
+                return Appended("too_big", limit=largest)
+            most = _int(header.columns["max_inbox"])
+            if len(inbox.keys) >= most and _bounded(inbox) >= most:
+                return Appended("full", limit=most)
+        last = key_int(inbox.keys[-1]) if inbox.keys else 0
+        new = max(last, _int(header.columns["seen"])) + 1
+        columns = MappingProxyType(dict(record.columns))
+        self._put(replace(record, uid=uid, key=int_key(new), columns=columns))
+        wake_at = max(now, _int(record.columns["not_before"]))
+        if header.columns["wake_at"] is None or _int(header.columns["wake_at"]) > wake_at:
+            self._put(replace(header, columns=MappingProxyType({**header.columns, "wake_at": wake_at})))
+        return Appended("new", new)
+
+    async def drop(self, agent_id: str, uid: str) -> None:
+        """See `Records.drop`."""
+        for place in [place for place in self._shelves if place[1] == uid and uid]:
+            del self._shelves[place]
+        self._waiting.pop(uid, None)
+
+    async def blob_put(self, sha256: str, data: bytes, media_type: str | None) -> None:
+        """See `Records.blob_put`."""
+        columns: dict[str, Value] = {"size": len(data), "media_type": media_type}
+        self._put(Record("blob", "", sha256, MappingProxyType(columns), bytes(data)))
+
+    # ---- reading ----------------------------------------------------------------------------------------------
+
+    async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
+        """See `Records.get`."""
+        return [self._row(key.kind, key.uid, key.key) for key in keys]
+
+    async def scan(
+        self,
+        agent_id: str,
+        kind: Kind,
+        uid: str,
+        *,
+        prefix: str = "",
+        after: str = "",
+        before: str | None = None,
+        limit: int,
+        reverse: bool = False,
+    ) -> list[Record]:
+        """See `Records.scan`."""
+        shelf = self._shelves.get((kind, uid))
+        if shelf is None:
+            return []
+        keys = shelf.keys
+        start = max(bisect_right(keys, after), bisect_left(keys, prefix))
+        stop = len(keys) if before is None else bisect_left(keys, before)
+        end = prefix_end(prefix)
+        if end is not None:
+            stop = min(stop, bisect_left(keys, end))
+        chosen = keys[max(start, stop - limit) : stop][::-1] if reverse else keys[start : min(stop, start + limit)]
+        return [shelf.rows[key] for key in chosen]
+
+    async def due(self, now: int, limit: int, after: Due | None = None) -> list[Due]:
+        """See `Records.due`."""
+        found: list[Due] = []
+        start = 0 if after is None else bisect_right(self._wakes, (after.wake_at, after.agent_id))
+        for i in range(start, len(self._wakes)):
+            wake_at, agent_id = self._wakes[i]
+            if wake_at > now or len(found) >= limit:
+                break
+            uid = str(self._shelves["header", ""].rows[agent_id].columns["uid"])
+            if self._free(Key("lease", uid, ""), now):
+                found.append(Due(agent_id, wake_at))
+        return found
+
+    async def agents(
+        self, prefix: str, after: str, limit: int, tenant: str | None = None
+    ) -> list[Record]:
+        """See `Records.agents`."""
+        if tenant is None:
+            return await self.scan("", "header", "", prefix=prefix, after=after, limit=limit)
+        everyone = await self.scan("", "header", "", prefix=prefix, after=after, limit=len(self._wakes) + 2**62)
+        return [record for record in everyone if record.columns["tenant"] == tenant][:limit]
+
+    async def blob_get(self, sha256: str) -> Record | None:
+        """See `Records.blob_get`."""
+        return self._row("blob", "", sha256)
+
+    # ---- inside -----------------------------------------------------------------------------------------------
+
+    def _row(self, kind: Kind, uid: str, key: str) -> Record | None:
+        shelf = self._shelves.get((kind, uid))
+        return None if shelf is None else shelf.rows.get(key)
+
+    def _put(self, record: Record) -> None:
+        place: _Place = (record.kind, record.uid)
+        shelf = self._shelves.get(place)
+        if shelf is None:
+            shelf = self._shelves[place] = _Shelf()
+        if record.kind == "header":
+            self._note_wake(shelf.rows.get(record.key), record)
+        elif record.kind == "inbox":
+            self._waiting[record.uid][str(record.columns["id"])] = record.key
+        shelf.put(record)
+
+    def _delete(self, kind: Kind, uid: str, key: str) -> None:
+        shelf = self._shelves.get((kind, uid))
+        gone = None if shelf is None else shelf.remove(key)
+        if gone is not None and kind == "header":
+            self._note_wake(gone, None)
+        elif gone is not None and kind == "inbox":
+            del self._waiting[uid][str(gone.columns["id"])]
+
+    def _note_wake(self, old: Record | None, new: Record | None) -> None:
+        before = None if old is None else old.columns["wake_at"]
+        after = None if new is None else new.columns["wake_at"]
+        if before == after:
+            return
+        if old is not None and before is not None:
+            del self._wakes[bisect_left(self._wakes, (_int(before), old.key))]
+        if new is not None and after is not None:
+            insort(self._wakes, (_int(after), new.key))
+
+    def _holds(self, condition: Condition) -> bool:
+        key = condition.key
+        if condition.op == "no_inbox_after":
+            shelf = self._shelves.get(("inbox", key.uid))
+            return shelf is None or not shelf.keys or shelf.keys[-1] <= str(condition.value)
+        if condition.op == "free":
+            return self._free(key, _int(condition.value))
+        row = self._row(key.kind, key.uid, key.key)
+        if condition.op == "absent":
+            return row is None
+        return row is not None and row.columns[condition.column] == condition.value
+
+    def _free(self, key: Key, now: int) -> bool:
+        row = self._row(key.kind, key.uid, key.key)
+        return row is None or row.columns["holder"] is None or _int(row.columns["until"]) <= now
+
+
+def _bounded(inbox: _Shelf) -> int:
+    return sum(1 for record in inbox.rows.values() if record.columns["kind"] in _BOUNDED)
+
+
+def _int(value: Value) -> int:
+    """Read a column that holds a number; null counts as 0."""
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,109 @@
+"""The command `kode` finds its commands by entry point and imports only the one that is called."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from kode.cli import main
+
+
+def greet(name: str) -> None:
+    """Greet one person."""
+    typer.echo(f"hello {name}")
+
+
+group = typer.Typer()
+
+
+@group.command()
+def first() -> None:
+    typer.echo("first of two")
+
+
+@group.command()
+def second() -> None:
+    typer.echo("second of two")
+
+
+def kode(*arguments: str) -> Result:
+    return CliRunner().invoke(main.build(arguments), arguments)
+
+
+@pytest.fixture
+def points(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
+    """The registered commands; tests append to it."""
+    registered: list[EntryPoint] = []
+    monkeypatch.setattr(main, "entry_points", lambda group: EntryPoints(registered).select(group=group))
+    monkeypatch.setitem(sys.modules, "commands_of_this_test", sys.modules[__name__])
+    return registered
+
+
+def point(name: str, attribute: str) -> EntryPoint:
+    return EntryPoint(name, f"commands_of_this_test:{attribute}", main.GROUP)
+
+
+def test_version_names_both_wheels() -> None:
+    result = kode("--version")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.output.splitlines()] == ["kode-cli", "kode-core"]
+
+
+def test_a_function_is_a_command(points: list[EntryPoint]) -> None:
+    points.append(point("greet", "greet"))
+    assert kode("greet", "you").output == "hello you\n"
+    assert "Greet one person." in kode("greet", "--help").output
+
+
+def test_a_typer_is_a_group_of_commands(points: list[EntryPoint]) -> None:
+    points.append(point("group", "group"))
+    assert kode("group", "second").output == "second of two\n"
+
+
+def test_help_lists_commands_without_importing_them(points: list[EntryPoint]) -> None:
+    points.append(EntryPoint("broken", "no_such_module_anywhere:command", main.GROUP))
+    result = kode("--help")
+    assert result.exit_code == 0
+    assert "broken" in result.output
+
+
+def test_a_broken_command_breaks_only_itself(points: list[EntryPoint]) -> None:
+    points.append(EntryPoint("broken", "no_such_module_anywhere:command", main.GROUP))
+    points.append(point("greet", "greet"))
+    assert kode("greet", "you").output == "hello you\n"
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
+        kode("broken")
+
+
+def test_an_unknown_command_is_a_usage_error(points: list[EntryPoint]) -> None:
+    result = kode("nope")
+    assert result.exit_code == 2
+    assert "nope" in result.output
+
+
+def test_two_wheels_that_claim_a_name_are_both_named(
+    points: list[EntryPoint], capsys: pytest.CaptureFixture[str]
+) -> None:
+    points.extend([point("greet", "greet"), point("greet", "group")])
+    with pytest.raises(SystemExit, match="2"):
+        main.build(["greet"])
+    said = capsys.readouterr().err
+    assert "commands_of_this_test:greet and commands_of_this_test:group" in said
+
+
+def test_help_imports_neither_the_runtime_nor_rich() -> None:
+    """What makes `kode --help` slow is what it imports, so that is what is held, not a time."""
+    program = (
+        "import sys; from kode.cli.main import build\n"
+        "try: build([])(['--help'], prog_name='kode')\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('rich', 'anyio', 'pydantic', 'httpx', 'kode.core') if name in sys.modules])"
+    )
+    ran: Any = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
