@@ -1,1 +1,98 @@
-"""KODE: a durable runtime kernel for LLM agents."""
+"""KODE: a runtime kernel for long-running LLM agents.
+
+Everything public that most programs need is here, loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kode.core.config import AgentConfig, Dependencies
+    from kode.core.errors import KodeError
+    from kode.core.event.base import Envelope
+    from kode.core.kernel.limits import Limits
+    from kode.core.kernel.message import MediaBlock, TextBlock, Usage
+    from kode.core.kernel.permission import PermissionPolicy, Rule
+    from kode.core.provider.scripted import ScriptedProvider
+    from kode.core.runtime.agent import Agent
+    from kode.core.runtime.pool import AgentPool
+    from kode.core.runtime.result import RunResult
+    from kode.core.sandbox.local import LocalSandbox
+    from kode.core.store.memory import MemoryStore
+    from kode.core.store.open import open_store
+    from kode.core.store.sqlite import SqliteStore
+    from kode.core.template import AgentTemplate, templates
+    from kode.core.tool.base import Tool, ToolContext, ToolError
+    from kode.core.tool.define import tool
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Agent": "runtime.agent",
+    "AgentConfig": "config",
+    "AgentPool": "runtime.pool",
+    "AgentTemplate": "template",
+    "Dependencies": "config",
+    "Envelope": "event.base",
+    "KodeError": "errors",
+    "Limits": "kernel.limits",
+    "LocalSandbox": "sandbox.local",
+    "MediaBlock": "kernel.message",
+    "MemoryStore": "store.memory",
+    "PermissionPolicy": "kernel.permission",
+    "Rule": "kernel.permission",
+    "RunResult": "runtime.result",
+    "ScriptedProvider": "provider.scripted",
+    "SqliteStore": "store.sqlite",
+    "TextBlock": "kernel.message",
+    "Tool": "tool.base",
+    "ToolContext": "tool.base",
+    "ToolError": "tool.base",
+    "Usage": "kernel.message",
+    "open_store": "store.open",
+    "templates": "template",
+    "tool": "tool.define",
+}
+
+__all__ = [
+    "Agent",
+    "AgentConfig",
+    "AgentPool",
+    "AgentTemplate",
+    "Dependencies",
+    "Envelope",
+    "KodeError",
+    "Limits",
+    "LocalSandbox",
+    "MediaBlock",
+    "MemoryStore",
+    "PermissionPolicy",
+    "Rule",
+    "RunResult",
+    "ScriptedProvider",
+    "SqliteStore",
+    "TextBlock",
+    "Tool",
+    "ToolContext",
+    "ToolError",
+    "Usage",
+    "open_store",
+    "templates",
+    "tool",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'kode.core' has no attribute {name!r}")
+    # The submodule `tool` has the name of the function `tool`: the function is put over it here.
+    value = getattr(import_module(f"kode.core.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -31,7 +31,7 @@ _WRITER: Final = json.JSONEncoder(
 _SORTED: Final = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False, sort_keys=True
 )
-_LEAVES: Final = frozenset({str, bool, type(None), float})
+_LEAVES: Final = frozenset({str, bool, type(None)})
 
 
 def dump(value: Any, *, notes: list[str] | None = None) -> Json:
@@ -46,12 +46,9 @@ def dump(value: Any, *, notes: list[str] | None = None) -> Json:
     """
     # Nearly every value is fine and is judged without keeping a path; the others are walked again with one.
     if _is_plain(value, MAX_DEPTH):
-        try:
-            text = _WRITER.encode(value)
-            if text.isascii() or _encodable(text):
-                return Json(text)
-        except ValueError:
-            pass  # a number that is not finite: the walk finds it
+        text = _WRITER.encode(value)
+        if text.isascii() or _encodable(text):
+            return Json(text)
     return Json(_WRITER.encode(_walk(value, [], notes)))
 
 
@@ -62,9 +59,9 @@ def parse(text: str) -> Any:
         UsageError: It is no JSON text, or breaks the rule (``bad_json``).
     """
     value = _load(text)
-    if not _is_plain(value, MAX_DEPTH):
-        _walk(value, [], None)  # raises with the path
-    return value
+    if _is_plain(value, MAX_DEPTH) and "\\u" not in text and (text.isascii() or _encodable(text)):
+        return value
+    return _walk(value, [], None)  # raises with the path, or mends what an escape has hidden
 
 
 def canonical(text: str, *, notes: list[str] | None = None) -> Json:
@@ -104,12 +101,15 @@ def _encodable(text: str) -> bool:
 
 
 def _is_plain(value: Any, room: int) -> bool:
-    """Whether ``_WRITER`` writes the value by the rule, but for floats and text, which it or its caller checks."""
+    """Whether ``_WRITER`` writes the value by the rule, but for ill-formed text, which its caller sees."""
     kind = type(value)
     if kind in _LEAVES:
         return True
     if kind is int:
-        return -_SAFE < value < _SAFE
+        small: bool = -_SAFE < value < _SAFE
+        return small
+    if kind is float:
+        return math.isfinite(value)
     if room <= 0:
         return False
     if kind is dict:
@@ -142,7 +142,9 @@ def _walk(value: Any, path: list[str | int], notes: list[str] | None) -> Any:
     if not isinstance(value, dict | list | tuple):
         raise _bad(path, _shown(value), "Give None, bool, int, float, str, or lists and dicts of them.")
     if len(path) >= MAX_DEPTH:
-        raise _bad(path, f"nested deeper than {MAX_DEPTH}", "Flatten it, or give the inner part as JSON text.")
+        raise _bad(
+            path, f"nested deeper than {MAX_DEPTH}", "Flatten it, or give the inner part as JSON text."
+        )
     if isinstance(value, dict):
         return _walk_dict(value, path, notes)
     return [_walk(item, [*path, index], notes) for index, item in enumerate(value)]
@@ -163,15 +165,19 @@ def _walk_dict(value: dict[Any, Any], path: list[str | int], notes: list[str] | 
 def _mended(text: str, path: list[str | int], notes: list[str] | None) -> str:
     mended = well_formed(text)
     if mended is not text and notes is not None:
-        notes.append(f"{_written(path)}: the text was not well-formed Unicode; U+FFFD stands for what was wrong.")
+        notes.append(
+            f"{_written(path)}: the text was not well-formed Unicode; U+FFFD stands for what was wrong."
+        )
     return mended
 
 
 def _load(text: str) -> Any:
     if not isinstance(text, str):
-        raise UsageError(f"JSON text must be a str, this is {_shown(text)}. Decode or dump it first.", code="bad_json")
+        raise UsageError(
+            f"JSON text must be a str, this is {_shown(text)}. Decode or dump it first.", code="bad_json"
+        )
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
+        return _READER.decode(text)
     except RecursionError:
         raise _bad([], f"nested deeper than {MAX_DEPTH}", "Flatten it.") from None
     except json.JSONDecodeError as error:
@@ -182,7 +188,9 @@ def _load(text: str) -> Any:
         ) from None
     except ValueError:
         # The only other one: Python refuses to read so long an integer.
-        raise _bad([], f"or holds an integer of more than {MAX_DIGITS:,} digits", "Give it as a string.") from None
+        raise _bad(
+            [], f"or holds an integer of more than {MAX_DIGITS:,} digits", "Give it as a string."
+        ) from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -190,12 +198,19 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(out) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise UsageError(f"The JSON text has an object with the key {twice!r} twice. Give each key once.", code="bad_json")
+        raise UsageError(
+            f"The JSON text has an object with the key {twice!r} twice. Give each key once.", code="bad_json"
+        )
     return out
 
 
 def _constant(name: str) -> Any:
-    raise UsageError(f"The JSON text holds {name}, which JSON does not have. Give a finite number.", code="bad_json")
+    raise UsageError(
+        f"The JSON text holds {name}, which JSON does not have. Give a finite number.", code="bad_json"
+    )
+
+
+_READER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
 
 
 def _written(path: list[str | int]) -> str:
@@ -211,7 +226,9 @@ def _written(path: list[str | int]) -> str:
 def _shown(value: Any) -> str:
     """Name a value that is refused: its type always, its text only while that is short and safe to make."""
     kind = type(value).__name__
-    if isinstance(value, str | bytes | int | float | bool | None) and (not isinstance(value, int) or abs(value) < _SAFE):
+    if isinstance(value, str | bytes | int | float | bool | None) and (
+        not isinstance(value, int) or abs(value) < _SAFE
+    ):
         text = repr(value)
         return f"{text} ({kind})" if len(text) <= 40 else f"{text[:37]}… ({kind})"
     return f"a value of type {kind}"

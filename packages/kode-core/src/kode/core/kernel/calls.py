@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kode.core.kernel.draft import Draft, first_text
+from kode.core.errors import IllegalInputError
+from kode.core.kernel.draft import Draft, change_call, first_text
 from kode.core.kernel.effects import Deliver, RunTool
 from kode.core.kernel.events import Ref
 from kode.core.kernel.inputs import (
@@ -18,7 +19,18 @@ from kode.core.kernel.message import ResultContent, TextBlock, ToolResultBlock, 
 from kode.core.kernel.toolcall import Approval, ApprovalState, Call, CallStatus, Plan, Wait
 from kode.core.kernel.words import Breakpoint, StopReason
 
-__all__ = ["add_usage", "decide", "finish", "open_calls", "resolve", "seal", "seal_all", "start_calls", "suspend"]
+__all__ = [
+    "add_usage",
+    "decide",
+    "finish",
+    "open_calls",
+    "resolve",
+    "seal",
+    "seal_all",
+    "sentence",
+    "start_calls",
+    "suspend",
+]
 
 _REFUSED: dict[str, CallStatus] = {
     "deny": CallStatus.DENIED,
@@ -43,6 +55,11 @@ def _texts(text: str) -> tuple[ResultContent, ...]:
     return (TextBlock(text),)
 
 
+def sentence(what: str, note: str | None) -> str:
+    """Say what happened and why: ``Denied by Ann: too dear.``."""
+    return f"{what}: {note.rstrip('.')}." if note else f"{what}."
+
+
 def add_usage(draft: Draft, usage: Usage) -> None:
     """Count tokens and cost for the run and the agent."""
     draft.usage_total = draft.usage_total + usage
@@ -55,17 +72,15 @@ def add_usage(draft: Draft, usage: Usage) -> None:
 
 def open_calls(draft: Draft, seq: int, uses: list[tuple[int, ToolUseBlock]], planned: tuple[PlannedCall, ...]) -> None:
     """Create the step's calls as planned; what was refused or answered in planning has its result already."""
-    run = draft.run
-    if run is None:
-        return
+    run = draft.the_run
     draft.passed.append(Breakpoint.TOOL_PENDING)
     allowed = draft.limits.max_tool_calls_per_run
-    for number, ((block, use), plan) in enumerate(zip(uses, planned, strict=True), start=1):
-        over = allowed is not None and run.calls + number > allowed
-        _open_call(draft, seq, block, use, _over_limit(plan, allowed) if over else plan)
-        if over:
-            draft.change_run(over=StopReason.MAX_TOOL_CALLS)
-    draft.change_run(calls=run.calls + len(uses))
+    made = run.calls + len(uses)
+    over = allowed is not None and made > allowed
+    draft.change_run(calls=made, over=StopReason.MAX_TOOL_CALLS if over else run.over)
+    for number, ((block, use), plan) in enumerate(zip(uses, planned, strict=True), start=run.calls + 1):
+        beyond = allowed is not None and number > allowed
+        _open_call(draft, seq, block, use, _over_limit(plan, allowed) if beyond else plan)
     close_step(draft)
 
 
@@ -76,11 +91,11 @@ def _over_limit(planned: PlannedCall, allowed: int | None) -> PlannedCall:
 
 def _open_call(draft: Draft, seq: int, block: int, use: ToolUseBlock, planned: PlannedCall) -> None:
     plan = planned.plan
-    run, step, n = draft.next_id().split(".")
     call = Call(
-        int(run), int(step), int(n), use.id, use.name, seq, block, CallStatus.PENDING, plan, draft.at,
-        input=use.input, changed_input=planned.input,
+        draft.the_run.number, draft.step, draft.next_n, use.id, use.name, seq, block, CallStatus.PENDING, plan,
+        draft.at, use.input, planned.input,
     )  # fmt: skip
+    draft.next_n += 1
     draft.calls = (*draft.calls, call)
     draft.note("tool_start", call=call.id, ref=Ref(seq, block), preview_of=use.input, tool=use.name)
     if plan.verdict == "ask":
@@ -100,11 +115,10 @@ def require_approval(draft: Draft, call: Call, reason: str | None, *, kind: str)
     wait_s = draft.limits.approval_deadline_s
     due = None if wait_s is None else draft.at + round(wait_s * 1e6)
     asked = Approval(n, "recovery" if kind == "recovery" else "permission", due_at=due, reason=reason)
-    call = replace(call, status=CallStatus.APPROVAL_REQUIRED, approvals=(*call.approvals, asked))
-    draft.put_call(call, reason)
+    draft.put_call(call, reason, status=CallStatus.APPROVAL_REQUIRED, approvals=(*call.approvals, asked))
     draft.note(
         "permission_required", call=call.id, ref=Ref(call.seq, call.block), preview_of=reason,
-        tool=call.tool, n=n, kind=kind, **({} if due is None else {"due_at": due}),
+        tool=call.tool, n=n, kind=kind, due_at=due,
     )  # fmt: skip
 
 
@@ -126,18 +140,13 @@ def start_calls(draft: Draft) -> None:
 
 def start_call(draft: Draft, call: Call) -> None:
     """Ask the shell to run a call, under the same id (and so the same idempotency key) each time."""
-    former = draft.effect(call.id)
-    fence = draft.context.fence
-    last = former.attempt if former is not None else None
-    attempt = replace(last, n=last.n + 1) if last is not None and last.fence == fence else draft.attempt()
+    attempt = draft.attempt()
     draft.put_call(
-        replace(
-            call,
-            status=CallStatus.EXECUTING,
-            started_at=draft.at if call.started_at is None else call.started_at,
-            attempts=(*call.attempts, str(attempt)),
-        ),
+        call,
         "again" if call.attempts else None,
+        status=CallStatus.EXECUTING,
+        started_at=draft.at if call.started_at is None else call.started_at,
+        attempts=(*call.attempts, str(attempt)),
     )
     timeout = call.plan.timeout_s if call.plan.timeout_s is not None else draft.limits.tool_timeout_s
     draft.start(RunTool(call.id, attempt, timeout))
@@ -150,7 +159,7 @@ def finish(draft: Draft, got: ToolFinished) -> None:
     """Take a tool's answer; the shell says ``sealed`` when it cannot vouch for the outcome."""
     call = draft.call(got.effect)
     if call is None or call.status is not CallStatus.EXECUTING:
-        late(draft, got.effect, "ToolFinished")
+        draft.late(got.effect, "ToolFinished")
         return
     if got.usage is not None:
         add_usage(draft, got.usage)
@@ -166,18 +175,18 @@ def suspend(draft: Draft, got: ToolSuspended) -> None:
     """The call waits for someone outside; nothing runs for it here."""
     call = draft.call(got.effect)
     if call is None or call.status is not CallStatus.EXECUTING:
-        late(draft, got.effect, "ToolSuspended")
+        draft.late(got.effect, "ToolSuspended")
         return
     draft.close(call.id)
-    draft.put_call(replace(call, status=CallStatus.WAITING, wait=Wait(got.due_at, got.child)), "suspended")
-    draft.note("tool_suspended", call=call.id, tool=call.tool, **({} if got.child is None else {"child": got.child}))
+    draft.put_call(call, "suspended", status=CallStatus.WAITING, wait=Wait(got.due_at, got.child))
+    draft.note("tool_suspended", call=call.id, tool=call.tool, child=got.child)
 
 
 def resolve(draft: Draft, got: CallResolved) -> None:
     """Close a call from outside: a suspended one, or one whose suspension is not committed yet."""
     call = draft.call(got.call)
     if call is None or call.status not in (CallStatus.EXECUTING, CallStatus.WAITING):
-        late(draft, got.call, "CallResolved")
+        draft.late(got.call, "CallResolved")
         return
     if got.usage is not None:
         add_usage(draft, got.usage)
@@ -191,17 +200,18 @@ def decide(draft: Draft, got: ApprovalDecided) -> None:
     call = draft.call(got.call)
     asked = None if call is None else call.approval
     if call is None or asked is None or asked.n != got.n:
-        reject(draft, got.item, f"No open question {got.n} of call {got.call}.")
+        draft.reject(got.item, f"No open question {got.n} of call {got.call}.")
         return
+    if got.input is not None and got.plan is None:
+        raise IllegalInputError(f"The input of call {got.call} was changed but not planned again; give its plan.")
     allowed = got.decision == "allow"
     call = _answer(draft, call, "approved" if allowed else "refused", got.by, got.note)
     who = got.by or "someone"
-    if not allowed:
-        note = f": {got.note}" if got.note else "."
-        if asked.kind == "recovery":
-            seal(draft, call, f"Not run again, decided by {who}{note}", known=CallStatus.EXECUTING)
-        else:
-            _close(draft, call, CallStatus.DENIED, _texts(f"Denied by {who}{note}"), is_error=True, note=got.note)
+    if not allowed and asked.kind == "recovery":
+        seal(draft, call, sentence(f"Not run again, decided by {who}", got.note), known=CallStatus.EXECUTING)
+    elif not allowed:
+        text = sentence(f"Denied by {who}", got.note)
+        _close(draft, call, CallStatus.DENIED, _texts(text), is_error=True, note=got.note)
     elif got.plan is not None and got.plan.verdict in _REFUSED:
         text = got.plan.reason or "The changed input was refused."
         call = replace(call, changed_input=got.input)
@@ -209,17 +219,14 @@ def decide(draft: Draft, got: ApprovalDecided) -> None:
     else:
         changed = call.changed_input if got.input is None else got.input
         plan = call.plan if got.plan is None else got.plan
-        draft.put_call(replace(call, status=CallStatus.APPROVED, changed_input=changed, plan=plan), got.note)
+        draft.put_call(call, got.note, status=CallStatus.APPROVED, changed_input=changed, plan=plan)
     close_step(draft)
 
 
 def expire(draft: Draft, call: Call) -> None:
     """Nobody answered in time: what was asked about is not done."""
-    asked = call.approval
-    if asked is None:
-        return
     call = _answer(draft, call, "expired", None, None)
-    if asked.kind == "recovery":
+    if call.approvals[-1].kind == "recovery":
         seal(draft, call, "Nobody decided in time whether to run it again.", known=CallStatus.EXECUTING)
     else:
         text = "Not run: nobody approved it in time."
@@ -277,10 +284,9 @@ def _close(
     note: str | None = None,
 ) -> None:
     draft.close(call.id)
-    call = replace(
-        call, status=status, result=result, is_error=is_error, cut_bytes=cut_bytes, finished_at=draft.at, wait=None
+    draft.put_call(
+        call, note, status=status, result=result, is_error=is_error, cut_bytes=cut_bytes, finished_at=draft.at
     )
-    draft.put_call(call, note)
     text = first_text(result)
     took = None if call.started_at is None else draft.at - call.started_at
     if is_error:
@@ -296,7 +302,7 @@ def close_step(draft: Draft) -> None:
         return
     seq = draft.append("user", tuple(_result_block(c) for c in draft.calls), origin="tools")
     for call in draft.calls:
-        draft.call_records[call.id] = replace(call, input=None, result=None, result_seq=seq)
+        draft.call_records[call.id] = change_call(call, input=None, result=None, result_seq=seq)
     draft.calls = ()
     draft.passed.append(Breakpoint.POST_TOOL)
     draft.note("step_complete", ref=Ref(seq))
@@ -304,17 +310,3 @@ def close_step(draft: Draft) -> None:
 
 def _result_block(call: Call) -> ToolResultBlock:
     return ToolResultBlock(call.provider_id, call.result or (), call.is_error, call.id)
-
-
-# ---- what comes too late --------------------------------------------------------------------------------------
-
-
-def late(draft: Draft, effect: str, what: str) -> None:
-    """Drop an answer nobody waits for any more, and say so."""
-    draft.note("late_answer", effect=effect, input=what)
-
-
-def reject(draft: Draft, item: str, reason: str) -> None:
-    """Use up an inbox item that cannot be applied, and say why."""
-    draft.note("input_rejected", preview_of=reason, item=item)
-

@@ -6,13 +6,15 @@ builds one state, not one per line changed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from kode.core.kernel.effects import Attempt, Effect
 from kode.core.kernel.events import Event, Ref, Scalar, preview
 from kode.core.kernel.limits import Limits
-from kode.core.kernel.message import Block, Message, Role, TextBlock
+from kode.core.kernel.message import Block, Message, Role, TextBlock, Usage
 from kode.core.kernel.state import (
     Document,
     Parent,
@@ -25,11 +27,13 @@ from kode.core.kernel.state import (
     phase_of,
     status_of,
 )
-from kode.core.kernel.toolcall import Audit, Call, CallStatus
+from kode.core.kernel.toolcall import Audit, Call
 from kode.core.kernel.window import Compaction, Snapshot, Window
 from kode.core.kernel.words import Breakpoint, Phase, Status, StopReason
 
-__all__ = ["Context", "Draft", "first_text"]
+__all__ = ["Context", "Draft", "change_call", "first_text"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,25 @@ class Context:
     """Processing time since the last batch."""
 
 
+def _changer(kind: type[_T]) -> Callable[..., _T]:
+    """Make a ``dataclasses.replace`` for one class, four times as fast: every batch makes a dozen copies."""
+    names = tuple(f.name for f in fields(kind))  # type: ignore[arg-type]  # mypy: not every type is a dataclass
+    place = {name: i for i, name in enumerate(names)}
+    read = attrgetter(*names)
+
+    def change(value: _T, **changes: Any) -> _T:
+        values = list(read(value))
+        for name, new in changes.items():
+            values[place[name]] = new
+        return kind(*values)
+
+    return change
+
+
+change_call = _changer(Call)
+_change_run = _changer(Run)
 _FIELDS = tuple(f.name for f in fields(State))
+_read = attrgetter(*_FIELDS)
 
 
 class Draft:
@@ -72,7 +94,7 @@ class Draft:
     step: int
     next_n: int
     steps_total: int
-    usage_total: Any
+    usage_total: Usage
     window: Window
     run: Run | None
     effects: tuple[Effect, ...]
@@ -85,8 +107,8 @@ class Draft:
     tokens: int
 
     def __init__(self, state: State, context: Context) -> None:
-        for name in _FIELDS:
-            setattr(self, name, getattr(state, name))
+        for name, value in zip(_FIELDS, _read(state), strict=True):
+            setattr(self, name, value)
         self.updated_at = max(context.at, state.updated_at)
         self.context = context
         self.messages: list[Message] = []
@@ -106,6 +128,12 @@ class Draft:
     def at(self) -> int:
         """The time of this batch, never before the last one's."""
         return self.updated_at
+
+    @property
+    def the_run(self) -> Run:
+        """The run in progress, where the table says that there is one."""
+        assert self.run is not None
+        return self.run
 
     @property
     def limits(self) -> Limits:
@@ -158,9 +186,9 @@ class Draft:
         **data: Scalar,
     ) -> Event:
         """Add a durable event and give it the next cursor."""
-        run = self.run.number if self.run is not None else 0
+        run, step = (0, 0) if self.run is None else (self.run.number, self.step)
         text = None if preview_of is None else preview(preview_of)
-        event = Event(type, self.updated_at, self.next_cursor, run, self.step, call, ref, text, data)
+        event = Event(type, self.updated_at, self.next_cursor, run, step, call, ref, text, data)
         self.next_cursor += 1
         self.events.append(event)
         return event
@@ -170,22 +198,31 @@ class Draft:
         self.events.append(replace(event, at=event.at or self.updated_at, cursor=self.next_cursor))
         self.next_cursor += 1
 
+    def late(self, effect: str, what: str) -> None:
+        """Drop an answer nobody waits for any more, and say so."""
+        self.note("late_answer", effect=effect, input=what)
+
+    def reject(self, item: str, reason: str) -> None:
+        """Use up an inbox item that cannot be applied, and say why."""
+        self.note("input_rejected", preview_of=reason, item=item)
+
     def append(self, role: Role, blocks: tuple[Block, ...], **fields: Any) -> int:
         """Append a message to the history and say its number."""
         seq = self.next_seq
-        run = self.run.number if self.run is not None else 0
-        self.messages.append(Message(seq, role, blocks, self.updated_at, run, self.step, **fields))
+        run, step = (0, 0) if self.run is None else (self.run.number, self.step)
+        self.messages.append(Message(seq, role, blocks, self.updated_at, run, step, **fields))
         self.next_seq = seq + 1
         return seq
 
     def change_run(self, **changes: Any) -> None:
         """Change the run in progress."""
         if self.run is not None:
-            self.run = replace(self.run, **changes)
+            self.run = _change_run(self.run, **changes)
 
-    def put_call(self, call: Call, note: str | None = None) -> Call:
-        """Put a call of the open step in the place of its former self, with a line in its trail."""
-        call = replace(call, audit=(*call.audit, Audit(self.updated_at, call.status, note)))
+    def put_call(self, call: Call, note: str | None = None, **changes: Any) -> Call:
+        """Put a call of the open step, changed, in the place of its former self, with a line in its trail."""
+        line = Audit(self.updated_at, changes.get("status", call.status), note)
+        call = change_call(call, audit=(*call.audit, line), **changes)
         self.calls = tuple(call if c.n == call.n else c for c in self.calls)
         self.call_records[call.id] = call
         return call
@@ -213,7 +250,7 @@ class Draft:
 
     def finish(self) -> State:
         """The next state."""
-        return State(**{name: getattr(self, name) for name in _FIELDS})
+        return State(*_read(self))
 
 
 def first_text(blocks: tuple[Block, ...]) -> str:
@@ -222,5 +259,4 @@ def first_text(blocks: tuple[Block, ...]) -> str:
         if isinstance(block, TextBlock):
             return block.text
     return ""
-
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kode.core.errors import IllegalInputError
-from kode.core.kernel.calls import add_usage, close_step, expire, late, seal
+from kode.core.kernel.calls import add_usage, close_step, expire, seal
 from kode.core.kernel.draft import Draft
 from kode.core.kernel.effects import CompactHistory, Deliver
 from kode.core.kernel.events import Ref
@@ -24,13 +24,13 @@ from kode.core.kernel.inputs import (
 from kode.core.kernel.message import TextBlock
 from kode.core.kernel.run import start_run
 from kode.core.kernel.state import Timer
-from kode.core.kernel.toolcall import CallStatus
-from kode.core.kernel.window import Compaction, Range, Snapshot, Window
+from kode.core.kernel.window import Compaction, Range, Snapshot, Window, check_window
 from kode.core.kernel.words import Phase
 
 __all__ = [
     "adopt_events",
     "bind_sandbox",
+    "cancel_compaction",
     "cancel_timer",
     "change_documents",
     "compacted",
@@ -56,7 +56,8 @@ def request_compaction(draft: Draft, got: CompactionRequested) -> None:
         )
     if any(e.kind == "CompactHistory" for e in draft.effects):
         raise IllegalInputError("A compaction is open already.")
-    effect = CompactHistory(draft.next_id(), draft.attempt(), got.start, got.stop, got.method)
+    timeout_s = draft.limits.model_timeout_s
+    effect = CompactHistory(draft.next_id(), draft.attempt(), got.start, got.stop, got.method, timeout_s)
     draft.start(effect)
     draft.note("context_compression", phase="start", start=got.start, stop=got.stop)
 
@@ -65,7 +66,7 @@ def compacted(draft: Draft, got: HistoryCompacted) -> None:
     """Record the summary and move the window behind it; the history stays."""
     effect = draft.effect(got.effect)
     if not isinstance(effect, CompactHistory):
-        late(draft, got.effect, "HistoryCompacted")
+        draft.late(got.effect, "HistoryCompacted")
         return
     draft.close(effect.id)
     if got.usage is not None:
@@ -75,7 +76,7 @@ def compacted(draft: Draft, got: HistoryCompacted) -> None:
         Compaction(
             got.id, effect.start, effect.stop, draft.at, got.summary, got.method, before,
             got.model, got.usage, got.tokens_before, got.tokens_after,
-        )  # fmt: skip
+        )
     )
     kept = tuple(Range(r.start, r.stop) for r in before.ranges[:-1])
     head = (Range(before.start, effect.start),) if before.start < effect.start else ()
@@ -88,10 +89,18 @@ def compacted(draft: Draft, got: HistoryCompacted) -> None:
 def compaction_failed(draft: Draft, got: CompactionFailed) -> None:
     """The window stays; the run goes on with it."""
     if not isinstance(draft.effect(got.effect), CompactHistory):
-        late(draft, got.effect, "CompactionFailed")
+        draft.late(got.effect, "CompactionFailed")
         return
     draft.close(got.effect)
     draft.note("error", preview_of=got.error.text, code=got.error.code, phase="compaction")
+
+
+def cancel_compaction(draft: Draft) -> None:
+    """Let go of an open compaction: its summary would not fit the window any more, or nobody waits for it."""
+    for effect in draft.effects:
+        if effect.kind == "CompactHistory":
+            draft.close(effect.id)
+            draft.note("context_compression", phase="cancelled", start=effect.start, stop=effect.stop)
 
 
 # ---- snapshots and documents ----------------------------------------------------------------------------------
@@ -108,6 +117,8 @@ def take_snapshot(draft: Draft, got: SnapshotTaken) -> None:
 
 def revert(draft: Draft, got: Reverted) -> None:
     """Take an older window and its documents; every counter goes on."""
+    check_window(got.window, draft.next_seq)
+    cancel_compaction(draft)
     draft.window = got.window
     draft.documents = got.documents
     draft.tokens = 0
@@ -146,7 +157,7 @@ def time_passed(draft: Draft, got: TimePassed) -> None:
         asked = call.approval
         if asked is not None and asked.due_at is not None and asked.due_at <= draft.at:
             expire(draft, call)
-        elif call.status is CallStatus.WAITING and call.wait and call.wait.due_at and call.wait.due_at <= draft.at:
+        elif call.wait_due_at is not None and call.wait_due_at <= draft.at:
             seal(draft, call, "No answer came in time.")
     close_step(draft)
     for timer in draft.timers:
@@ -171,6 +182,8 @@ def _fire(draft: Draft, timer: Timer) -> None:
 
 def set_timer(draft: Draft, got: TimerSet) -> None:
     """Set a timer, or replace the one of that id."""
+    if got.kind != "signal" and not got.data:
+        raise IllegalInputError(f"Timer {got.id!r} is to speak, but has no text; give `data`, or kind `signal`.")
     timer = Timer(got.id, got.due_at, got.kind, got.data)
     draft.timers = (*(t for t in draft.timers if t.id != got.id), timer)
 
@@ -187,7 +200,7 @@ def delivered(draft: Draft, got: Delivered) -> None:
     """The item is where it belongs, or can never be: either way nobody waits here."""
     effect = draft.effect(got.effect)
     if not isinstance(effect, Deliver):
-        late(draft, got.effect, "Delivered")
+        draft.late(got.effect, "Delivered")
         return
     draft.close(effect.id)
     if got.outcome != "ok":

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kode.core.errors import IllegalInputError
-from kode.core.kernel.calls import late, reject
 from kode.core.kernel.draft import Context, Draft
 from kode.core.kernel.effects import Effect
 from kode.core.kernel.events import Event
@@ -18,12 +18,13 @@ from kode.core.kernel.history import may_fire
 from kode.core.kernel.inputs import Input, Proceed
 from kode.core.kernel.message import Message
 from kode.core.kernel.state import RunRecord, State
-from kode.core.kernel.table import ILLEGAL, LATE, POSTPONE, REJECT, cell
-from kode.core.kernel.toolcall import Call, CallStatus
+from kode.core.kernel.step import proceed
+from kode.core.kernel.table import LATE, POSTPONE, REJECT, cell
+from kode.core.kernel.toolcall import Call
 from kode.core.kernel.window import Compaction, Snapshot
-from kode.core.kernel.words import Breakpoint, Phase, Status
+from kode.core.kernel.words import Breakpoint, Status
 
-__all__ = ["Context", "Transition", "advance", "transition", "wake_at"]
+__all__ = ["Context", "Transition", "advance", "next_due", "transition", "wake_at"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,68 +62,62 @@ def advance(state: State, inputs: Sequence[Input], context: Context, *, hold: bo
     Args:
         inputs: In the order of arrival. What must wait is offered again after each change of phase.
         hold: Start nothing (the driver is about to stop); a model call is journaled at most.
+
+    Raises:
+        IllegalInputError: As ``transition``; nothing of the batch was applied.
     """
     draft = Draft(state, context)
     before, was = draft.status, draft.breakpoint
-    waiting: Sequence[Input] = inputs
-    while True:
-        waiting = _offer(draft, waiting)
-        _apply(draft, Proceed(hold))
-        # A run that ended leaves room for a message that had to wait: it starts the next one in this very commit.
-        if draft.phase is not Phase.IDLE or not waiting:
-            break
+    waiting = _offer(draft, inputs)
+    proceed(draft, Proceed(hold))
     _note_changes(draft, before, was)
     return _finish(draft, tuple(waiting))
 
 
-def _offer(draft: Draft, inputs: Sequence[Input]) -> Sequence[Input]:
-    """Offer each input; as long as something was taken that changed the phase, offer the rest again."""
-    waiting = inputs
-    while True:
+def _offer(draft: Draft, inputs: Sequence[Input]) -> list[Input]:
+    """Offer each input in its turn; what had to wait goes before what came later, as soon as the phase allows."""
+    waiting: list[Input] = []
+    for input in inputs:
         phase = draft.phase
-        waiting = [input for input in waiting if not _apply(draft, input)]
-        if not waiting or draft.phase is phase:
-            return waiting
+        if not _apply(draft, input):
+            waiting.append(input)
+        elif waiting and draft.phase is not phase:
+            waiting = _offer(draft, waiting)
+    return waiting
 
 
 def _apply(draft: Draft, input: Input) -> bool:
     what = cell(input, draft.phase)
     if callable(what):
         what(draft, input)
-    elif what == POSTPONE:
+        return True
+    if what == POSTPONE:
         return False
-    elif what == LATE:
-        late(draft, _subject(input), type(input).__name__)
+    name = type(input).__name__
+    if what == LATE:
+        draft.late(_subject(input, "effect", "call"), name)
     elif what == REJECT:
-        reject(draft, _subject(input), f"{type(input).__name__} finds nothing to act on: the agent is {draft.phase}.")
-    elif what == ILLEGAL:
+        draft.reject(_subject(input, "item"), f"{name} finds nothing to act on: the agent is {draft.phase}.")
+    else:
         raise IllegalInputError(
-            f"{type(input).__name__} is illegal while the agent is {draft.phase}.",
-            input=type(input).__name__,
-            phase=draft.phase.value,
+            f"{name} is illegal while the agent is {draft.phase}.", input=name, phase=draft.phase.value
         )
     return True
 
 
-def _subject(input: Input) -> str:
-    for name in ("item", "effect"):
-        if hasattr(input, name):
-            return str(getattr(input, name))
-    return ""
+def _subject(input: Input, *names: str) -> str:
+    return next((str(getattr(input, name)) for name in names if hasattr(input, name)), "")
 
 
 def _note_changes(draft: Draft, status: Status, was: Breakpoint) -> None:
     now = draft.breakpoint
     path = [*draft.passed, now]
     if path != [was]:
-        passed = " ".join(_without_repeats(draft.passed))
-        draft.note("breakpoint_changed", previous=was.value, current=now.value, **({"passed": passed} if passed else {}))
+        stages = [s.value for i, s in enumerate(draft.passed) if i == 0 or draft.passed[i - 1] is not s]
+        passed: dict[str, Any] = {"passed": " ".join(stages)} if stages else {}
+        draft.note("breakpoint_changed", previous=was.value, current=now.value, **passed)
     if draft.status is not status:
         draft.note("state_changed", previous=status.value, current=draft.status.value)
-
-
-def _without_repeats(stages: list[Breakpoint]) -> list[str]:
-    return [s.value for i, s in enumerate(stages) if i == 0 or stages[i - 1] is not s]
 
 
 def _finish(draft: Draft, postponed: tuple[Input, ...]) -> Transition:
@@ -149,11 +144,15 @@ def wake_at(state: State) -> int | None:
     waits = state.status is Status.PAUSED
     if state.effects or (state.run is not None and not waits):
         return state.updated_at
+    return next_due(state)
+
+
+def next_due(state: State) -> int | None:
+    """The earliest deadline or timer that ``TimePassed`` would act on; None: there is none."""
     moments = [t.due_at for t in state.timers if may_fire(state.phase, t)]
     for call in state.calls:
         if call.approval is not None and call.approval.due_at is not None:
             moments.append(call.approval.due_at)
-        elif call.status is CallStatus.WAITING and call.wait is not None and call.wait.due_at is not None:
-            moments.append(call.wait.due_at)
+        elif call.wait_due_at is not None:
+            moments.append(call.wait_due_at)
     return min(moments, default=None)
-

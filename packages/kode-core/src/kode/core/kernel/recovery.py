@@ -6,11 +6,11 @@ Legal only under a fence above that of every open effect, so that no live driver
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from kode.core.errors import IllegalInputError
 from kode.core.kernel.calls import close_step, require_approval, seal, start_call
 from kode.core.kernel.draft import Draft
-from kode.core.kernel.effects import Effect
 from kode.core.kernel.inputs import Resumed
 from kode.core.kernel.step import stop
 from kode.core.kernel.toolcall import Call
@@ -26,19 +26,18 @@ def resumed(draft: Draft, got: Resumed) -> None:
     _check(draft, got)
     if got.by_hand:
         draft.parked = None
-    open_effects = draft.effects
-    tools = [e for e in open_effects if e.kind == "RunTool"]
-    counts = {"again": len(open_effects) - len(tools), "rerun": 0, "sealed": 0, "asked": 0}
+    counts: dict[str, Any] = {"again": 0, "rerun": 0, "sealed": 0, "asked": 0}
+    left_open = draft.effects
     if got.strategy == "crash" and draft.run is not None:
         counts["sealed"] = sum(not c.status.final for c in draft.calls)
-        counts["again"] = 0
         stop(draft, StopReason.INTERRUPTED, "The run was given up when the agent was resumed.")
-    for effect in draft.effects:
-        call = draft.call(effect.id) if effect.kind == "RunTool" else None
+    for effect in left_open:
+        call = draft.call(effect.id)
         if call is not None:
             counts[_recover(draft, call)] += 1
-        elif effect.attempt.fence < draft.context.fence:
-            _again(draft, effect)
+        elif draft.effect(effect.id) is not None:
+            counts["again"] += 1
+            draft.start(replace(effect, attempt=draft.attempt()))
     close_step(draft)
     draft.note("agent_resumed", preview_of=got.reason, strategy=got.strategy, **counts)
 
@@ -67,7 +66,3 @@ def _recover(draft: Draft, call: Call) -> str:
         return "asked"
     seal(draft, call, CRASHED)
     return "sealed"
-
-
-def _again(draft: Draft, effect: Effect) -> None:
-    draft.start(replace(effect, attempt=draft.attempt()))

@@ -9,15 +9,21 @@ from kode.core.kernel.effects import Deliver
 from kode.core.kernel.events import Ref
 from kode.core.kernel.inputs import MessageReceived
 from kode.core.kernel.message import Json
-from kode.core.kernel.state import Run, RunError, RunRecord
+from kode.core.kernel.state import Parent, Run, RunError, RunRecord
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.words import RESULT_STATUS, StopReason
 
 __all__ = ["end_run", "limit_reached", "rest_run", "start_run", "take_message"]
 
 
+_MODELS_OWN = frozenset({"tool_use", "tool_result", "reasoning"})
+
+
 def take_message(draft: Draft, got: MessageReceived) -> None:
     """Append a message; a user's message starts a run where there is none."""
+    if not got.blocks or any(block.type in _MODELS_OWN for block in got.blocks):
+        draft.reject(got.item, "A message needs blocks, and none that only a model or a tool may make.")
+        return
     if draft.run is None and got.kind == "user":
         start_run(draft, got.context)
     if draft.run is not None:
@@ -29,7 +35,7 @@ def take_message(draft: Draft, got: MessageReceived) -> None:
         ref=Ref(seq),
         preview_of=first_text(got.blocks),
         item=got.item,
-        **({} if got.sender is None else {"sender": got.sender}),
+        sender=got.sender,
     )
 
 
@@ -44,9 +50,7 @@ def start_run(draft: Draft, context: Json | None = None) -> None:
 
 def limit_reached(draft: Draft) -> StopReason | None:
     """The bound that forbids another step, if one does."""
-    run, limits, total = draft.run, draft.limits, draft.usage_total
-    if run is None:
-        return None
+    run, limits, total = draft.the_run, draft.limits, draft.usage_total
     if run.over is not None:
         return run.over
     bounds = (
@@ -65,7 +69,7 @@ def rest_run(draft: Draft, reason: StopReason) -> None:
     if run is None or (run.resting is reason and not draft.call_records):
         return
     draft.change_run(resting=reason)
-    draft.runs[run.number] = _record(draft, draft.run or run, reason)
+    draft.runs[run.number] = _record(draft, run, reason)
 
 
 def end_run(
@@ -77,26 +81,23 @@ def end_run(
     error: RunError | None = None,
 ) -> None:
     """End the run for good, tell observers, and answer the parent that waits for it."""
-    run = draft.run
-    if run is None:
-        return
-    status = RESULT_STATUS[reason]
-    draft.note("done", ref=None if answer_seq is None else Ref(answer_seq), reason=reason.value, status=status)
+    run = draft.the_run
+    draft.note(
+        "done", ref=None if answer_seq is None else Ref(answer_seq), preview_of=None if error is None else error.text,
+        reason=reason.value, status=RESULT_STATUS[reason],
+    )  # fmt: skip
     record = _record(draft, run, reason)
     draft.runs[run.number] = replace(
         record, ended_at=draft.at, answer_seq=answer_seq, output=output, error=error, pending=()
     )
     if draft.parent is not None and not draft.parent.answered:
-        deliver_answer(draft, run.number)
+        _answer_parent(draft, draft.parent, run.number)
     draft.run = None
     draft.parked = None
 
 
-def deliver_answer(draft: Draft, number: int) -> None:
+def _answer_parent(draft: Draft, parent: Parent, number: int) -> None:
     """Ask for the run's answer to be put into the parent's inbox, once."""
-    parent = draft.parent
-    if parent is None:
-        return
     draft.parent = replace(parent, answered=True)
     item = f"answer:{draft.uid}"
     id = draft.next_id()

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from kode.core.errors import IllegalInputError
-from kode.core.kernel.calls import add_usage, close_step, late, open_calls, seal_all, start_calls
+from kode.core.kernel.calls import add_usage, open_calls, seal_all, sentence, start_calls
 from kode.core.kernel.draft import Draft
 from kode.core.kernel.effects import CallModel
 from kode.core.kernel.events import Ref
+from kode.core.kernel.history import cancel_compaction
 from kode.core.kernel.inputs import DeadlineReached, InterruptRequested, ModelFailed, ModelReplied, Parked, Proceed
 from kode.core.kernel.message import ReasoningBlock, TextBlock, ToolUseBlock
 from kode.core.kernel.run import end_run, limit_reached, rest_run
+from kode.core.kernel.state import RunError
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.words import Breakpoint, Status, StopReason
 
-__all__ = ["deadline", "failed", "interrupt", "park", "proceed", "replied"]
+__all__ = ["deadline", "failed", "interrupt", "park", "proceed", "replied", "stop"]
 
 
 def replied(draft: Draft, got: ModelReplied) -> None:
     """Append the reply; its calls begin their life as planned, a reply without calls ends the run."""
     model = draft.model
     if model is None or model.id != got.effect:
-        late(draft, got.effect, "ModelReplied")
+        draft.late(got.effect, "ModelReplied")
         return
     uses = [(i, block) for i, block in enumerate(got.blocks) if isinstance(block, ToolUseBlock)]
     if [i for i, _ in uses] != [planned.block for planned in got.calls]:
         raise IllegalInputError(
             f"ModelReplied plans blocks {[p.block for p in got.calls]}, but its tool uses are {[i for i, _ in uses]}."
         )
+    if len({use.id for _, use in uses} - {""}) < len(uses):
+        raise IllegalInputError("Each tool use of a reply needs an id of its own; give the later ones new ids.")
+    if any(block.type == "tool_result" for block in got.blocks):
+        raise IllegalInputError("A model does not answer calls: a reply may not hold tool results.")
     draft.close(model.id)
     _count_step(draft, got)
     seq = None
@@ -69,7 +75,7 @@ def failed(draft: Draft, got: ModelFailed) -> None:
     """The provider gave up: the run ends with its error, never with an older answer."""
     model = draft.model
     if model is None or model.id != got.effect:
-        late(draft, got.effect, "ModelFailed")
+        draft.late(got.effect, "ModelFailed")
         return
     draft.close(model.id)
     add_usage(draft, got.usage)
@@ -82,6 +88,8 @@ def proceed(draft: Draft, got: Proceed) -> None:
 
     The only place that asks for a model call or gives slots away, so that what arrives together is seen together.
     """
+    if draft.parked is not None:
+        return
     if draft.calls:
         if not got.hold:
             start_calls(draft)
@@ -91,12 +99,12 @@ def proceed(draft: Draft, got: Proceed) -> None:
             end_run(draft, reason)
         else:
             _ask_model(draft)
-    if draft.run is None or got.hold:
+    if draft.run is None:
         return
     if draft.status is Status.PAUSED:
         asked = any(c.status is CallStatus.APPROVAL_REQUIRED for c in draft.calls)
         rest_run(draft, StopReason.APPROVAL if asked else StopReason.SUSPENDED)
-    elif draft.run.resting is not None:
+    elif draft.run.resting is not None and not got.hold:
         draft.change_run(resting=None)
 
 
@@ -113,26 +121,27 @@ def _ask_model(draft: Draft) -> None:
 
 def interrupt(draft: Draft, got: InterruptRequested) -> None:
     """End the run: the model is not listened to any more, what has not answered is sealed."""
-    note = f": {got.note}" if got.note else "."
-    stop(draft, StopReason.INTERRUPTED, f"Interrupted by {got.by or 'a request'}{note}")
+    stop(draft, StopReason.INTERRUPTED, sentence(f"Interrupted by {got.by or 'a request'}", got.note))
 
 
 def stop(draft: Draft, reason: StopReason, text: str) -> None:
-    """Close whatever the run has open, and end it."""
+    """Close whatever the run has open, and end it; ``text`` says why to the model and to people."""
     seal_all(draft, text)
     for effect in draft.effects:
-        if effect.kind in ("CallModel", "CompactHistory"):
+        if effect.kind == "CallModel":
             draft.close(effect.id)
-    end_run(draft, reason)
+    cancel_compaction(draft)
+    end_run(draft, reason, error=RunError(reason.value, text))
 
 
 def deadline(draft: Draft, got: DeadlineReached) -> None:
     """``processing_timeout`` ends the run; ``deadline`` only rests it, whoever comes next goes on."""
     if got.reason is StopReason.PROCESSING_TIMEOUT:
         stop(draft, got.reason, "The run's processing time was used up.")
-        return
-    close_step(draft)
-    rest_run(draft, StopReason.DEADLINE)
+    elif got.reason is StopReason.DEADLINE:
+        rest_run(draft, got.reason)
+    else:
+        raise IllegalInputError(f"A deadline is reached for reason deadline or processing_timeout, not {got.reason}.")
 
 
 def park(draft: Draft, got: Parked) -> None:

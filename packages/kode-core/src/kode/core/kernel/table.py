@@ -3,7 +3,7 @@
 Rules, in order:
 
 1. An input is *done* by the handler its cell names, or
-2. *postponed*: it stays in the inbox and is offered again after the next change (messages only), or
+2. *postponed*: it is offered again after the next change (messages, which stay in the inbox, and compactions), or
 3. *late*: nobody waits for it any more; dropped with a ``late_answer`` event, or
 4. *rejected*: an inbox item that cannot be applied; used up with an ``input_rejected`` event, or
 5. *illegal*: the shell is wrong; ``IllegalInputError``, nothing changes.
@@ -48,7 +48,7 @@ _ROWS: dict[type, tuple[Cell, Cell, Cell, Cell]] = {
     inputs.ModelFailed:          (LATE,                       step.failed,       LATE,             LATE),
     inputs.ToolFinished:         (LATE,                       LATE,              calls.finish,     LATE),
     inputs.ToolSuspended:        (LATE,                       LATE,              calls.suspend,    LATE),
-    inputs.CompactionRequested:  (history.request_compaction, ILLEGAL,           ILLEGAL,          history.request_compaction),
+    inputs.CompactionRequested:  (history.request_compaction, POSTPONE,          POSTPONE,         history.request_compaction),
     inputs.HistoryCompacted:     _always(history.compacted),
     inputs.CompactionFailed:     _always(history.compaction_failed),
     inputs.Delivered:            _always(history.delivered),
@@ -63,7 +63,7 @@ _ROWS: dict[type, tuple[Cell, Cell, Cell, Cell]] = {
     inputs.DocumentsChanged:     _always(history.change_documents),
     inputs.SandboxBound:         _always(history.bind_sandbox),
     inputs.Noted:                _always(history.adopt_events),
-    inputs.Parked:               (ILLEGAL,                    step.park,         step.park,        step.park),
+    inputs.Parked:               _always(step.park),
 }
 # fmt: on
 

@@ -124,6 +124,7 @@ class Call:
     """``fence.n`` of each start."""
     approvals: tuple[Approval, ...] = ()
     wait: Wait | None = None
+    """Set when it was suspended, and kept, so that the record names the child."""
     result: tuple[ResultContent, ...] | None = None
     result_seq: int | None = None
     """Message that carries the result, once the step is closed."""
@@ -143,3 +144,8 @@ class Call:
         """The question that waits for an answer, if there is one."""
         last = self.approvals[-1] if self.approvals else None
         return last if last is not None and last.state == "pending" else None
+
+    @property
+    def wait_due_at(self) -> int | None:
+        """Until when a suspended call waits; None: for ever, or it does not wait."""
+        return self.wait.due_at if self.wait is not None and self.status is CallStatus.WAITING else None

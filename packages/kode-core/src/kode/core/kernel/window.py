@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kode.core.errors import IllegalInputError
 from kode.core.kernel.message import Block, Usage
 
-__all__ = ["Compaction", "Range", "Snapshot", "Window"]
+__all__ = ["Compaction", "Range", "Snapshot", "Window", "check_window"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,21 @@ class Window:
             yield from range(r.start, r.stop or 0)
 
 
+def check_window(window: Window, next_seq: int) -> None:
+    """Refuse a window that no history of that length can have.
+
+    Raises:
+        IllegalInputError: Its ranges overlap, do not rise, or end beyond the history; or not only the last is open.
+    """
+    *closed, last = window.ranges or (Range(0, 0),)
+    edges = [edge for r in closed for edge in (r.start, -1 if r.stop is None else r.stop)]
+    edges = [0, *edges, last.start, next_seq]
+    if last.stop is not None or edges != sorted(edges):
+        raise IllegalInputError(f"{window} is no window of a history of {next_seq} messages.")
+    if list(window.pinned) != sorted(set(window.pinned)) or any(not 0 <= p < next_seq for p in window.pinned):
+        raise IllegalInputError(f"Pinned messages {window.pinned} must rise and exist; there are {next_seq}.")
+
+
 def _holds(r: Range, seq: int) -> bool:
     return r.start <= seq and (r.stop is None or seq < r.stop)
 
@@ -70,7 +86,7 @@ class Compaction:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A named safe point. ``state`` is the encoded header body at that moment."""
+    """A named safe point: what a fork or a revert needs of that moment."""
 
     id: str
     seq: int

@@ -106,7 +106,7 @@ class OutputSchema:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """How much the model shall think. A vendor that knows only effort or only budget derives it from the other."""
+    """How much the model shall think. A vendor that knows one of effort and budget derives it."""
 
     effort: Effort | None = None
     budget_tokens: int | None = None
@@ -160,7 +160,7 @@ class ModelRequest:
 
 
 # ---- what streams back -------------------------------------------------------------------------------------
-# Not frozen: one is made per token, and a frozen one costs three times as much. Nobody changes one all the same.
+# Not frozen: one is made per token, and a frozen one costs three times as much. Nobody changes one though.
 
 BlockKind = Literal["text", "reasoning", "tool_use"]
 
@@ -237,6 +237,8 @@ class ReplyEnd:
     """The model that answered, where it says more than the one asked."""
     id: str | None = None
     """The vendor's id of the reply."""
+    provider: str | None = None
+    """Who answered, where the provider asked is only a front for several."""
 
 
 @dataclass(slots=True)

@@ -35,6 +35,8 @@ __all__ = ["APART", "UPGRADES", "VERSION", "BodyKind", "HeaderBody", "decode", "
 VERSION = 1
 """The format that is written."""
 
+_NOW = b"%d" % VERSION
+
 BodyKind: TypeAlias = Literal[
     "header",
     "message",
@@ -62,15 +64,20 @@ UPGRADES: dict[int, Callable[[BodyKind, Any], Any]] = {
 
 @dataclass(slots=True)
 class HeaderBody:
-    """A state without its columns; its open step's calls are records of their own, named here in their order."""
+    """A state without its columns."""
 
     state: State
     calls: tuple[str, ...] = ()
+    """Ids of the open step's calls in their order; they are records of their own."""
+    documents: tuple[tuple[str, str, str], ...] = ()
+    """``(kind, name, digest)``."""
 
 
 APART: Final[dict[type, frozenset[str]]] = {
     # Fields that a record keeps in its key or columns, so that its body does not say them again.
-    State: frozenset({"agent_id", "uid", "created_at", "updated_at", "template", "tenant", "calls"}),
+    State: frozenset(
+        {"agent_id", "uid", "created_at", "updated_at", "template", "tenant", "calls", "documents"}
+    ),
     Parent: frozenset({"agent_id"}),
     Message: frozenset({"seq", "role", "run", "step", "at"}),
     Call: frozenset({"run", "step", "n", "tool", "seq", "status", "asked_at", "started_at", "finished_at"}),
@@ -89,6 +96,7 @@ _TYPES: Final[dict[BodyKind, Any]] = {
     "header": HeaderBody,
     "message": Message,
     "call": Call,
+    "events": Any,  # rows that ``eventrows`` has made and will judge
     "inbox": Item,
     "consumed": tuple[str],
     "run": RunRecord,
@@ -115,31 +123,52 @@ def encode(kind: BodyKind, value: Any) -> bytes:
     """Write a body.
 
     Raises:
-        UsageError: A number in it is not finite, or something is not of its declared type.
+        UsageError: A number in it is not finite, or something is not of its declared type (``bad_value``).
     """
-    return b"%d%b" % (VERSION, encode_json(kind, value))
+    return _NOW + encode_json(kind, value)
 
 
 def encode_json(kind: BodyKind, value: Any) -> bytes:
     """Write a body without its version."""
-    from pydantic_core import PydanticSerializationError
-
     write = adapter(kind).write
     try:
         data = write(value)
-    except PydanticSerializationError:
-        # Rare, so it may cost: a lone surrogate cannot be written. What is still wrong after that is a wrong type.
+    except ValueError:
+        # Rare, so it may cost: a lone surrogate cannot be written. What is wrong after that is a type.
         try:
             data = write(_clean(value))
-        except PydanticSerializationError as error:
-            raise UsageError(
-                f"A {kind} record cannot be stored: {error}. Give values of the declared types.",
-                code="bad_value",
-                kind=kind,
-            ) from None
-    if b"NaN" in data or b"Infinity" in data:
-        _refuse_not_finite(kind, data)
+        except ValueError as error:
+            raise _refused(kind, str(error)) from None
+    # The serializer lets these through where no value of ours may be so; the words may also stand in a text.
+    if kind in _FLOATS and (b"NaN" in data or b"Infinity" in data):
+        _prove(kind, data)
+    elif kind != "events" and b"null" in data:
+        _prove(kind, data)
     return data
+
+
+_FLOATS: Final = frozenset({"header", "call", "events"})
+
+
+def _prove(kind: BodyKind, data: bytes) -> None:
+    """Raise unless what was written can be read back."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"it holds the number {name}")
+
+    try:
+        json.loads(data, parse_constant=refuse)
+        adapter(kind).read(data)
+    except ValueError as error:
+        raise _refused(kind, str(error)) from None
+
+
+def _refused(kind: BodyKind, why: str) -> UsageError:
+    return UsageError(
+        f"A {kind} record cannot be stored: {why}. Give finite numbers and values of the declared types.",
+        code="bad_value",
+        kind=kind,
+    )
 
 
 def decode(kind: BodyKind, data: bytes, where: str = "") -> Any:
@@ -154,35 +183,35 @@ def decode(kind: BodyKind, data: bytes, where: str = "") -> Any:
         RecordCorruptError: It is damaged; ``raw`` in ``fields`` holds it.
         SchemaTooNewError: A newer KODE wrote it.
     """
-    try:
-        return adapter(kind).read(current_json(kind, data, where))
-    except ValueError as error:  # pydantic's is one
-        raise corrupt(kind, data, where, str(error)) from None
-
-
-def current_json(kind: BodyKind, data: bytes, where: str = "") -> bytes:
-    """Take the version off a body, and what is behind it up to the version of today."""
+    # Nearly all that is read is of the version of today.
+    if data.startswith(_NOW) and data[len(_NOW) : len(_NOW) + 1] in (b"{", b"["):
+        return decode_json(kind, VERSION, data[len(_NOW) :], where)
     found = _PREFIX.match(data)
     if found is None:
         raise corrupt(kind, data, where, "it does not begin with a version")
-    version, body = int(found[1]), data[found.end() :]
-    if version == VERSION:
-        return body
+    return decode_json(kind, int(found[1]), data[found.end() :], where, data)
+
+
+def decode_json(kind: BodyKind, version: int, body: bytes, where: str = "", raw: bytes | None = None) -> Any:
+    """Read a body of that version; what it says is not looked at while the version is a newer one."""
+    raw = _NOW + body if raw is None else raw
     if version > VERSION:
         raise too_new(kind, version, where)
-    parsed = _parsed(kind, body, where)
+    try:
+        if version < VERSION:
+            body = _upgraded(kind, version, body)
+        return adapter(kind).read(body)
+    except (ValueError, RecursionError) as error:  # pydantic's is a ValueError
+        raise corrupt(kind, raw, where, str(error)) from None
+
+
+def _upgraded(kind: BodyKind, version: int, body: bytes) -> bytes:
+    parsed = json.loads(body)
     for step in range(version, VERSION):
         if step not in UPGRADES:
-            raise corrupt(kind, data, where, f"there was never a version {step}")
+            raise ValueError(f"there was never a version {step}")
         parsed = UPGRADES[step](kind, parsed)
     return json.dumps(parsed, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _parsed(kind: BodyKind, body: bytes, where: str) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise corrupt(kind, body, where, str(error)) from None
 
 
 def too_new(kind: str, version: int, where: str) -> SchemaTooNewError:
@@ -195,19 +224,6 @@ def too_new(kind: str, version: int, where: str) -> SchemaTooNewError:
         found=version,
         known=VERSION,
     )
-
-
-def _refuse_not_finite(kind: BodyKind, data: bytes) -> None:
-    """Raise if a number in it is not finite; the words may also stand in a text."""
-
-    def refuse(name: str) -> None:
-        raise UsageError(
-            f"A {kind} record cannot be stored: it holds the number {name}. Give a finite number or None.",
-            code="bad_value",
-            kind=kind,
-        )
-
-    json.loads(data, parse_constant=refuse)
 
 
 def _clean(value: Any) -> Any:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
-from kode.core.clock import Clock, RealClock
 from kode.core.store.base import Store
+
+from kode.core.clock import Clock, RealClock
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
 from kode.core.store.primitives import Durability, prefix_end
 from kode.core.store.records import int_key, key_int
@@ -153,7 +154,7 @@ class MemoryStore(Store):
             del self._shelves[place]
         self._waiting.pop(uid, None)
 
-    async def blob_put(self, sha256: str, data: bytes, media_type: str | None) -> None:
+    async def blob_put(self, sha256: str, data: bytes, media_type: str) -> None:
         """See `Records.blob_put`."""
         columns: dict[str, Value] = {"size": len(data), "media_type": media_type}
         self._put(Record("blob", "", sha256, MappingProxyType(columns), bytes(data)))
@@ -186,7 +187,9 @@ class MemoryStore(Store):
         end = prefix_end(prefix)
         if end is not None:
             stop = min(stop, bisect_left(keys, end))
-        chosen = keys[max(start, stop - limit) : stop][::-1] if reverse else keys[start : min(stop, start + limit)]
+        chosen = (
+            keys[max(start, stop - limit) : stop][::-1] if reverse else keys[start : min(stop, start + limit)]
+        )
         return [shelf.rows[key] for key in chosen]
 
     async def due(self, now: int, limit: int, after: Due | None = None) -> list[Due]:
@@ -202,13 +205,13 @@ class MemoryStore(Store):
                 found.append(Due(agent_id, wake_at))
         return found
 
-    async def agents(
-        self, prefix: str, after: str, limit: int, tenant: str | None = None
-    ) -> list[Record]:
+    async def agents(self, prefix: str, after: str, limit: int, tenant: str | None = None) -> list[Record]:
         """See `Records.agents`."""
         if tenant is None:
             return await self.scan("", "header", "", prefix=prefix, after=after, limit=limit)
-        everyone = await self.scan("", "header", "", prefix=prefix, after=after, limit=len(self._wakes) + 2**62)
+        everyone = await self.scan(
+            "", "header", "", prefix=prefix, after=after, limit=len(self._wakes) + 2**62
+        )
         return [record for record in everyone if record.columns["tenant"] == tenant][:limit]
 
     async def blob_get(self, sha256: str) -> Record | None:
@@ -238,7 +241,7 @@ class MemoryStore(Store):
         if gone is not None and kind == "header":
             self._note_wake(gone, None)
         elif gone is not None and kind == "inbox":
-            del self._waiting[uid][str(gone.columns["id"])]
+            self._waiting[uid].pop(str(gone.columns["id"]), None)
 
     def _note_wake(self, old: Record | None, new: Record | None) -> None:
         before = None if old is None else old.columns["wake_at"]

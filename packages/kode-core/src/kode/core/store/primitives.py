@@ -129,13 +129,11 @@ class Records(ABC):
         """
 
     @abstractmethod
-    async def agents(
-        self, prefix: str, after: str, limit: int, tenant: str | None = None
-    ) -> list[Record]:
+    async def agents(self, prefix: str, after: str, limit: int, tenant: str | None = None) -> list[Record]:
         """List headers in the order of their agent ids: those that begin with `prefix` and are greater than `after`."""
 
     @abstractmethod
-    async def blob_put(self, sha256: str, data: bytes, media_type: str | None) -> None:
+    async def blob_put(self, sha256: str, data: bytes, media_type: str) -> None:
         """Keep bytes under their digest; doing it again is fine."""
 
     @abstractmethod

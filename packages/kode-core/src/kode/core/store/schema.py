@@ -29,6 +29,7 @@ _PLAIN: dict[Any, cs.CoreSchema] = {
     int: cs.int_schema(),
     bool: cs.bool_schema(),
     float: cs.float_schema(allow_inf_nan=False),
+    Any: cs.any_schema(),
 }
 # Strict: what is stored was written by us, so a number in quotes is damage and not a number.
 _CONFIG = cs.CoreConfig(strict=True, extra_fields_behavior="forbid")
@@ -77,12 +78,24 @@ def _schema(hint: Any, apart: Mapping[type, frozenset[str]]) -> cs.CoreSchema:
         return cs.enum_schema(hint, list(hint.__members__.values()), sub_type="str")
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return cs.literal_schema(list(args))
+        return _literal(args)
     if origin is tuple:
         return _tuple(args, apart)
     if origin in (Union, types.UnionType):
         return _union(args, apart)
     raise TypeError(f"No rule for how to store {hint!r}; store/schema.py lists what there is.")
+
+
+def _literal(names: tuple[Any, ...]) -> cs.CoreSchema:
+    known = frozenset(names)
+
+    def write(value: Any) -> Any:
+        # pydantic writes what is none of the names without a word.
+        if value in known:
+            return value
+        raise ValueError(f"{value!r} is none of {', '.join(map(repr, names))}")
+
+    return cs.literal_schema(list(names), serialization=cs.plain_serializer_function_ser_schema(write))
 
 
 def _tuple(args: tuple[Any, ...], apart: Mapping[type, frozenset[str]]) -> cs.CoreSchema:
@@ -124,7 +137,10 @@ def _dataclass(cls: Any, apart: Mapping[type, frozenset[str]], tag: str = "") ->
     kept = [field for field in fields(cls) if field.name not in apart.get(cls, ())]
     # A tag has no default here: it is always written, else nothing could tell what to read.
     inner = [
-        cs.dataclass_field(f.name, _default(f, _schema(hints[f.name], apart), f.name == tag)) for f in kept
+        cs.dataclass_field(f.name, cs.literal_schema(list(get_args(hints[f.name]))))
+        if f.name == tag
+        else cs.dataclass_field(f.name, _default(f, _schema(hints[f.name], apart)))
+        for f in kept
     ]
     return cs.dataclass_schema(
         cls,
@@ -136,7 +152,7 @@ def _dataclass(cls: Any, apart: Mapping[type, frozenset[str]], tag: str = "") ->
     )
 
 
-def _default(field: Field[Any], schema: cs.CoreSchema, required: bool) -> cs.CoreSchema:
-    if required or field.default is MISSING:
+def _default(field: Field[Any], schema: cs.CoreSchema) -> cs.CoreSchema:
+    if field.default is MISSING:
         return schema
     return cs.with_default_schema(schema, default=field.default)

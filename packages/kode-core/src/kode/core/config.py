@@ -1,0 +1,214 @@
+"""What a caller hands in: an agent's configuration, and what this process binds names to."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kode.core.clock import Clock, RealClock
+from kode.core.errors import NotBoundError, UsageError
+from kode.core.kernel.limits import Limits, narrower
+from kode.core.kernel.message import Json
+from kode.core.kernel.permission import PermissionPolicy
+from kode.core.kernel.state import Parent
+from kode.core.template import AgentTemplate, TemplateRegistry
+from kode.core.template import templates as default_templates
+
+if TYPE_CHECKING:
+    from kode.core.provider.base import Provider
+    from kode.core.provider.catalog import ProviderCatalog
+    from kode.core.provider.retry import RetryPolicy
+    from kode.core.sandbox.base import Sandbox
+    from kode.core.store.base import Store
+    from kode.core.tool.base import Tool
+    from kode.core.tool.catalog import ToolRegistry
+
+__all__ = ["AgentConfig", "Dependencies", "Ids", "RandomIds"]
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+class Ids:
+    """Where new names come from; tests bring their own so that a run can be repeated."""
+
+    def agent_id(self) -> str:
+        """Name an agent whose caller gave none."""
+        raise NotImplementedError
+
+    def uid(self) -> str:
+        """Name an agent's identity: unguessable, never given twice."""
+        raise NotImplementedError
+
+    def item_id(self) -> str:
+        """Name an inbox item whose sender gave no id."""
+        raise NotImplementedError
+
+    def commit_id(self) -> str:
+        """Name a commit."""
+        raise NotImplementedError
+
+
+class RandomIds(Ids):
+    """Names from the system's secure random numbers: 100 bits each."""
+
+    def agent_id(self) -> str:
+        """``agt-`` and 20 characters."""
+        return f"agt-{_random()}"
+
+    def uid(self) -> str:
+        """20 characters."""
+        return _random()
+
+    def item_id(self) -> str:
+        """``msg-`` and 20 characters."""
+        return f"msg-{_random()}"
+
+    def commit_id(self) -> str:
+        """12 characters: it only has to differ from the agent's last one."""
+        return secrets.token_urlsafe(9)
+
+
+def random_unit() -> float:
+    """A number from 0 to 1."""
+    return secrets.randbits(53) / 2**53
+
+
+def _random() -> str:
+    number = secrets.randbits(100)
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(0, 100, 5))
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """What one agent is to be: a template, and what differs from it. It is never written to.
+
+    Only the template is required; ``agent_id`` None takes a random one.
+    """
+
+    template: str | AgentTemplate = "default"
+    """A registered template's id, or the template itself."""
+    agent_id: str | None = None
+    limits: Limits | None = None
+    """Narrower than the template's wins, field by field."""
+    model: str | None = None
+    tools: tuple[str, ...] | None = None
+    permission: PermissionPolicy | None = None
+    sandbox: str | None = None
+    sandbox_options: Json | None = None
+    tenant: str | None = None
+    metadata: Json | None = None
+    parent: Parent | None = None
+
+    def recipe(self, registry: TemplateRegistry) -> AgentTemplate:
+        """The template with this configuration laid over it: what is stored with the agent."""
+        template = self.template if isinstance(self.template, AgentTemplate) else registry.get(self.template)
+        changed = template.changed(
+            model=self.model,
+            tools=self.tools,
+            permission=self.permission,
+            sandbox=self.sandbox,
+            sandbox_options=self.sandbox_options,
+            metadata=self.metadata,
+        )
+        if self.limits is not None:
+            changed = changed.changed(limits=narrower(changed.limits, self.limits))
+        return changed
+
+
+@dataclass(slots=True)
+class Dependencies:
+    """What names mean in this process. Everything but ``store`` has a default: the process's registries.
+
+    Args:
+        store: Where agents live; already open.
+        tools: A registry, or the tools themselves.
+        providers: A catalog, or providers by name (``{"scripted": ScriptedProvider(…)}``).
+        templates: A registry, or the templates themselves.
+        services: Objects for tools, by name (``ToolContext.services``).
+    """
+
+    store: Store
+    tools: ToolRegistry | list[Tool] | None = None
+    providers: ProviderCatalog | Mapping[str, Provider] | None = None
+    templates: TemplateRegistry | list[AgentTemplate] | None = None
+    sandboxes: Mapping[str, Callable[..., Sandbox]] = field(default_factory=dict)
+    """Factories by kind, before entry points: called with the template's ``sandbox_options`` as keywords."""
+    modes: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    """Permission modes of your own: ``(tool, arguments, policy) -> "allow" | "ask" | "deny"``."""
+    services: Mapping[str, Any] = field(default_factory=dict)
+    clock: Clock = field(default_factory=RealClock)
+    ids: Ids = field(default_factory=RandomIds)
+    retry: RetryPolicy | None = None
+    """How a failed model call is tried again; None: `RetryPolicy()`."""
+    random: Callable[[], float] = random_unit
+    """Numbers from 0 to 1, for jitter."""
+    holder: str = ""
+    """Name of this process in leases; with the process's own identity behind it."""
+    _providers: dict[str, Provider] = field(default_factory=dict, init=False, repr=False)
+    """Resolved once per name: agents share connections."""
+
+    def __post_init__(self) -> None:
+        from kode.core.store.base import Store
+
+        if not isinstance(self.store, Store):
+            raise UsageError(
+                f"Dependencies.store is {type(self.store).__name__}; give an open Store, such as "
+                "SqliteStore('agents.db') or open_store('sqlite:///agents.db').",
+                code="bad_store",
+            )
+
+    def template_registry(self) -> TemplateRegistry:
+        """The templates in force."""
+        if self.templates is None:
+            return default_templates
+        if isinstance(self.templates, list):
+            registry = TemplateRegistry()
+            for template in self.templates:
+                registry.register(template)
+            self.templates = registry
+        return self.templates
+
+    def tool_registry(self) -> ToolRegistry:
+        """The tools in force."""
+        from kode.core.tool.catalog import ToolRegistry, default_tools
+
+        if self.tools is None:
+            return default_tools
+        if isinstance(self.tools, list):
+            registry = ToolRegistry()
+            for tool in self.tools:
+                registry.register(tool)
+            self.tools = registry
+        return self.tools
+
+    def provider_named(self, name: str) -> Provider:
+        """Find ``vendor:model`` or a provider's own name.
+
+        Raises:
+            NotBoundError: Nobody answers to it.
+        """
+        found = self._providers.get(name)
+        if found is None:
+            found = self._providers[name] = self._resolve(name)
+        return found
+
+    def _resolve(self, name: str) -> Provider:
+        from kode.core.provider.catalog import default_providers
+
+        if not name:
+            raise NotBoundError(
+                "The agent's template names no model; set AgentTemplate.model to 'provider:model'.", code="no_model"
+            )
+        if not isinstance(self.providers, Mapping):
+            return (self.providers or default_providers).resolve(name)
+        own = self.providers.get(name) or self.providers.get(name.partition(":")[0])
+        if own is None:
+            known = ", ".join(sorted(self.providers)) or "none"
+            raise NotBoundError(
+                f"Dependencies.providers has no {name!r} (known: {known}); add it under that name.",
+                code="unknown_provider",
+                provider=name,
+            )
+        return own

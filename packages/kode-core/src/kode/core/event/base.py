@@ -1,0 +1,92 @@
+"""Envelopes: an event with its place, so that a reader can come back to exactly there.
+
+A place is written ``cursor`` or, inside a reply that is still being streamed, ``cursor:fence.n.block.offset``. The
+cursor counts an agent's durable events; the rest says how much of the running attempt was shown (``offset`` counts
+code points of that block). It is the id to use for server-sent events.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from kode.core.errors import UsageError
+from kode.core.kernel.events import Channel, Event
+
+__all__ = ["Envelope", "Position"]
+
+_POSITION = re.compile(r"(\d{1,18})(?::(\d{1,18})\.(\d{1,18})\.(\d{1,9})\.(\d{1,12}))?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a reader is: after the durable event ``cursor``, and perhaps inside an attempt."""
+
+    cursor: int
+    attempt: str | None = None
+    """``fence.n``."""
+    block: int = 0
+    offset: int = 0
+    """Code points of the block shown so far."""
+
+    def __str__(self) -> str:
+        if self.attempt is None:
+            return str(self.cursor)
+        return f"{self.cursor}:{self.attempt}.{self.block}.{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str | int) -> Position:
+        """Read a position back.
+
+        Raises:
+            UsageError: ``bad_position``: it is neither a cursor nor an id of ours.
+        """
+        found = _POSITION.match(str(text))
+        if found is None:
+            raise UsageError(
+                f"{text!r} is no place in an event stream; use a cursor (a whole number) or the id of an envelope.",
+                code="bad_position",
+                value=str(text),
+            )
+        cursor, fence, n, block, offset = found.groups()
+        if fence is None:
+            return cls(int(cursor))
+        return cls(int(cursor), f"{fence}.{n}", int(block), int(offset))
+
+
+@dataclass(slots=True)
+class Envelope:
+    """One event as a subscriber gets it. Shared by all subscribers: do not change it."""
+
+    agent_id: str
+    event: Event
+    cursor: int
+    """Of the event if it is durable, else of the last durable one before it."""
+    attempt: str | None = None
+    block: int = 0
+    offset: int = 0
+    """Where this delta ends in its block."""
+    delta: str = ""
+    """Text of a ``text_chunk``, ``think_chunk`` or ``tool_progress``."""
+
+    @property
+    def type(self) -> str:
+        """The event's type."""
+        return self.event.type
+
+    @property
+    def channel(self) -> Channel:
+        """progress, control or monitor."""
+        return self.event.channel
+
+    @property
+    def position(self) -> Position:
+        """Hand this to ``subscribe(since=…)`` to go on behind this event."""
+        if self.event.durable:
+            return Position(self.cursor)
+        return Position(self.cursor, self.attempt, self.block, self.offset)
+
+    @property
+    def id(self) -> str:
+        """``position`` as text: the SSE id."""
+        return str(self.position)

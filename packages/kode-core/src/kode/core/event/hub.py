@@ -1,0 +1,338 @@
+"""The hub of one agent in one process: where its driver publishes and its subscribers read.
+
+It owns no task. Subscribers share one log and hold a place in it; they are woken once per burst. Who falls further
+behind than the log reaches reads the store and comes back: nothing durable is ever missed, live deltas may be (the
+``…_end`` event that follows them is durable). When another process drives, subscribers read the store at intervals.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import anyio
+
+from kode.core.errors import UsageError
+from kode.core.event.base import Envelope, Position
+from kode.core.kernel.events import CHANNEL, Channel, Event
+
+if TYPE_CHECKING:
+    from kode.core.clock import Clock
+    from kode.core.provider.assemble import Assembler
+    from kode.core.store.base import Store
+
+__all__ = ["Hub", "Subscription", "switchboard"]
+
+_log = logging.getLogger("kode")
+
+PAGE = 500
+
+
+class Hub:
+    """Passive: a log, a bell for subscribers, and a bell for the driver."""
+
+    def __init__(self, agent_id: str, keep: int = 10_000) -> None:
+        self.agent_id = agent_id
+        self.keep = keep
+        self.log: list[Envelope] = []
+        self.base = 0
+        """Index of ``log[0]`` in all that was ever published here."""
+        self.cursor: int | None = None
+        """Last durable cursor published here; None until a driver has run in this process."""
+        self.driven = False
+        """Whether a driver of this process is at work, so that nothing needs to be polled."""
+        self.attempt: str | None = None
+        self.step = 0
+        self.reply: Assembler | None = None
+        """The reply being streamed, for who attaches in the middle."""
+        self.on_ring: Callable[[], None] | None = None
+        """Set by the driver that is at work."""
+        self.on_call: Callable[[], None] | None = None
+        """Set by the pool that owns the agent: someone enqueued and nobody drives."""
+        self._bell = anyio.Event()
+        self._waiting = 0
+        self._handlers: dict[str, list[Callable[[Envelope], None]]] = {}
+
+    # ---- for whoever enqueues
+
+    def ring(self) -> None:
+        """Something new is in the inbox: tell the driver, or the pool, or nobody."""
+        if self.on_ring is not None:
+            self.on_ring()
+        elif self.on_call is not None:
+            self.on_call()
+        self.wake()
+
+    # ---- for the driver
+
+    def begin(self, cursor: int) -> None:
+        """A driver takes over after the durable event ``cursor``; what another process wrote leaves a gap."""
+        if self.cursor != cursor:
+            self.base += len(self.log)
+            self.log.clear()
+        self.cursor = cursor
+        self.driven = True
+        self.wake()
+
+    def end(self) -> None:
+        """No driver of this process is at work any more."""
+        self.driven = False
+        self.on_ring = None
+        self.reply = self.attempt = None
+        self.wake()
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Show durable events, once their commit is durable."""
+        for event in events:
+            envelope = Envelope(self.agent_id, event, event.cursor)
+            self.log.append(envelope)
+            if self._handlers:
+                self._call(envelope)
+        if events:
+            self.cursor = events[-1].cursor
+            self._trim()
+            self.wake()
+
+    def publish_live(self, envelope: Envelope) -> None:
+        """Show a live event."""
+        self.log.append(envelope)
+        if self._handlers:
+            self._call(envelope)
+        if len(self.log) > 2 * self.keep:
+            self._trim()
+        if self._waiting:
+            self.wake()
+
+    def _call(self, envelope: Envelope) -> None:
+        for handler in tuple(self._handlers.get(envelope.event.type, ())):
+            try:
+                handler(envelope)
+            except Exception:  # noqa: BLE001 - a listener's fault is not the agent's
+                _log.exception("A handler of %s on agent %s failed", envelope.event.type, self.agent_id)
+
+    def _trim(self) -> None:
+        # Cut rarely and much: a list is cut in time proportional to what stays.
+        over = len(self.log) - self.keep
+        if over > self.keep // 2:
+            del self.log[:over]
+            self.base += over
+
+    # ---- for subscribers
+
+    def on(self, type: str, handler: Callable[[Envelope], None]) -> Callable[[], None]:
+        """Call a function for each event of a type; returns what takes it off again.
+
+        Raises:
+            UsageError: ``bad_filter``: there is no such type.
+        """
+        _wanted(None, (type,))
+        handlers = self._handlers.setdefault(type, [])
+        handlers.append(handler)
+
+        def off() -> None:
+            if handler in handlers:
+                handlers.remove(handler)
+            if not handlers:
+                self._handlers.pop(type, None)
+
+        return off
+
+    def wake(self) -> None:
+        """Wake all who wait, once for everything since they last looked."""
+        if self._waiting:
+            self._bell.set()
+            self._bell = anyio.Event()
+            self._waiting = 0
+
+    async def wait(self, clock: Clock, seconds: float | None) -> None:
+        """Wait for the next publication or that long."""
+        self._waiting += 1
+        bell = self._bell
+        if seconds is None:
+            await bell.wait()
+        else:
+            with clock.move_on_after(seconds):
+                await bell.wait()
+
+    def index_after(self, cursor: int) -> int | None:
+        """Where to go on in the log behind that durable event; None: the store must be read first."""
+        if self.cursor is None or not self.driven and not self.log:
+            return None
+        if cursor >= self.cursor:
+            # Behind everything durable; skip live events older than the last durable one.
+            for i in range(len(self.log) - 1, -1, -1):
+                if self.log[i].event.durable:
+                    return self.base + i + 1
+            return self.base
+        for i, envelope in enumerate(self.log):
+            if envelope.event.durable:
+                if envelope.cursor > cursor + 1:
+                    return None
+                if envelope.cursor == cursor + 1:
+                    return self.base + i
+        return None
+
+
+_BOARDS: WeakKeyDictionary[Store, WeakValueDictionary[str, Hub]] = WeakKeyDictionary()
+
+
+def switchboard(store: Store, agent_id: str) -> Hub:
+    """The hub of that agent in this process; one per store object, kept while anybody uses it."""
+    board = _BOARDS.get(store)
+    if board is None:
+        board = _BOARDS[store] = WeakValueDictionary()
+    hub = board.get(agent_id)
+    if hub is None:
+        hub = board[agent_id] = Hub(agent_id)
+    return hub
+
+
+class Subscription(AsyncIterator[Envelope]):
+    """An endless reader of an agent's events, in order, without gaps or repeats of durable ones.
+
+    ``async for envelope in subscription``; leave the loop whenever you like. It holds no task and nothing to close.
+
+    Args:
+        since: Go on behind this place; None: from now on, the text of a reply in progress included.
+        channels: Which channels; None: all.
+        kinds: Which event types; None: all.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        store: Store,
+        clock: Clock,
+        *,
+        since: Position | None,
+        start: int,
+        channels: Collection[Channel] | None = None,
+        kinds: Collection[str] | None = None,
+        poll_s: float = 1.0,
+    ) -> None:
+        self.hub = hub
+        self.store = store
+        self.clock = clock
+        self.poll_s = poll_s
+        self.cursor = start if since is None else since.cursor
+        """Last durable event handed out or skipped by the filter."""
+        self.types = _wanted(channels, kinds)
+        self.done: Callable[[], bool] | None = None
+        """When given and true with nothing left to read, iteration ends."""
+        self._index: int | None = None
+        self._resume = since
+        self._buffer: list[Envelope] = []
+        self._next = 0
+        if since is None or since.attempt is not None:
+            self._join()
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Envelope:
+        while self._next >= len(self._buffer):
+            if not await self._fill():
+                raise StopAsyncIteration
+        envelope = self._buffer[self._next]
+        self._next += 1
+        return envelope
+
+    async def _fill(self) -> bool:
+        """Read the next burst from the log, or a page from the store, or wait."""
+        self._buffer, self._next = [], 0
+        hub = self.hub
+        if self._index is not None and self._index >= hub.base:
+            new = hub.log[self._index - hub.base :]
+            if new:
+                self._index = hub.base + len(hub.log)
+                self._take(new)
+                return True
+            if not hub.driven:
+                # Another process may write from here on; the log says nothing about that.
+                self._index = None
+        elif hub.driven and self._join():
+            return True
+        if self._index is None and await self._read_store():
+            return True
+        if self._index is None and hub.driven and self._join():
+            return True
+        if self.done is not None and self.done():
+            return False
+        await hub.wait(self.clock, None if hub.driven and self._index is not None else self.poll_s)
+        return True
+
+    async def _read_store(self) -> bool:
+        page = await self.store.read_events(self.hub.agent_id, after=self.cursor, limit=PAGE)
+        self._take([Envelope(self.hub.agent_id, event, event.cursor) for event in page.items])
+        return bool(page.items)
+
+    def _join(self) -> bool:
+        """Step from the store into the live log where they meet; says whether it could."""
+        hub = self.hub
+        index = hub.index_after(self.cursor)
+        if index is None:
+            return False
+        self._index = index
+        resume, self._resume = self._resume, None
+        reply = hub.reply
+        if reply is not None and hub.cursor is not None and self.cursor >= hub.cursor:
+            self._index = hub.base + len(hub.log)
+            self._take(_text_so_far(hub, reply, resume))
+        return True
+
+    def _take(self, new: Sequence[Envelope]) -> None:
+        types = self.types
+        cursor = self.cursor
+        taken = []
+        for envelope in new:
+            if envelope.event.cursor:
+                if envelope.cursor <= cursor:
+                    continue
+                cursor = envelope.cursor
+            if types is None or envelope.event.type in types:
+                taken.append(envelope)
+        self.cursor = cursor
+        self._buffer.extend(taken)
+
+
+def _text_so_far(hub: Hub, reply: Assembler, resume: Position | None) -> list[Envelope]:
+    """What the running attempt has shown, from where this reader left it."""
+    out = []
+    for shown in reply.so_far():
+        known = 0
+        if resume is not None and resume.attempt == hub.attempt:
+            if shown.block < resume.block:
+                continue
+            known = resume.offset if shown.block == resume.block else 0
+        start = Event(f"{shown.kind}_chunk_start", step=hub.step)
+        chunk = Event(f"{shown.kind}_chunk", step=hub.step)
+        cursor = hub.cursor or 0
+        if known == 0:
+            out.append(Envelope(hub.agent_id, start, cursor, hub.attempt, shown.block, 0))
+        rest = shown.text[known:]
+        if rest:
+            out.append(Envelope(hub.agent_id, chunk, cursor, hub.attempt, shown.block, len(shown.text), rest))
+    return out
+
+
+def _wanted(channels: Collection[Channel] | None, kinds: Collection[str] | None) -> frozenset[str] | None:
+    """Types to hand out; None: all.
+
+    Raises:
+        UsageError: ``bad_filter``: a channel or type that does not exist would wait for ever.
+    """
+    known = set(CHANNEL.values())
+    strange = sorted({*(c for c in channels or () if c not in known), *(k for k in kinds or () if k not in CHANNEL)})
+    if strange:
+        raise UsageError(
+            f"No channel or event type {', '.join(map(repr, strange))}; channels are {', '.join(sorted(known))}, "
+            f"types are {', '.join(sorted(CHANNEL))}.",
+            code="bad_filter",
+        )
+    if channels is None and kinds is None:
+        return None
+    return frozenset(
+        t for t, channel in CHANNEL.items() if (channels is None or channel in channels) and (kinds is None or t in kinds)
+    )

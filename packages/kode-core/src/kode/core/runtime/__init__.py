@@ -1,0 +1,1 @@
+"""The shell around the kernel: drivers, effects, agents and pools."""

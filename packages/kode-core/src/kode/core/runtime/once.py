@@ -1,0 +1,60 @@
+"""One input, applied by whoever asks: takes the lease, commits, gives it back. For agents that are at rest."""
+
+from __future__ import annotations
+
+from kode.core.config import Dependencies
+from kode.core.errors import IllegalInputError, UsageError
+from kode.core.event.hub import switchboard
+from kode.core.kernel.inputs import Input
+from kode.core.kernel.limits import Limits
+from kode.core.kernel.machine import Context, transition, wake_at
+from kode.core.kernel.state import State
+from kode.core.runtime.lease import Holding
+from kode.core.runtime.resident import Resident
+from kode.core.store.contract import Commit, DocumentBody
+
+__all__ = ["apply_once"]
+
+
+async def apply_once(
+    agent_id: str, input: Input, deps: Dependencies, limits: Limits, *, documents: tuple[DocumentBody, ...] = ()
+) -> State:
+    """Apply an input that starts nothing.
+
+    Raises:
+        UsageError: ``not_safe``: the agent is in the middle of a step.
+        LeaseLostError: ``held``: somebody drives it just now.
+    """
+    holding = await Holding.acquire(deps, agent_id, limits)
+    try:
+        resident = await Resident.load(deps.store, agent_id)
+        context = Context(deps.clock.now(), holding.lease.fence, limits)
+        try:
+            done = transition(resident.state, input, context)
+        except IllegalInputError as error:
+            raise UsageError(
+                f"{error.message} Wait until the step is over, or interrupt it first.", code="not_safe", agent_id=agent_id
+            ) from None
+        state = done.state
+        await deps.store.commit(
+            Commit(
+                state=state,
+                commit_id=deps.ids.commit_id(),
+                version=resident.version,
+                fence=holding.lease.fence,
+                at=state.updated_at,
+                bounds=resident.bounds,
+                wake_at=wake_at(state),
+                events=done.events,
+                snapshots=done.snapshots,
+                documents=documents,
+                seen=resident.seen,
+            )
+        )
+        hub = switchboard(deps.store, agent_id)
+        hub.begin(resident.state.next_cursor - 1)
+        hub.publish(done.events)
+        hub.end()
+        return state
+    finally:
+        await holding.let_go()

@@ -1,0 +1,117 @@
+"""The resident part of an agent: its state and window in this process, between one commit and the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from kode.core.errors import NotFoundError
+from kode.core.kernel.machine import Transition
+from kode.core.kernel.message import Block, Message
+from kode.core.kernel.state import State
+from kode.core.store import records
+from kode.core.store.base import Store
+from kode.core.store.contract import Bounds, Item, Key, Loaded, Record
+
+__all__ = ["Resident"]
+
+
+class Resident:
+    """What a driver works on. Dropped as a whole when another driver may have written.
+
+    The window is kept as stored records until somebody needs it as messages.
+    """
+
+    __slots__ = ("_rows", "_summary", "_window", "agent_id", "bounds", "inbox", "seen", "state", "version")
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.agent_id = loaded.state.agent_id
+        self.state: State = loaded.state
+        self.version = loaded.version
+        self.seen = loaded.seen
+        self.bounds: Bounds = loaded.bounds
+        self.inbox: list[Item] = list(loaded.inbox)
+        """Items that wait, those offered and postponed included."""
+        self._rows: Sequence[Record] = loaded.window
+        self._window: dict[int, Message] | None = None
+        self._summary: tuple[str, tuple[Block, ...]] | None = None
+
+    @classmethod
+    async def load(cls, store: Store, agent_id: str) -> Resident:
+        """Read an agent.
+
+        Raises:
+            NotFoundError: There is none of that id.
+        """
+        loaded = await store.load(agent_id)
+        if loaded is None:
+            raise NotFoundError(
+                f"No agent {agent_id!r} in this store; create it, or look with list_agents().", agent_id=agent_id
+            )
+        return cls(loaded)
+
+    def take(self, transition: Transition, version: int, seen: int, consumed: Iterable[int]) -> None:
+        """Become what a commit made durable."""
+        self.state = transition.state
+        self.version = version
+        self.seen = seen
+        used = set(consumed)
+        if used:
+            self.inbox = [item for item in self.inbox if item.position not in used]
+        for compaction in transition.compactions:
+            self._summary = (compaction.id, compaction.summary)
+        if transition.messages:
+            window = self._decoded()
+            for message in transition.messages:
+                window[message.seq] = message
+
+    async def window(self, store: Store, upto: int) -> list[Message]:
+        """The messages a model is shown, oldest first, the summary of what was compacted in front."""
+        state = self.state
+        shown = state.window
+        messages = self._decoded()
+        if len(shown.ranges) == 1 and not shown.pinned and shown.compaction is None and len(messages) == upto:
+            return list(messages.values())
+        wanted = list(shown.seqs(upto))
+        missing = [seq for seq in wanted if seq not in messages]
+        if missing:
+            await self._fetch(store, missing, messages)
+        if len(messages) > len(wanted) + 100:
+            self._window = {seq: messages[seq] for seq in wanted}
+        listed = [messages[seq] for seq in wanted]
+        if shown.compaction is not None:
+            blocks = await self._summary_blocks(store, shown.compaction)
+            listed.insert(0, Message(-1, "user", blocks, state.updated_at, origin="summary"))
+        return listed
+
+    def message(self, seq: int) -> Message | None:
+        """A message, if it is in memory."""
+        return self._decoded().get(seq)
+
+    def release(self) -> None:
+        """Let the window go; it is read again when it is needed."""
+        self._window = {}
+        self._rows = ()
+
+    def _decoded(self) -> dict[int, Message]:
+        if self._window is None:
+            self._window = {message.seq: message for message in map(records.read_message, self._rows)}
+            self._rows = ()
+        return self._window
+
+    async def _fetch(self, store: Store, missing: list[int], into: dict[int, Message]) -> None:
+        start, last = missing[0] - 1, missing[-1]
+        while start < last:
+            page = await store.read_messages(self.agent_id, after=start, before=last + 1, limit=1_000)
+            for message in page.items:
+                into[message.seq] = message
+            if page.next is None:
+                return
+            start = page.next
+
+    async def _summary_blocks(self, store: Store, id: str) -> tuple[Block, ...]:
+        if self._summary is None or self._summary[0] != id:
+            (row,) = await store.get(self.agent_id, [Key("compaction", self.state.uid, id)])
+            if row is None:
+                raise NotFoundError(f"Compaction {id!r} of agent {self.agent_id!r} is not stored.", compaction=id)
+            self._summary = (id, records.read_compaction(row).summary)
+        return self._summary[1]

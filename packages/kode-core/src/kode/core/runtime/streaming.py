@@ -1,0 +1,70 @@
+"""A run and its events together: the run is driven while its events are read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+
+import anyio
+from anyio.abc import TaskGroup
+
+from kode.core.event.base import Envelope
+from kode.core.event.hub import Subscription
+from kode.core.runtime.result import RunResult
+
+__all__ = ["Stream"]
+
+
+class Stream(AsyncIterator[Envelope]):
+    """An async context manager to iterate over. Its task group lives from enter to exit of the ``async with``."""
+
+    def __init__(
+        self,
+        subscribe: Callable[[], Awaitable[Subscription]],
+        run: Callable[[], Awaitable[RunResult]],
+        wake: Callable[[], None],
+    ) -> None:
+        self._subscribe = subscribe
+        self._run = run
+        self._wake = wake
+        self._events: Subscription | None = None
+        self._tasks: TaskGroup | None = None
+        self._finished = False
+        self._failure: Exception | None = None
+        self.result: RunResult | None = None
+        """Of the run, once it ended."""
+
+    async def __aenter__(self) -> Stream:
+        self._events = await self._subscribe()
+        self._events.done = lambda: self._finished
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._drive)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks, self._tasks = self._tasks, None
+        if tasks is not None:
+            tasks.cancel_scope.cancel()
+            await tasks.__aexit__(None, None, None)
+        if error is None and self._failure is not None:
+            raise self._failure
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Envelope:
+        if self._events is None:
+            raise StopAsyncIteration
+        return await self._events.__anext__()
+
+    async def _drive(self) -> None:
+        try:
+            self.result = await self._run()
+        except Exception as error:  # noqa: BLE001 - raised when the ``async with`` is left, without a group around it
+            self._failure = error
+        finally:
+            self._finished = True
+            self._wake()

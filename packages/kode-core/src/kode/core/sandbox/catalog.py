@@ -1,0 +1,92 @@
+"""Finds sandboxes by kind: those registered in this process, and those that installed wheels bring (``kode.sandbox``)."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any
+
+from kode.core.errors import NotBoundError, UsageError
+from kode.core.sandbox.base import Sandbox
+
+__all__ = ["SandboxFactory", "default_sandboxes"]
+
+GROUP = "kode.sandbox"
+
+
+class SandboxFactory:
+    """Kinds and the classes that make them.
+
+    Args:
+        installed: Look for unknown kinds among the entry points of installed wheels; they are loaded when asked for.
+    """
+
+    def __init__(self, *, installed: bool = True) -> None:
+        self._kinds: dict[str, type[Sandbox]] = {}
+        self._installed = installed
+
+    def register(self, kind: str, sandbox: type[Sandbox]) -> None:
+        """Add a kind. The same class again is harmless.
+
+        Raises:
+            UsageError: The kind stands for another class.
+        """
+        if self._kinds.setdefault(kind, sandbox) is not sandbox:
+            raise UsageError(
+                f"The sandbox kind {kind!r} is registered with another class.", code="sandbox_exists"
+            )
+
+    def get(self, kind: str) -> type[Sandbox]:
+        """Return the class of a kind; the first time, one that a wheel brings is loaded.
+
+        Raises:
+            NotBoundError: There is none; the message names those that are known.
+            UsageError: Two wheels claim the kind, or it cannot be loaded.
+        """
+        if kind in self._kinds:
+            return self._kinds[kind]
+        points = tuple(entry_points(group=GROUP, name=kind)) if self._installed else ()
+        if not points:
+            known = ", ".join(self.kinds()) or "none"
+            raise NotBoundError(
+                f"There is no sandbox of kind {kind!r} in this process; known are: {known}. Install the wheel "
+                f"kode-sandbox-{kind}, or register it.",
+                kind=kind,
+            )
+        if len({point.value for point in points}) > 1:
+            claims = ", ".join(sorted(point.value for point in points))
+            raise UsageError(
+                f"Two wheels claim the sandbox kind {kind!r}: {claims}.", code="sandbox_claimed_twice"
+            )
+        try:
+            self.register(kind, points[0].load())
+        except (ImportError, AttributeError) as error:
+            raise UsageError(
+                f"The sandbox {kind!r} cannot be loaded: {error}.", code="sandbox_not_loaded"
+            ) from error
+        return self._kinds[kind]
+
+    def create(self, kind: str, **options: Any) -> Sandbox:
+        """Make a sandbox; ``open`` it before use.
+
+        Raises:
+            UsageError: The kind does not take these options.
+        """
+        try:
+            return self.get(kind)(**options)
+        except TypeError as error:
+            raise UsageError(
+                f"The sandbox {kind!r} does not take these options: {error}.", code="bad_option"
+            ) from error
+
+    async def kill_ref(self, ref: str) -> int:
+        """End what a dead owner left under ``ref``, whatever its kind; returns how many processes were found."""
+        return await self.get(ref.partition(":")[0]).kill_ref(ref)
+
+    def kinds(self) -> tuple[str, ...]:
+        """Return all known kinds, sorted; nothing is loaded."""
+        installed = {point.name for point in entry_points(group=GROUP)} if self._installed else set()
+        return tuple(sorted(installed | set(self._kinds)))
+
+
+default_sandboxes = SandboxFactory()
+"""The process's own."""

@@ -1,0 +1,1 @@
+"""Stores: where agents live. `Store` is the contract, `MemoryStore` and `SqliteStore` come with it."""

@@ -1,0 +1,176 @@
+"""Leases: who may drive an agent, until when, and under which fence.
+
+A lease's record is never removed while its agent lives, for it holds the last fence given: a commit is compared with
+that, whether the lease is held, lapsed or given back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kode.core.errors import LeaseLostError, StoreUnavailableError
+from kode.core.store import plans
+from kode.core.store import records as rec
+from kode.core.store.contract import Condition, Lease, Record
+from kode.core.store.plans import header_key, integer, lease_key, uid_of
+from kode.core.store.primitives import check_agent_id
+from kode.core.store.reading import Reading
+
+__all__ = ["Leasing"]
+
+TRIES = 50
+"""Lost races in a row before a call gives up; each means that somebody else got on."""
+
+
+class Leasing(Reading):
+    """The right to drive."""
+
+    def __init__(self) -> None:
+        self._retaken: dict[str, Lease] = {}
+        """Leases given out here that count take-overs, by uid: what `answered` must reset. Most count none."""
+
+    async def acquire(self, agent_id: str, holder: str, ttl_s: float) -> Lease:
+        """Take the right to drive an agent. The fence rises every time, the same holder's too.
+
+        A lease that was not given back counts a take-over (`Lease.takes`): it lapsed, its process is dead, or its own
+        holder lost it. One that was given back keeps the count; a commit with `answered` sets it to 0.
+
+        Raises:
+            NotFoundError: No such agent.
+            LeaseLostError: ``held``: another holder's lease lives; `fields` name `holder` and `until`.
+        """
+        check_agent_id(agent_id)
+        for _ in range(TRIES):
+            now = await self.now()
+            header, old = await self._header_and_lease(agent_id)
+            held = self._live_lease(old, header, now)
+            if held is not None and held.holder != holder:
+                raise _held(agent_id, held)
+            uid, version = uid_of(header), integer(header.columns["version"])
+            fence, takes = 1, 0
+            conditions = [
+                Condition("equals", header_key(agent_id), "uid", uid),
+                Condition("equals", header_key(agent_id), "version", version),
+            ]
+            if old is None:
+                conditions.append(Condition("absent", lease_key(uid)))
+            else:
+                fence = integer(old.columns["fence"]) + 1
+                takes = integer(old.columns["takes"]) + (old.columns["holder"] is not None)
+                conditions += _unchanged(old)
+            lease = Lease(agent_id, uid, holder, fence, now + micros(ttl_s), version, takes)
+            if await self.apply(agent_id, conditions, [rec.lease_record(lease)], ()) is None:
+                self._remember(lease)
+                return lease
+        raise _busy(agent_id)
+
+    async def renew(self, lease: Lease, ttl_s: float) -> Lease:
+        """Hold a lease longer; the fence stays. A lapsed one that nobody took may be renewed.
+
+        Raises:
+            LeaseLostError: It was given back or somebody took it: stop.
+        """
+        now = await self.now()
+        until = now + micros(ttl_s)
+        kept = replace(lease, until=until, takes=self._takes(lease))
+        for _ in range(TRIES):
+            conditions = [
+                *_same(lease),
+                Condition("equals", lease_key(lease.uid), "takes", kept.takes),
+            ]
+            failed = await self.apply(lease.agent_id, conditions, [rec.lease_record(kept)], ())
+            if failed is None:
+                self._remember(kept)
+                return kept
+            if failed < len(conditions) - 1:
+                break
+            # An answer was committed meanwhile, which set the count to 0.
+            (record,) = await self.get(lease.agent_id, [lease_key(lease.uid)])
+            kept = replace(kept, takes=0 if record is None else integer(record.columns["takes"]))
+        self._retaken.pop(lease.uid, None)
+        raise LeaseLostError(
+            f"The lease of {lease.holder!r} on {lease.agent_id!r} (fence {lease.fence}) is no longer its own; stop driving.",
+            agent_id=lease.agent_id,
+            holder=lease.holder,
+            fence=lease.fence,
+        )
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back. Does nothing when it is somebody else's by now, or the agent is gone."""
+        takes = self._takes(lease)
+        for _ in range(TRIES):
+            given = rec.released_record(replace(lease, until=0, takes=takes))
+            conditions = [*_same(lease), Condition("equals", lease_key(lease.uid), "takes", takes)]
+            failed = await self.apply(lease.agent_id, conditions, [given], ())
+            if failed is None or failed < len(conditions) - 1:
+                break
+            (record,) = await self.get(lease.agent_id, [lease_key(lease.uid)])
+            takes = 0 if record is None else integer(record.columns["takes"])
+        self._retaken.pop(lease.uid, None)
+
+    async def lease_of(self, agent_id: str) -> Lease | None:
+        """Tell who drives an agent now; None when nobody does.
+
+        Raises:
+            NotFoundError: No such agent.
+        """
+        check_agent_id(agent_id)
+        header, record = await self._header_and_lease(agent_id)
+        return self._live_lease(record, header, await self.now())
+
+    # ---- inside -----------------------------------------------------------------------------------------------
+
+    async def _header_and_lease(self, agent_id: str) -> tuple[Record, Record | None]:
+        return await self._settled(agent_id, lambda: _read_both(agent_id))
+
+    def _remember(self, lease: Lease) -> None:
+        if lease.takes:
+            self._retaken[lease.uid] = lease
+        else:
+            self._retaken.pop(lease.uid, None)
+
+    def _takes(self, lease: Lease) -> int:
+        known = self._retaken.get(lease.uid)
+        return known.takes if known is not None and known.fence == lease.fence else lease.takes
+
+
+def micros(seconds: float) -> int:
+    """Write a duration as the store counts it."""
+    return round(seconds * 1_000_000)
+
+
+def _read_both(agent_id: str) -> plans.Plan[tuple[Record, Record | None]]:
+    header = yield from plans.need_header(agent_id)
+    (lease,) = yield from plans.get(lease_key(uid_of(header)))
+    return header, lease
+
+
+def _unchanged(record: Record) -> list[Condition]:
+    """Say that a lease is still as it was read: the fence tells takers apart, `until` a renewal, `takes` an answer."""
+    key = record.address
+    return [
+        Condition("equals", key, name, record.columns[name]) for name in ("fence", "holder", "until", "takes")
+    ]
+
+
+def _same(lease: Lease) -> list[Condition]:
+    key = lease_key(lease.uid)
+    return [Condition("equals", key, "fence", lease.fence), Condition("equals", key, "holder", lease.holder)]
+
+
+def _held(agent_id: str, held: Lease) -> LeaseLostError:
+    return LeaseLostError(
+        f"{agent_id!r} is driven by {held.holder!r}; enqueue and let it work, or wait until its lease ends.",
+        code="held",
+        agent_id=agent_id,
+        holder=held.holder,
+        until=held.until,
+    )
+
+
+def _busy(agent_id: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"The lease of {agent_id!r} changed {TRIES} times while it was being taken; try again.",
+        code="contended",
+        agent_id=agent_id,
+    )

@@ -1,0 +1,220 @@
+"""What a store can tell of an agent, built on plans: `load`, pages of its history, and single records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from kode.core.errors import NotFoundError, StoreError
+from kode.core.kernel.events import Event
+from kode.core.kernel.message import Message
+from kode.core.kernel.state import RunRecord, State
+from kode.core.kernel.toolcall import Call
+from kode.core.kernel.window import Snapshot
+from kode.core.store import liveness, plans
+from kode.core.store import records as rec
+from kode.core.store.contract import AgentInfo, DocumentBody, Item, Lease, Loaded, Record
+from kode.core.store.plans import Get, Page, Plan
+from kode.core.store.primitives import Records, check_agent_id
+
+__all__ = ["Reading"]
+
+T = TypeVar("T")
+PAGE = 100
+PAGE_BYTES = 4_194_304
+
+
+class Reading(Records):
+    """Reads. A page holds at most `limit` items and about `max_bytes` of records, but at least one item.
+
+    All of them raise `NotFoundError` when there is no such agent (but `load` and `exists`), and `RecordCorruptError`
+    for a record that cannot be read, which is left as it is.
+    """
+
+    async def read_plan(self, agent_id: str, plan: Plan[T]) -> T:
+        """Run a plan, one round trip for each thing it asks. For speed a store may run it whole, in one snapshot."""
+        try:
+            ask = next(plan)
+            while True:
+                if isinstance(ask, Get):
+                    ask = plan.send(await self.get(agent_id, ask.keys))
+                else:
+                    rows = await self.scan(
+                        agent_id,
+                        ask.kind,
+                        ask.uid,
+                        prefix=ask.prefix,
+                        after=ask.after,
+                        before=ask.before,
+                        limit=ask.limit,
+                        reverse=ask.reverse,
+                    )
+                    ask = plan.send(list(rows))
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    async def load(self, agent_id: str) -> Loaded | None:
+        """Read an agent with all a driver needs; None if there is none. The window stays undecoded.
+
+        `Loaded.lease` is the lease while it lives.
+        """
+        check_agent_id(agent_id)
+        now = await self.now()
+
+        def live(lease: Record | None, header: Record) -> Lease | None:
+            return self._live_lease(lease, header, now)
+
+        return await self._settled(agent_id, lambda: plans.load(agent_id, live))
+
+    async def read_state(self, agent_id: str) -> State:
+        """Read an agent's state, without its window and inbox."""
+        return await self._settled(agent_id, lambda: plans.read_state(agent_id))
+
+    async def exists(self, agent_id: str) -> bool:
+        """Tell whether there is such an agent."""
+        check_agent_id(agent_id)
+        (header,) = await self.get(agent_id, [plans.header_key(agent_id)])
+        return header is not None
+
+    async def list_agents(
+        self, prefix: str = "", after: str = "", limit: int = PAGE, tenant: str | None = None
+    ) -> list[AgentInfo]:
+        """List agents in the order of their ids, those above `after`; one row each, no bodies read."""
+        return [rec.read_info(header) for header in await self.agents(prefix, after, limit, tenant)]
+
+    async def read_messages(
+        self,
+        agent_id: str,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int = PAGE,
+        max_bytes: int = PAGE_BYTES,
+        backwards: bool = False,
+    ) -> Page[Message, int]:
+        """Read messages numbered above `after` and below `before`; `backwards`: the newest first."""
+        return await self._settled(
+            agent_id, lambda: plans.messages(agent_id, after, before, limit, max_bytes, backwards)
+        )
+
+    async def read_calls(
+        self,
+        agent_id: str,
+        *,
+        run: int | None = None,
+        after: str = "",
+        before: str | None = None,
+        limit: int = PAGE,
+        max_bytes: int = PAGE_BYTES,
+        backwards: bool = False,
+    ) -> Page[Call, str]:
+        """Read calls in the order they were asked for, of one run or all. `after` and `before` are a page's `next`."""
+        prefix = "" if run is None else rec.call_prefix(run)
+        return await self._settled(
+            agent_id, lambda: plans.calls(agent_id, prefix, after, before, limit, max_bytes, backwards)
+        )
+
+    async def read_events(
+        self,
+        agent_id: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int = 1_000,
+        max_bytes: int = PAGE_BYTES,
+        backwards: bool = False,
+    ) -> Page[Event, int]:
+        """Read durable events with a cursor above `after` and below `before`; `backwards`: the newest first.
+
+        Events that were pruned are left out: the first cursor says where the rest begins.
+        """
+        if backwards:
+            return await self._settled(
+                agent_id, lambda: plans.events_backwards(agent_id, before, limit, max_bytes, after)
+            )
+        return await self._settled(agent_id, lambda: plans.events(agent_id, after, limit, max_bytes, before))
+
+    async def read_runs(
+        self,
+        agent_id: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int = PAGE,
+        max_bytes: int = PAGE_BYTES,
+        backwards: bool = False,
+    ) -> Page[RunRecord, int]:
+        """Read run records numbered above `after` and below `before`; `backwards`: the newest first."""
+        return await self._settled(
+            agent_id, lambda: plans.runs(agent_id, after, before, limit, max_bytes, backwards)
+        )
+
+    async def read_run(self, agent_id: str, number: int) -> RunRecord | None:
+        """Read what became of a run; None while nothing is recorded of it, or when it was pruned."""
+        return await self._settled(agent_id, lambda: plans.run(agent_id, number))
+
+    async def consumed_by(self, agent_id: str, item_id: str) -> int | None:
+        """Tell which run took an inbox item; None when none has, or it is no longer remembered."""
+        return await self._settled(agent_id, lambda: plans.consumed_by(agent_id, item_id))
+
+    async def read_inbox(self, agent_id: str, uid: str, *, after: int = 0) -> tuple[Item, ...]:
+        """Read what waits beyond a position, the oldest first; nothing if the agent is gone."""
+        return await self.read_plan(agent_id, plans.inbox_after(uid, after))
+
+    async def list_snapshots(self, agent_id: str) -> tuple[Snapshot, ...]:
+        """List all snapshots, the oldest first."""
+        return await self._settled(agent_id, lambda: plans.snapshots(agent_id))
+
+    async def read_documents(self, agent_id: str, kind: str | None = None) -> tuple[DocumentBody, ...]:
+        """Read the documents the agent has now, of one kind or all."""
+        return await self._settled(agent_id, lambda: plans.documents(agent_id, kind))
+
+    async def read_document(self, agent_id: str, kind: str, name: str) -> DocumentBody | None:
+        """Read one document as the agent has it now; None if it has none of that name."""
+        return await self._settled(agent_id, lambda: plans.document(agent_id, kind, name))
+
+    async def put_blob(self, data: bytes, media_type: str = "application/octet-stream") -> str:
+        """Keep bytes apart from any record; returns the SHA-256 (hex) they are found by."""
+        record = rec.blob_record(data, media_type)
+        await self.blob_put(record.key, data, media_type)
+        return record.key
+
+    async def get_blob(self, sha256: str) -> bytes:
+        """Read what `put_blob` kept.
+
+        Raises:
+            NotFoundError: There is no such blob.
+        """
+        record = await self.blob_get(sha256)
+        if record is None:
+            raise NotFoundError(f"No blob {sha256} is stored here.", sha256=sha256)
+        return record.body
+
+    # ---- inside -----------------------------------------------------------------------------------------------
+
+    async def settle(self, agent_id: str, header: Record) -> None:
+        """Bring the commit that a header names as staged to its places. Anyone may; `Writing` does."""
+        raise NotImplementedError
+
+    async def _settled(self, agent_id: str, plan: Callable[[], Plan[T]]) -> T:
+        """Run a plan; when it meets a staged commit, settle that and run it again."""
+        check_agent_id(agent_id)
+        for _ in range(5):
+            try:
+                return await self.read_plan(agent_id, plan())
+            except plans.StagedFound as found:
+                header = found.header
+            await self.settle(agent_id, header)
+        raise StoreError(f"The staged commit of {agent_id!r} cannot be settled.", agent_id=agent_id)
+
+    def _live_lease(self, record: Record | None, header: Record, now: int) -> Lease | None:
+        """Decode a lease if it lives."""
+        if record is None:
+            return None
+        lease = rec.read_lease(record, header.key, plans.integer(header.columns["version"]))
+        return lease if lease is not None and lease.until > now and not self._dead(lease.holder) else None
+
+    def _dead(self, holder: str) -> bool:
+        """Whether the holder is a process of this machine that is known to be gone."""
+        return self.same_host and liveness.is_dead(holder)

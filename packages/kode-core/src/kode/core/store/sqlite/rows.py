@@ -1,0 +1,224 @@
+"""Records as rows: one table per kind, made from the closed list of columns. All functions here run in a thread.
+
+Each table has its rowid, a unique index on (owner, key) and nothing else, but for the two look-ups that need one: an
+inbox item's id, and the headers that are due. `owner` is a record's uid (a header has a column of that name).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
+from kode.core.store.plans import Ask, Get, Plan, Scan, T
+from kode.core.store.primitives import prefix_end
+from kode.core.store.records import COLUMNS, int_key, key_int
+
+__all__ = ["SCHEMA", "agents", "append_inbox", "apply", "drop", "due", "get", "put", "run_plan", "scan"]
+
+DROPPED: Final = 5_000
+"""Rows removed in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The statements for one kind. Their text is the same each time, so that SQLite compiles each once."""
+
+    kind: Kind
+    names: tuple[str, ...]
+    """Columns."""
+    create: str
+    select: str
+    """Everything but the owner, up to and with WHERE owner = ?."""
+    put: str
+    delete: str
+    drop: str
+
+
+def _table(kind: Kind) -> Table:
+    names = tuple(name for name, _ in COLUMNS[kind])
+    typed = "".join(f'  "{name}" {sort.upper()},\n' for name, sort in COLUMNS[kind])
+    quoted = "".join(f'"{name}", ' for name in names)
+    marks = "?, " * (len(names) + 2)
+    updates = ", ".join(f'"{name}" = excluded."{name}"' for name in (*names, "body"))
+    return Table(
+        kind,
+        names,
+        create=f'CREATE TABLE "{kind}" (\n  owner TEXT NOT NULL,\n  "key" TEXT NOT NULL,\n{typed}'
+        '  body BLOB NOT NULL,\n  UNIQUE (owner, "key")\n)',
+        select=f'SELECT "key", {quoted}body FROM "{kind}" WHERE owner = ?',
+        put=f'INSERT INTO "{kind}" (owner, "key", {quoted}body) VALUES ({marks}?) '
+        f'ON CONFLICT (owner, "key") DO UPDATE SET {updates}',
+        delete=f'DELETE FROM "{kind}" WHERE owner = ? AND "key" = ?',
+        drop=f'DELETE FROM "{kind}" WHERE rowid IN '
+        f'(SELECT rowid FROM "{kind}" WHERE owner = ? LIMIT {DROPPED})',
+    )
+
+
+TABLES: Final[dict[Kind, Table]] = {kind: _table(kind) for kind in COLUMNS}
+
+SCHEMA: Final[tuple[str, ...]] = (
+    *(table.create for table in TABLES.values()),
+    "CREATE INDEX inbox_id ON inbox (owner, id)",
+    'CREATE INDEX header_due ON header (wake_at, "key") WHERE wake_at IS NOT NULL',
+)
+
+_INBOX_ID = TABLES["inbox"].select + " AND id = ?"
+_INBOX_LAST = 'SELECT max("key") FROM inbox WHERE owner = ?'
+_INBOX_AFTER = 'SELECT 1 FROM inbox WHERE owner = ? AND "key" > ? LIMIT 1'
+# Counts no further than it must.
+_INBOX_FULL = (
+    "SELECT count(*) FROM (SELECT 1 FROM inbox WHERE owner = ? AND kind IN ('message', 'reminder') LIMIT ?)"
+)
+_WAKE = "UPDATE header SET wake_at = min(ifnull(wake_at, ?1), ?1) WHERE owner = '' AND \"key\" = ?2"
+_DUE = (
+    'SELECT h."key", h.wake_at FROM header h LEFT JOIN lease l ON l.owner = h.uid AND l."key" = \'\' '
+    'WHERE h.wake_at <= ?1 AND (h.wake_at, h."key") > (?2, ?3) AND (l.holder IS NULL OR l.until <= ?1) '
+    'ORDER BY h.wake_at, h."key" LIMIT ?4'
+)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------
+
+
+def record(table: Table, owner: str, row: tuple[Any, ...]) -> Record:
+    """Make a record of a row of `Table.select`."""
+    # The columns come first; what is behind them, the body, is left over.
+    columns: dict[str, Value] = dict(zip(table.names, row[1:], strict=False))
+    return Record(table.kind, owner, row[0], columns, row[-1])
+
+
+def get(db: sqlite3.Connection, keys: Sequence[Key]) -> list[Record | None]:
+    """See `Records.get`."""
+    found: list[Record | None] = []
+    for key in keys:
+        table = TABLES[key.kind]
+        row = db.execute(f'{table.select} AND "key" = ?', (key.uid, key.key)).fetchone()
+        found.append(None if row is None else record(table, key.uid, row))
+    return found
+
+
+def scan(db: sqlite3.Connection, ask: Scan, where: str = "", *more: Value) -> list[Record]:
+    """See `Records.scan`. `where` narrows it further."""
+    table = TABLES[ask.kind]
+    sql, values = table.select + ' AND "key" > ?', [ask.uid, ask.after]
+    if ask.prefix:
+        sql += ' AND "key" >= ?'
+        values.append(ask.prefix)
+    ends = [end for end in (ask.before, prefix_end(ask.prefix)) if end is not None]
+    if ends:
+        sql += ' AND "key" < ?'
+        values.append(min(ends))
+    sql += f'{where} ORDER BY "key"{" DESC" if ask.reverse else ""} LIMIT ?'
+    rows = db.execute(sql, (*values, *more, min(ask.limit, 2**62)))
+    return [record(table, ask.uid, row) for row in rows]
+
+
+def agents(db: sqlite3.Connection, prefix: str, after: str, limit: int, tenant: str | None) -> list[Record]:
+    """See `Records.agents`."""
+    ask = Scan("header", "", prefix=prefix, after=after, limit=limit)
+    return scan(db, ask) if tenant is None else scan(db, ask, " AND tenant = ?", tenant)
+
+
+def due(db: sqlite3.Connection, now: int, limit: int, after: Due | None) -> list[Due]:
+    """See `Records.due`."""
+    wake_at, agent_id = (-(2**63), "") if after is None else (after.wake_at, after.agent_id)
+    return [Due(*row) for row in db.execute(_DUE, (now, wake_at, agent_id, limit))]
+
+
+def run_plan(db: sqlite3.Connection, plan: Plan[T]) -> T:
+    """Run a plan to its end in one snapshot of the file."""
+    db.execute("BEGIN")
+    try:
+        answer = _answer(db, next(plan))
+        while True:
+            answer = _answer(db, plan.send(answer))
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    finally:
+        db.execute("COMMIT")
+
+
+def _answer(db: sqlite3.Connection, ask: Ask) -> list[Record | None]:
+    return get(db, ask.keys) if isinstance(ask, Get) else [*scan(db, ask)]
+
+
+# ---- writing: each call is judged first and writes after that, inside a transaction of the caller ------------------
+
+
+def apply(
+    db: sqlite3.Connection, conditions: Sequence[Condition], puts: Sequence[Record], deletes: Sequence[Key]
+) -> int | None:
+    """See `Records.apply`."""
+    for i, condition in enumerate(conditions):
+        if not _holds(db, condition):
+            return i
+    for key in deletes:
+        db.execute(TABLES[key.kind].delete, (key.uid, key.key))
+    for row in puts:
+        put(db, row)
+    return None
+
+
+def put(db: sqlite3.Connection, row: Record) -> None:
+    """Insert a record or replace it."""
+    table = TABLES[row.kind]
+    columns = row.columns
+    db.execute(table.put, (row.uid, row.key, *[columns[name] for name in table.names], row.body))
+
+
+def _holds(db: sqlite3.Connection, condition: Condition) -> bool:
+    key = condition.key
+    if condition.op == "no_inbox_after":
+        return db.execute(_INBOX_AFTER, (key.uid, condition.value)).fetchone() is None
+    at = f'SELECT 1 FROM "{key.kind}" WHERE owner = ? AND "key" = ?'
+    if condition.op == "absent":
+        return db.execute(at, (key.uid, key.key)).fetchone() is None
+    if condition.op == "free":
+        held = f"{at} AND holder IS NOT NULL AND until > ?"
+        return db.execute(held, (key.uid, key.key, condition.value)).fetchone() is None
+    same = f'{at} AND "{condition.column}" IS ?'
+    return db.execute(same, (key.uid, key.key, condition.value)).fetchone() is not None
+
+
+def append_inbox(db: sqlite3.Connection, agent_id: str, item: Record, now: int, bounded: bool) -> Appended:
+    """See `Records.append_inbox`."""
+    (header,) = get(db, [Key("header", "", agent_id)])
+    if header is None:
+        return Appended("gone")
+    uid, item_id = str(header.columns["uid"]), str(item.columns["id"])
+    inbox = TABLES["inbox"]
+    row = db.execute(_INBOX_ID, (uid, item_id)).fetchone()
+    if row is not None:
+        return Appended("waiting", key_int(row[0]), known=record(inbox, uid, row))
+    (consumed,) = get(db, [Key("consumed", uid, item_id)])
+    if consumed is not None and _int(consumed.columns["expires_at"]) > now:
+        return Appended("consumed", _int(consumed.columns["position"]), known=consumed)
+    if bounded:
+        largest, most = _int(header.columns["max_message_bytes"]), _int(header.columns["max_inbox"])
+        if _int(item.columns["size"]) > largest:
+            return Appended("too_big", limit=largest)
+        if db.execute(_INBOX_FULL, (uid, most)).fetchone()[0] >= most:
+            return Appended("full", limit=most)
+    last = db.execute(_INBOX_LAST, (uid,)).fetchone()[0]
+    position = max(0 if last is None else key_int(last), _int(header.columns["seen"])) + 1
+    put(db, Record("inbox", uid, int_key(position), item.columns, item.body))
+    wake_at = max(now, _int(item.columns["not_before"]))
+    db.execute(_WAKE, (wake_at, agent_id))
+    return Appended("new", position)
+
+
+def drop(db: sqlite3.Connection, uid: str) -> bool:
+    """Remove rows of a uid, so many that other writers need not wait long; says whether all are gone."""
+    for table in TABLES.values():
+        if db.execute(table.drop, (uid,)).rowcount >= DROPPED:
+            return False
+    return True
+
+
+def _int(value: Value) -> int:
+    """Read a column that holds a number; null counts as 0."""
+    return value if isinstance(value, int) else 0

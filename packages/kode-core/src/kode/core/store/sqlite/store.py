@@ -1,0 +1,254 @@
+"""`SqliteStore`: the embedded default."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+from anyio import to_thread
+from anyio.lowlevel import RunVar
+
+from kode.core.clock import Clock, RealClock
+from kode.core.errors import StoreError, UsageError
+from kode.core.store.base import Store
+from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
+from kode.core.store.plans import Plan, Scan
+from kode.core.store.primitives import Durability
+from kode.core.store.sqlite import rows
+from kode.core.store.sqlite.file import connect, map_errors
+from kode.core.store.sqlite.writer import Writer
+
+__all__ = ["SqliteStore"]
+
+T = TypeVar("T")
+READERS = 8
+"""Threads that read at once."""
+_LOOK = 1_000
+_limiters: RunVar[anyio.CapacityLimiter] = RunVar("kode_sqlite_readers")
+
+
+class SqliteStore(Store):
+    """Keeps agents in one SQLite file, which any number of processes of one machine may use at once.
+
+    Writes of one process share transactions (see `writer`), reads run beside them in threads of their own and see the
+    last commit. File and folder are made when missing, readable by their owner only.
+
+    Args:
+        path: The file. ":memory:" is refused: use `MemoryStore`.
+        durability: ``power``: what is acknowledged is on the disk. ``process``: it survives the death of the process
+            and of others, a loss of power may take the last moments; the file stays sound.
+        busy_timeout_s: How long to wait for another process's transaction before `StoreUnavailableError`
+            (``store_locked``).
+        clock: What leases expire by; a virtual one for tests.
+    """
+
+    same_host = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Durability = "power",
+        busy_timeout_s: float = 10.0,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__()
+        self.path = str(Path(path))
+        if self.path in (":memory:", "", "."):
+            raise UsageError(
+                f"{str(path)!r} is no path of a file; for a store in memory take MemoryStore.", code="bad_path"
+            )
+        if durability not in ("power", "process"):
+            raise UsageError(f"durability is {durability!r}; give 'power' or 'process'.", code="bad_durability")
+        self.durability: Durability = durability
+        self._busy_timeout_s = busy_timeout_s
+        self._clock: Clock = RealClock() if clock is None else clock
+        self._writer = Writer(self.path, durability, busy_timeout_s)
+        self._idle: list[sqlite3.Connection] = []
+        self._state = "new"
+
+    async def open(self) -> None:
+        """Open or create the file. Any other call does so too, unless the store was closed.
+
+        Raises:
+            StoreError: It is no file of ours, or cannot be opened.
+            SchemaTooNewError: A newer KODE made it.
+        """
+        await self._writer.run(lambda db: None)
+        self._state = "open"
+
+    async def close(self) -> None:
+        """Finish what is being written and close the file."""
+        if self._state != "open":
+            self._state = "closed"
+            return
+        self._state = "closed"
+        with anyio.CancelScope(shield=True):
+            await self._writer.close()
+            idle, self._idle = self._idle, []
+            await to_thread.run_sync(_close_all, idle)
+
+    async def now(self) -> int:
+        """Tell the time by the clock that was given."""
+        return self._clock.now()
+
+    # ---- writing ----------------------------------------------------------------------------------------------
+
+    async def apply(
+        self,
+        agent_id: str,
+        conditions: Sequence[Condition],
+        puts: Sequence[Record],
+        deletes: Sequence[Key],
+    ) -> int | None:
+        """See `Records.apply`."""
+        return await self._submit(lambda db: rows.apply(db, conditions, puts, deletes))
+
+    async def apply_and_look(
+        self,
+        agent_id: str,
+        conditions: Sequence[Condition],
+        puts: Sequence[Record],
+        deletes: Sequence[Key],
+        *,
+        uid: str,
+        after: str,
+    ) -> tuple[int | None, list[Record]]:
+        """See `Records.apply_and_look`; it looks."""
+
+        def both(db: sqlite3.Connection) -> tuple[int | None, list[Record]]:
+            failed = rows.apply(db, conditions, puts, deletes)
+            if failed is not None:
+                return failed, []
+            return None, rows.scan(db, Scan("inbox", uid, after=after, limit=_LOOK))
+
+        return await self._submit(both)
+
+    async def append_inbox(self, agent_id: str, record: Record, *, now: int, bounded: bool) -> Appended:
+        """See `Records.append_inbox`."""
+        return await self._submit(lambda db: rows.append_inbox(db, agent_id, record, now, bounded))
+
+    async def blob_put(self, sha256: str, data: bytes, media_type: str) -> None:
+        """See `Records.blob_put`."""
+        columns: dict[str, Value] = {"size": len(data), "media_type": media_type}
+        await self._submit(lambda db: rows.put(db, Record("blob", "", sha256, columns, data)))
+
+    async def drop(self, agent_id: str, uid: str) -> None:
+        """See `Records.drop`. What is removed is overwritten in the file."""
+
+        def wipe(db: sqlite3.Connection) -> bool:
+            db.execute("PRAGMA secure_delete = ON")
+            try:
+                return rows.drop(db, uid)
+            finally:
+                db.execute("PRAGMA secure_delete = OFF")
+
+        while uid and not await self._submit(wipe):
+            pass
+
+    async def erase(
+        self, agent_id: str, *, uid: str | None = None, holder: str | None = None, force: bool = False
+    ) -> str:
+        """See `Store.erase`. The write-ahead log is emptied too, unless another process is reading from it."""
+        gone = await super().erase(agent_id, uid=uid, holder=holder, force=force)
+        await self._writer.alone(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").close())
+        return gone
+
+    # ---- reading ----------------------------------------------------------------------------------------------
+
+    async def read_plan(self, agent_id: str, plan: Plan[T]) -> T:
+        """Run a whole plan in one thread and one snapshot."""
+        return await self._read(lambda db: rows.run_plan(db, plan))
+
+    async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
+        """See `Records.get`."""
+        return await self._read(lambda db: rows.get(db, keys))
+
+    async def scan(
+        self,
+        agent_id: str,
+        kind: Kind,
+        uid: str,
+        *,
+        prefix: str = "",
+        after: str = "",
+        before: str | None = None,
+        limit: int,
+        reverse: bool = False,
+    ) -> list[Record]:
+        """See `Records.scan`."""
+        ask = Scan(kind, uid, prefix, after, before, limit, reverse)
+        return await self._read(lambda db: rows.scan(db, ask))
+
+    async def due(self, now: int, limit: int, after: Due | None = None) -> list[Due]:
+        """See `Records.due`."""
+        return await self._read(lambda db: rows.due(db, now, limit, after))
+
+    async def agents(self, prefix: str, after: str, limit: int, tenant: str | None = None) -> list[Record]:
+        """See `Records.agents`."""
+        return await self._read(lambda db: rows.agents(db, prefix, after, limit, tenant))
+
+    async def blob_get(self, sha256: str) -> Record | None:
+        """See `Records.blob_get`."""
+        (record,) = await self.get("", [Key("blob", "", sha256)])
+        return record
+
+    # ---- inside -----------------------------------------------------------------------------------------------
+
+    async def _ready(self) -> None:
+        if self._state == "closed":
+            raise StoreError(f"The store of {self.path} is closed; open it again.", code="closed", path=self.path)
+        if self._state == "new":
+            await self.open()
+
+    async def _submit(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        await self._ready()
+        return await self._writer.run(work)
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        await self._ready()
+        return await to_thread.run_sync(self._read_in_thread, work, limiter=_limiter())
+
+    def _read_in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with map_errors(self.path):
+            # Lists are safe to share between threads for this much.
+            try:
+                db = self._idle.pop()
+            except IndexError:
+                db = connect(
+                    self.path, durability=self.durability, busy_timeout_s=self._busy_timeout_s, reader=True
+                )
+            try:
+                value = work(db)
+            except sqlite3.Error:
+                db.close()
+                raise
+            except BaseException:
+                self._give_back(db)
+                raise
+            self._give_back(db)
+            return value
+
+    def _give_back(self, db: sqlite3.Connection) -> None:
+        if self._state == "open":
+            self._idle.append(db)
+        else:
+            db.close()
+
+
+def _close_all(connections: list[sqlite3.Connection]) -> None:
+    for connection in connections:
+        connection.close()
+
+
+def _limiter() -> anyio.CapacityLimiter:
+    try:
+        return _limiters.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(READERS)
+        _limiters.set(limiter)
+        return limiter

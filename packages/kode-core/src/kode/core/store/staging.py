@@ -1,0 +1,127 @@
+"""Commits too large for one `apply` of an engine that bounds it: rows first, the header as the act, then settling.
+
+1. The rows are put under kind ``staged``, keyed by the commit's id, in portions; nobody looks at them.
+2. The header is put under the commit's conditions and names them. With that the commit is durable.
+3. *Settling* brings the rows to their places in portions, each on the condition that the header still names them, then
+   has the header name them no more, then removes them. Whoever reads or commits settles first; two may at once.
+
+What a process leaves behind before step 2, or before the end of step 3, is removed by `prune`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from kode.core.errors import RecordCorruptError, StoreError, StoreUnavailableError
+from kode.core.store import codec, plans
+from kode.core.store import records as rec
+from kode.core.store.contract import Commit, Condition, Key, Kind, Record
+from kode.core.store.leases import TRIES, Leasing
+from kode.core.store.plans import Scan, header_key, uid_of
+
+__all__ = ["Staging"]
+
+
+class Staging(Leasing):
+    """Writes as many records as a commit has."""
+
+    async def _write(
+        self, commit: Commit, conditions: list[Condition], puts: list[Record], deletes: list[Key]
+    ) -> tuple[int | None, list[Record]]:
+        """Apply a commit whose header is the last put: in one `apply`, or staged when it is too large for that."""
+        agent_id, uid = commit.state.agent_id, commit.state.uid
+        if self.max_batch is None or len(puts) + len(deletes) <= self.max_batch:
+            after = rec.int_key(commit.seen)
+            return await self.apply_and_look(agent_id, conditions, puts, deletes, uid=uid, after=after)
+        # The lease is part of the act: who is refused must not have given it back.
+        act = [record for record in puts if record.kind in ("header", "lease")]
+        rows: list[Record | Key] = [record for record in puts if record.kind not in ("header", "lease")]
+        rows += deletes
+        staged = [_staged(commit, i, row) for i, row in enumerate(rows)]
+        for i in range(0, len(staged), self.max_batch):
+            # Conditions here too, so that a loser stops early; they are judged again at the act.
+            failed = await self.apply(agent_id, conditions, staged[i : i + self.max_batch], ())
+            if failed is not None:
+                return failed, []
+        header = act.pop()
+        act.append(replace(header, columns={**header.columns, "staged": commit.commit_id}))
+        failed = await self.apply(agent_id, conditions, act, ())
+        if failed is None:
+            try:
+                await self._settle_agent(agent_id)
+            except StoreUnavailableError:
+                pass  # it is durable; whoever comes next settles it
+        return failed, []
+
+    async def _settle_agent(self, agent_id: str) -> None:
+        (header,) = await self.get(agent_id, [header_key(agent_id)])
+        if header is not None and header.columns["staged"] is not None:
+            await self.settle(agent_id, header)
+
+    async def settle(self, agent_id: str, header: Record) -> None:
+        """Bring the commit that this header names as staged to its places. Doing it again does no harm."""
+        uid, commit_id = uid_of(header), str(header.columns["staged"])
+        named = Condition("equals", header_key(agent_id), "staged", commit_id)
+        same = Condition("equals", header_key(agent_id), "uid", uid)
+        scan = Scan("staged", uid, prefix=f"{commit_id}/")
+        rows = await self.read_plan(agent_id, plans.scan_all(scan))
+        changes = [_unstaged(row) for row in rows]
+        portion = self.max_batch or plans.SCAN
+        for i in range(0, len(changes), portion):
+            part = changes[i : i + portion]
+            puts = [change for change in part if isinstance(change, Record)]
+            deletes = [change for change in part if isinstance(change, Key)]
+            if await self.apply(agent_id, [same, named], puts, deletes) is not None:
+                return  # another has settled it
+        await self._unname(agent_id, header, [same, named])
+        await self._remove(agent_id, [row.address for row in rows])
+
+    async def _unname(self, agent_id: str, header: Record, conditions: Sequence[Condition]) -> None:
+        """Have the header name the staged commit no more. An enqueue may move `wake_at` at any time."""
+        current: Record | None = header
+        for _ in range(TRIES):
+            if current is None or current.columns["staged"] != header.columns["staged"]:
+                return
+            wake_at = Condition("equals", header_key(agent_id), "wake_at", current.columns["wake_at"])
+            done = replace(current, columns={**current.columns, "staged": None})
+            if await self.apply(agent_id, [*conditions, wake_at], [done], ()) is None:
+                return
+            (current,) = await self.get(agent_id, [header_key(agent_id)])
+        raise StoreError(
+            f"The header of {agent_id!r} changes too fast to settle its commit.", agent_id=agent_id
+        )
+
+    async def _remove(self, agent_id: str, keys: Sequence[Key]) -> None:
+        portion = self.max_batch or plans.SCAN
+        for i in range(0, len(keys), portion):
+            await self.apply(agent_id, (), (), keys[i : i + portion])
+
+
+def _staged(commit: Commit, i: int, row: Record | Key) -> Record:
+    """Wrap a record, or the key of one to delete: ``[[kind, key, text]]``, the text "" for a delete."""
+    text = ""
+    if isinstance(row, Record):
+        text = json.dumps([dict(row.columns), row.body.decode()], ensure_ascii=False, separators=(",", ":"))
+    body = codec.encode("staged", ((row.kind, row.key, text),))
+    return Record("staged", commit.state.uid, f"{commit.commit_id}/{rec.int_key(i)}", {"at": commit.at}, body)
+
+
+def _unstaged(staged: Record) -> Record | Key:
+    try:
+        ((kind, key, text),) = codec.decode("staged", staged.body, staged.key)
+        if kind not in rec.COLUMNS:
+            raise ValueError(f"a record of kind {kind!r}")
+        if not text:
+            return Key(cast(Kind, kind), staged.uid, key)
+        columns, body = cast(tuple[dict[str, Any], str], json.loads(text))
+        return Record(cast(Kind, kind), staged.uid, key, columns, body.encode())
+    except ValueError as error:
+        raise RecordCorruptError(
+            f"The staged record {staged.uid}/{staged.key} cannot be read: {error}. It was left as it is.",
+            kind="staged",
+            record=f"{staged.uid}/{staged.key}",
+            raw=staged.body,
+        ) from None

@@ -1,0 +1,148 @@
+"""Templates: what an agent is made from, as versioned plain data.
+
+A template names tools, models and modes; they are bound to code when an agent is opened. It is stored with each agent
+made from it, so a later change of the registered template changes no agent that exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from kode.core.errors import NotBoundError, RecordCorruptError, UsageError
+from kode.core.jsontext import dump
+from kode.core.kernel.limits import Limits
+from kode.core.kernel.message import Json
+from kode.core.kernel.permission import PermissionPolicy
+
+__all__ = ["AgentTemplate", "TemplateRegistry", "decode_template", "encode_template", "templates"]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTemplate:
+    """Recipe of an agent.
+
+    Raises:
+        UsageError: A field has a wrong shape; the message names it.
+    """
+
+    id: str
+    system_prompt: str = ""
+    version: str = "1"
+    model: str = ""
+    """``provider:model``, or a provider's name for its default model."""
+    tools: tuple[str, ...] | Literal["*"] = ()
+    """Names in the tool registry; ``"*"`` for all that are registered when the agent is created."""
+    permission: PermissionPolicy = PermissionPolicy()
+    limits: Limits = Limits()
+    sandbox: str = "local"
+    """Kind of sandbox."""
+    sandbox_options: Json = Json("{}")
+    hooks: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
+    subagents: tuple[str, ...] = ()
+    """Templates its tasks may use."""
+    expose_thinking: bool = False
+    retain_thinking: bool = True
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    output_schema: Json | None = None
+    metadata: Json | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not self.id.strip() or len(self.id) > 200:
+            raise UsageError(f"AgentTemplate.id is {self.id!r}; give a name of 1 to 200 characters.", code="bad_template")
+        for name in ("system_prompt", "version", "model", "sandbox"):
+            if not isinstance(getattr(self, name), str):
+                raise UsageError(
+                    f"AgentTemplate.{name} is {getattr(self, name)!r}; give a text.", code="bad_template", field=name
+                )
+        for name in ("tools", "hooks", "plugins", "subagents"):
+            value = getattr(self, name)
+            if value == "*" and name == "tools":
+                continue
+            if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+                raise UsageError(
+                    f"AgentTemplate.{name} is {value!r}; give a list of names.", code="bad_template", field=name
+                )
+            if len(set(value)) != len(tuple(value)):
+                raise UsageError(f"AgentTemplate.{name} names something twice: {list(value)}.", code="bad_template")
+            object.__setattr__(self, name, tuple(value))
+
+    @property
+    def label(self) -> str:
+        """``id@version``, as headers show it."""
+        return f"{self.id}@{self.version}"
+
+    def changed(self, **changes: Any) -> AgentTemplate:
+        """The same recipe with some fields changed; None leaves a field as it is."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+@dataclass(slots=True)
+class TemplateRegistry:
+    """Templates by id. A process has one by default; ``Dependencies`` may bring another."""
+
+    _known: dict[str, AgentTemplate] = field(default_factory=dict)
+
+    def register(self, template: AgentTemplate) -> AgentTemplate:
+        """Make a template known under its id; the same id again replaces it for agents made from now on."""
+        self._known[template.id] = template
+        return template
+
+    def get(self, id: str) -> AgentTemplate:
+        """Find a template.
+
+        Raises:
+            NotBoundError: ``unknown_template``.
+        """
+        found = self._known.get(id)
+        if found is None:
+            known = ", ".join(sorted(self._known)) or "none"
+            raise NotBoundError(
+                f"No template {id!r} is registered (known: {known}); call templates.register(AgentTemplate({id!r}, …)).",
+                code="unknown_template",
+                template=id,
+            )
+        return found
+
+    def ids(self) -> list[str]:
+        """All ids, sorted."""
+        return sorted(self._known)
+
+
+templates = TemplateRegistry()
+"""The process's templates."""
+
+
+def encode_template(template: AgentTemplate) -> tuple[Json, str]:
+    """Template to the text that is stored, and its digest."""
+    text = dump(_adapter().dump_python(template, mode="json", exclude_none=True))
+    return text, hashlib.sha256(text.encode()).hexdigest()
+
+
+def decode_template(text: Json) -> AgentTemplate:
+    """The text back to the template.
+
+    Raises:
+        RecordCorruptError: It is none.
+    """
+    try:
+        return _adapter().validate_json(text)
+    except (ValueError, UsageError) as error:
+        raise RecordCorruptError(
+            f"The stored template cannot be read: {error}.", kind="document", raw=text.encode()
+        ) from None
+
+
+_cache: list[Any] = []
+
+
+def _adapter() -> Any:
+    # Built at first use: it costs milliseconds that an import need not pay.
+    if not _cache:
+        from pydantic import TypeAdapter
+
+        _cache.append(TypeAdapter(AgentTemplate))
+    return _cache[0]

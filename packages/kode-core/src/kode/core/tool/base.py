@@ -1,0 +1,278 @@
+"""The tool contract: what a tool is, what it is given, and what it may answer.
+
+A tool is a plain value: a name, a schema, flags, and one async function. ``kode.core.tool.define.tool`` makes one of a
+Python function; whoever has a JSON schema already (MCP) builds ``Tool`` directly.
+
+A tool never breaks a run: whatever goes wrong becomes a result that the model is shown (``Tool.call``). Only
+cancellation passes through.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio.from_thread
+
+from kode.core import jsontext
+from kode.core.errors import KodeError, UsageError
+from kode.core.kernel.limits import Limits
+from kode.core.kernel.message import Json, ResultContent, TextBlock, Usage
+from kode.core.kernel.toolcall import Recovery
+
+if TYPE_CHECKING:
+    from anyio import CancelScope
+
+    from kode.core.clock import Clock
+    from kode.core.sandbox.base import Sandbox
+
+__all__ = ["Suspended", "Tool", "ToolContext", "ToolError", "ToolFunction", "ToolOutcome", "ToolResult"]
+
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
+"""What every provider takes as a tool's name."""
+
+
+class ToolError(KodeError):
+    """Raised by a tool to tell the model what went wrong and what to do; it becomes the call's result.
+
+    Args:
+        message: One or two sentences for the model: what happened, the value, what to do.
+        retryable: Whether the same call may work later without a change.
+        hints: What the model could try instead.
+        code: Stable name for programs.
+        **fields: Plain values that are shown beside the message.
+    """
+
+    code = "tool"
+
+    def __init__(
+        self,
+        message: str,
+        /,
+        *,
+        retryable: bool = False,
+        hints: tuple[str, ...] = (),
+        code: str | None = None,
+        **fields: Any,
+    ) -> None:
+        super().__init__(message, code=code, **fields)
+        self.retryable = retryable
+        self.hints = tuple(hints)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.retryable, self.hints, self.code, self.fields))
+
+
+def _rebuild(
+    kind: type[ToolError],
+    message: str,
+    retryable: bool,
+    hints: tuple[str, ...],
+    code: str,
+    fields: dict[str, Any],
+) -> ToolError:
+    error = kind.__new__(kind)
+    ToolError.__init__(error, message, retryable=retryable, hints=hints, code=code, **fields)
+    return error
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutcome:
+    """A call's result as the model is shown it."""
+
+    content: tuple[ResultContent, ...]
+    is_error: bool = False
+    cut_bytes: int = 0
+    """Bytes of output that the tool itself left out."""
+    usage: Usage | None = None
+    """Tokens and cost that the tool used (a sub-agent, a model behind the tool); counted in the run."""
+
+    @classmethod
+    def of(cls, text: str, *, is_error: bool = False, cut_bytes: int = 0) -> ToolOutcome:
+        """Make a result of one text."""
+        return cls((TextBlock(text),), is_error, cut_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The tool handed its call to someone outside, who will send ``CallResolved``; the agent may sleep meanwhile."""
+
+    due_at: int | None = None
+    """Microseconds since the epoch; then the call is closed without an answer."""
+    child: str | None = None
+    """Agent id of the sub-agent that will answer."""
+
+
+ToolResult: TypeAlias = ToolOutcome | Suspended
+
+
+@dataclass(frozen=True, slots=True)
+class ToolContext:
+    """What a tool may know and use while it runs. Made by the shell for one attempt at one call."""
+
+    agent_id: str
+    uid: str
+    """The agent's random identity; two agents of one name never share it."""
+    call_id: str
+    """``run.step.n``."""
+    fence: int
+    """Rises with each take-over of the agent: a system that remembers the highest can refuse an older driver."""
+    attempt: str
+    """``fence.n``."""
+    clock: Clock
+    limits: Limits = field(default_factory=Limits)
+    sandbox: Sandbox | None = None
+    services: Mapping[str, Any] = field(default_factory=dict)
+    """What the host put into ``Dependencies`` for its tools, by name."""
+    cancel_scope: CancelScope | None = None
+    """The scope that the call runs in."""
+    on_emit: Callable[[str, Json], None] | None = None
+    """Where ``emit`` goes; runs in the event loop's thread."""
+    on_progress: Callable[[str], None] | None = None
+    """Where ``progress`` goes; runs in the event loop's thread."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt at this call, and for no other call: give it to systems that know such keys."""
+        return f"{self.uid}:{self.call_id}"
+
+    def emit(self, event_type: str, data: Mapping[str, Any] | None = None) -> None:
+        """Tell observers something durable: a ``tool_custom_event`` that rides in the next commit.
+
+        Args:
+            event_type: Your name for it.
+            data: JSON values.
+
+        Raises:
+            UsageError: ``data`` is not JSON.
+        """
+        text = jsontext.dump(dict(data or {}))
+        if self.on_emit is not None:
+            self.on_emit(event_type, text)
+
+    def progress(self, text: str) -> None:
+        """Show observers a piece of live output (``tool_progress``); it is not stored."""
+        if self.on_progress is not None and text:
+            self.on_progress(text)
+
+    def suspend(self, *, due_at: int | None = None, child: str | None = None) -> Suspended:
+        """Make the value that a tool *returns* to hand its call to someone outside.
+
+        Args:
+            due_at: Microseconds since the epoch, after which nobody waits any more.
+            child: Agent id of the sub-agent that will answer.
+        """
+        return Suspended(due_at, child)
+
+    def check_cancelled(self) -> None:
+        """Stop a tool that runs in a worker thread if its call was cancelled; does nothing elsewhere."""
+        try:
+            anyio.from_thread.check_cancelled()
+        except RuntimeError:  # not in a worker thread: an async tool is cancelled where it awaits
+            return
+
+    def need_sandbox(self) -> Sandbox:
+        """Return the sandbox. Raises ``ToolError`` if the agent has none."""
+        if self.sandbox is None:
+            raise ToolError(
+                "This agent has no sandbox, so there are no files and no shell.", code="no_sandbox"
+            )
+        return self.sandbox
+
+
+ToolFunction: TypeAlias = Callable[[ToolContext, dict[str, Any]], Awaitable[ToolResult]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool. Two with the same ``digest`` promise the model and the kernel the same.
+
+    Raises:
+        UsageError: The name, the schema or a flag is not allowed.
+    """
+
+    name: str
+    description: str
+    input_schema: Json
+    """A JSON schema of an object, as canonical JSON text."""
+    function: ToolFunction = field(repr=False)
+    """Does the work. Called with what ``check`` returned."""
+    readonly: bool = False
+    """It changes nothing: may run beside other readers, and in mode ``readonly``."""
+    recovery: Recovery = "seal"
+    """What a crash does to a call that may have started. ``retry``: safe to run twice at once under one key."""
+    timeout_s: float | None = None
+    """None: ``Limits.tool_timeout_s``."""
+    needs_approval: bool = False
+    """A person is asked before each call, whatever the policy's mode."""
+    prompt: str | None = None
+    """Guidance that is put into the system prompt of agents that have this tool."""
+    validate: Callable[[Json], dict[str, Any] | str] | None = field(default=None, repr=False)
+    """Turns argument text into what ``function`` takes, or says what is wrong. None: any JSON object will do."""
+    digest: str = field(init=False)
+    """SHA-256 over name, schema and flags."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not NAME.match(self.name):
+            raise UsageError(
+                f"The tool name {self.name!r} is not allowed; give 1 to 64 of a-z, A-Z, 0-9, '_' and '-'.",
+                code="bad_tool",
+                tool=repr(self.name),
+            )
+        schema = jsontext.parse(self.input_schema)
+        if not isinstance(schema, dict) or schema.get("type") != "object":
+            raise self._bad('its input_schema must be a JSON schema of "type": "object"')
+        if self.recovery not in ("retry", "seal", "ask"):
+            raise self._bad(f"recovery is {self.recovery!r}; give 'retry', 'seal' or 'ask'")
+        if self.timeout_s is not None and not 0 < self.timeout_s < float("inf"):
+            raise self._bad(f"timeout_s is {self.timeout_s!r}; give seconds above 0, or None")
+        facts = {
+            "name": self.name,
+            "schema": schema,
+            "readonly": self.readonly,
+            "recovery": self.recovery,
+            "timeout_s": self.timeout_s,
+            "needs_approval": self.needs_approval,
+        }
+        object.__setattr__(self, "digest", jsontext.digest(facts))
+
+    def _bad(self, what: str) -> UsageError:
+        return UsageError(f"Tool {self.name!r}: {what}.", code="bad_tool", tool=self.name)
+
+    def check(self, arguments: Json) -> dict[str, Any] | str:
+        """Check a call's arguments: what ``call`` takes, or a text that tells the model what to mend."""
+        if self.validate is not None:
+            return self.validate(arguments)
+        value = jsontext.parse(arguments)
+        if isinstance(value, dict):
+            return value
+        return f"The arguments of {self.name} must be a JSON object; this is {arguments[:100]}."
+
+    async def call(self, context: ToolContext, arguments: dict[str, Any]) -> ToolResult:
+        """Run the tool. Whatever it raises is a result with ``is_error``; only cancellation passes through."""
+        try:
+            return await self.function(context, arguments)
+        except Exception as error:  # noqa: BLE001 - a tool's failure is told to the model, it never ends the run
+            return failure(error)
+
+
+def failure(error: Exception) -> ToolOutcome:
+    """Describe an exception to the model: a JSON object with ``error``, ``retryable`` and ``hints``."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    told: dict[str, Any] = {"error": str(error) or type(error).__name__}
+    if isinstance(error, KodeError):
+        told |= {"code": error.code, "retryable": error.retryable}
+        if isinstance(error, ToolError):
+            told |= {name: _plain(value) for name, value in error.fields.items()}
+            if error.hints:
+                told["hints"] = list(error.hints)
+    else:
+        told |= {"error": f"{type(error).__name__}: {error}", "code": "exception", "retryable": False}
+    return ToolOutcome.of(jsontext.dump(told), is_error=True)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | bool | None) else str(value)
