@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from kode.core.errors import RecordCorruptError, SchemaTooNewError, UsageError
 from kode.core.kernel.effects import Attempt, CallModel, RunTool
 from kode.core.kernel.message import MediaBlock, Message, TextBlock, ToolResultBlock, Usage
-from kode.core.kernel.state import State
+from kode.core.kernel.state import RunRecord, State
 from kode.core.kernel.toolcall import Call, CallStatus, Plan
 from kode.core.kernel.window import Compaction, Snapshot, Window
+from kode.core.kernel.words import StopReason
 from kode.core.store import codec
 from kode.core.store.codec import APART, HeaderBody, decode, encode
 from kode.core.store.contract import Item
@@ -83,20 +85,39 @@ def test_defaults_are_not_written_and_tags_always_are() -> None:
     assert encode("message", message()) == b'1{"blocks":[{"text":"hi","type":"text"}]}'
 
 
-def optional_without_none(cls: type) -> list[str]:
-    hints = get_type_hints(cls)
-    return [
-        f.name
-        for f in fields(cls)
-        if type(None) in get_args(hints[f.name]) and f.default is MISSING and f.name not in APART.get(cls, ())
-    ]
+def other_than_none(cls: Any, seen: set[Any]) -> list[str]:
+    """Name the fields of a class, and of those inside it, that may be None and have another default."""
+    seen.add(cls)
+    hints, found = get_type_hints(cls), []
+    for field in fields(cls):
+        inside = list(parts(hints[field.name]))
+        if type(None) in inside and field.default is not MISSING and field.default is not None:
+            found.append(f"{cls.__name__}.{field.name}")
+        for part in inside:
+            if is_dataclass(part) and part not in seen:
+                found += other_than_none(part, seen)
+    return found
+
+
+def parts(hint: Any) -> Iterator[Any]:
+    """Walk through unions and tuples."""
+    if get_args(hint) and get_origin(hint) is not Literal:
+        for arg in get_args(hint):
+            yield from parts(arg)
+    else:
+        yield hint
 
 
 def test_an_absent_optional_field_is_none() -> None:
-    """A body leaves None out, so that is what a missing field must mean."""
-    stored = [cls for cls in codec._TYPES.values() if is_dataclass(cls)]
-    assert stored
-    assert {cls.__name__: found for cls in stored if (found := optional_without_none(cls))} == {}
+    """A body never says None, so that is what a missing field must mean, whatever it defaults to elsewhere."""
+    seen: set[Any] = set()
+    assert [
+        name for cls in codec._TYPES.values() if is_dataclass(cls) for name in other_than_none(cls, seen)
+    ] == []
+    assert {State, Message, Call, Usage, Plan, CallModel, TextBlock} <= seen
+    run = RunRecord(1, "ok", StopReason.END_TURN, 0, None, None, 0, 0, 0, 0, 0, 0, 0, Usage(), 0)
+    assert b'"item"' not in encode("run", run)
+    assert decode("run", encode("run", run)).item is None
 
 
 @pytest.mark.parametrize("cls", APART)

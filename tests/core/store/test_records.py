@@ -16,6 +16,7 @@ from kode.core.kernel.inputs import ApprovalDecided, InboxInput, MessageReceived
 from kode.core.kernel.message import Json, Message, TextBlock, Usage
 from kode.core.kernel.state import Document, Run, State, Timer
 from kode.core.kernel.toolcall import Audit, Call, CallStatus, Plan, call_id
+from kode.core.store import codec
 from kode.core.store import records as rec
 from kode.core.store.contract import Commit, Item, Key, Record
 from kode.core.testing import strategies as draw
@@ -39,7 +40,7 @@ def agent(**changes: Any) -> State:
         steps_total=25,
         usage_total=Usage(150_000, 9_300, 84_000, 0, 0, 12_345_000),
         run=Run(
-            3, AT, 8, 90, ("m-01JGZ5Q8Z6",), 4, 6, Usage(15_000, 930, 8_400, 0, 0, 1_234_500), 12_345_678
+            3, AT, 8, 90, "m-01JGZ5Q8Z6", 1, 4, 6, Usage(15_000, 930, 8_400, 0, 0, 1_234_500), 12_345_678
         ),
         effects=(CallModel("3.5.0", Attempt(2), 12, 600.0),),
         documents=(Document("template", "coder", "ab" * 32), Document("todo", "", "cd" * 32)),
@@ -61,7 +62,7 @@ def header(state: State, **changes: Any) -> Record:
 
 def matches_columns(record: Record) -> bool:
     """Whether a record has exactly the columns of its kind, of their types, and its size is right."""
-    names = {name: kind for name, kind in rec.COLUMNS[record.kind]}
+    names = dict(rec.COLUMNS[record.kind])
     types = {"int": int, "text": str}
     return (
         list(record.columns) == list(names)
@@ -309,10 +310,9 @@ def test_damage_is_told_with_the_record_and_its_bytes(read: Any, record: Record)
 
 
 def test_a_newer_record_is_named() -> None:
-    with pytest.raises(
-        SchemaTooNewError, match=f"message record {UID}/17 has version 2; this process knows up to 1"
-    ):
+    with pytest.raises(SchemaTooNewError) as raised:
         rec.read_message(replace(MESSAGE, body=b"2" + MESSAGE.body[1:]))
+    assert f"message record {UID}/17 has version 2; this process knows up to 1." in raised.value.message
 
 
 @pytest.mark.parametrize("data", [{1: 2}, {"x": [1]}, {"x": float("nan")}])
@@ -346,18 +346,10 @@ def test_a_plan_is_never_taken_from_an_inbox() -> None:
 @pytest.mark.parametrize(
     "payload",
     [
-        "",
-        "[]",
-        "1",
-        "null",
-        "{}",
-        '{"blocks":1}',
-        '{"blocks":[],"more":1}',
-        '{"blocks":[],"v":"1"}',
-        "{",
-        '{"v":0}',
-    ]
-    + ['{"blocks":[],"item":"other"}', "2{}", '{"blocks":[{"type":"text","text":"\ud800"},1]}', "[" * 5000],
+        *("", "[]", "1", "null", "{}", "{", "2{}", "[" * 5000, '{"v":0}', '{"blocks":[],"v":"1"}'),
+        *('{"blocks":1}', '{"blocks":[],"more":1}', '{"blocks":[],"item":"other"}'),
+        '{"blocks":[{"type":"text","text":"\ud800"},1]}',
+    ],
 )
 def test_a_payload_that_is_no_input_is_rejected(payload: str) -> None:
     with pytest.raises(IllegalInputError) as raised:
@@ -376,6 +368,18 @@ def test_a_payload_of_a_newer_version_is_left_alone() -> None:
     assert rec.item_input(Item("i", "interrupt", Json('{"v":1}'))) == rec.item_input(
         Item("i", "interrupt", Json("{}"))
     )
+
+
+def test_a_payload_says_its_version_once_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = MessageReceived("i", (TextBlock("x"),))
+    old = rec.input_item(said, at=AT)
+    monkeypatch.setattr(codec, "VERSION", 2)
+    monkeypatch.setattr(codec, "_NOW", b"2")
+    monkeypatch.setattr(codec, "UPGRADES", {1: lambda kind, parsed: parsed | {"metadata": f'"{kind}"'}})
+    new = rec.input_item(said, at=AT)
+    assert new.payload == old.payload[:-1] + ',"v":2}'
+    assert rec.item_input(new) == said
+    assert rec.item_input(old) == replace(said, metadata=Json('"input.message"'))
 
 
 def test_a_digest_is_over_kind_and_payload_only() -> None:

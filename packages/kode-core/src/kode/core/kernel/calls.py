@@ -15,7 +15,7 @@ from kode.core.kernel.inputs import (
     ToolFinished,
     ToolSuspended,
 )
-from kode.core.kernel.message import ResultContent, TextBlock, ToolResultBlock, ToolUseBlock, Usage
+from kode.core.kernel.message import Json, ResultContent, TextBlock, ToolResultBlock, ToolUseBlock, Usage
 from kode.core.kernel.toolcall import Approval, ApprovalState, Call, CallStatus, Plan, Wait
 from kode.core.kernel.words import Breakpoint, StopReason
 
@@ -163,6 +163,7 @@ def finish(draft: Draft, got: ToolFinished) -> None:
         return
     if got.usage is not None:
         add_usage(draft, got.usage)
+        call = replace(call, usage=got.usage)
     if got.sealed is not None:
         seal(draft, call, got.sealed)
     else:
@@ -190,6 +191,7 @@ def resolve(draft: Draft, got: CallResolved) -> None:
         return
     if got.usage is not None:
         add_usage(draft, got.usage)
+        call = replace(call, usage=got.usage)
     status = CallStatus.FAILED if got.is_error else CallStatus.COMPLETED
     _close(draft, call, status, got.result, is_error=got.is_error, note="answered from outside")
     close_step(draft)
@@ -205,7 +207,7 @@ def decide(draft: Draft, got: ApprovalDecided) -> None:
     if got.input is not None and got.plan is None:
         raise IllegalInputError(f"The input of call {got.call} was changed but not planned again; give its plan.")
     allowed = got.decision == "allow"
-    call = _answer(draft, call, "approved" if allowed else "refused", got.by, got.note)
+    call = _answer(draft, call, "approved" if allowed else "refused", got.by, got.note, got.input)
     who = got.by or "someone"
     if not allowed and asked.kind == "recovery":
         seal(draft, call, sentence(f"Not run again, decided by {who}", got.note), known=CallStatus.EXECUTING)
@@ -233,8 +235,10 @@ def expire(draft: Draft, call: Call) -> None:
         _close(draft, call, CallStatus.DENIED, _texts(text), is_error=True, note="expired")
 
 
-def _answer(draft: Draft, call: Call, state: ApprovalState, by: str | None, note: str | None) -> Call:
-    asked = replace(call.approvals[-1], state=state, by=by, at=draft.at, note=note)
+def _answer(
+    draft: Draft, call: Call, state: ApprovalState, by: str | None, note: str | None, input: Json | None = None
+) -> Call:
+    asked = replace(call.approvals[-1], state=state, by=by, at=draft.at, note=note, input=input)
     draft.note("permission_decided", call=call.id, preview_of=note, n=asked.n, decision=state, by=by)
     return replace(call, approvals=(*call.approvals[:-1], asked))
 

@@ -75,6 +75,8 @@ class Deliver:
     item_kind: DeliverKind
     call: str | None = None
     """``resolve``: the receiver's call that this answers."""
+    uid: str | None = None
+    """Identity of the receiver; one of another uid counts as gone."""
     run: int | None = None
     """``resolve``: our run whose answer it is."""
     timeout_s: float | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kode.core.errors import IllegalInputError
 from kode.core.kernel.calls import add_usage, close_step, expire, seal
 from kode.core.kernel.draft import Draft
@@ -110,7 +112,9 @@ def take_snapshot(draft: Draft, got: SnapshotTaken) -> None:
     """Name this safe point."""
     documents = tuple((d.kind, d.name, d.digest) for d in draft.documents)
     draft.snapshots.append(
-        Snapshot(got.id, draft.next_seq, draft.at, draft.window, documents, got.tags, got.parent)
+        Snapshot(
+            got.id, draft.next_seq, draft.at, draft.window, documents, got.tags, got.parent, draft.tokens, draft.template
+        )  # fmt: skip
     )
     draft.note("snapshot_created", id=got.id, seq=draft.next_seq)
 
@@ -121,7 +125,7 @@ def revert(draft: Draft, got: Reverted) -> None:
     cancel_compaction(draft)
     draft.window = got.window
     draft.documents = got.documents
-    draft.tokens = 0
+    draft.tokens = got.tokens
     draft.note("agent_reverted", to=got.to)
 
 
@@ -171,7 +175,7 @@ def may_fire(phase: Phase, timer: Timer) -> bool:
 
 
 def _fire(draft: Draft, timer: Timer) -> None:
-    draft.timers = tuple(t for t in draft.timers if t.id != timer.id)
+    draft.timers = (*(t for t in draft.timers if t.id != timer.id), *_again(timer, draft.at))
     if timer.kind == "message" and draft.run is None:
         start_run(draft)
     ref = None
@@ -180,11 +184,21 @@ def _fire(draft: Draft, timer: Timer) -> None:
     draft.note("scheduler_triggered", ref=ref, id=timer.id, kind=timer.kind, due_at=timer.due_at)
 
 
+def _again(timer: Timer, at: int) -> tuple[Timer, ...]:
+    """The timer's next time, armed in the commit in which it fired; times that were slept through are skipped."""
+    if timer.every_us is None:
+        return ()
+    missed = max(at - timer.due_at, 0) // timer.every_us
+    return (replace(timer, due_at=timer.due_at + (missed + 1) * timer.every_us),)
+
+
 def set_timer(draft: Draft, got: TimerSet) -> None:
     """Set a timer, or replace the one of that id."""
     if got.kind != "signal" and not got.data:
         raise IllegalInputError(f"Timer {got.id!r} is to speak, but has no text; give `data`, or kind `signal`.")
-    timer = Timer(got.id, got.due_at, got.kind, got.data)
+    if got.every_us is not None and got.every_us < 1:
+        raise IllegalInputError(f"Timer {got.id!r} repeats every {got.every_us} µs; give at least 1.")
+    timer = Timer(got.id, got.due_at, got.kind, got.data, got.every_us, got.schedule)
     draft.timers = (*(t for t in draft.timers if t.id != got.id), timer)
 
 

@@ -233,6 +233,9 @@ class TimerSet:
     due_at: int
     kind: Literal["message", "reminder", "signal"] = "message"
     data: str = ""
+    every_us: int | None = None
+    """Repeat after each such interval, microseconds, at least 1."""
+    schedule: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +270,8 @@ class Reverted:
     window: Window
     documents: tuple[Document, ...] = ()
     to: str | None = None
+    tokens: int = 0
+    """Size of that window."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,8 @@ class Message:
     step: int = 0
     origin: str | None = None
     """Where it came from: ``inbox:<item id>``, ``reminder:<item id>``, ``timer:<id>``, ``tools``, or None for the model."""
+    sender: str | None = None
+    """Who spoke, as the sender said."""
     provider: str | None = None
     model: str | None = None
     attempt: str | None = None

@@ -27,9 +27,9 @@ def take_message(draft: Draft, got: MessageReceived) -> None:
     if draft.run is None and got.kind == "user":
         start_run(draft, got.context)
     if draft.run is not None:
-        draft.change_run(items=(*draft.run.items, got.item))
+        draft.change_run(item=draft.run.item or got.item, taken=draft.run.taken + 1)
     origin = "inbox" if got.kind == "user" else "reminder"
-    seq = draft.append("user", got.blocks, origin=f"{origin}:{got.item}", metadata=got.metadata)
+    seq = draft.append("user", got.blocks, origin=f"{origin}:{got.item}", sender=got.sender, metadata=got.metadata)
     draft.note(
         "message_received" if got.kind == "user" else "reminder_sent",
         ref=Ref(seq),
@@ -88,7 +88,7 @@ def end_run(
     )  # fmt: skip
     record = _record(draft, run, reason)
     draft.runs[run.number] = replace(
-        record, ended_at=draft.at, answer_seq=answer_seq, output=output, error=error, pending=()
+        record, ended_at=draft.at, answer_seq=answer_seq, output=output, error=error, pending=(), waiting=()
     )
     if draft.parent is not None and not draft.parent.answered:
         _answer_parent(draft, draft.parent, run.number)
@@ -101,18 +101,20 @@ def _answer_parent(draft: Draft, parent: Parent, number: int) -> None:
     draft.parent = replace(parent, answered=True)
     item = f"answer:{draft.uid}"
     id = draft.next_id()
-    draft.start(Deliver(id, draft.attempt(), parent.agent_id, item, "resolve", call=parent.call, run=number))
+    draft.start(Deliver(id, draft.attempt(), parent.agent_id, item, "resolve", parent.call, parent.uid, number))
 
 
 def _record(draft: Draft, run: Run, reason: StopReason) -> RunRecord:
     pending = tuple(c.id for c in draft.calls if c.status is CallStatus.APPROVAL_REQUIRED)
+    waiting = tuple(c.id for c in draft.calls if c.status is CallStatus.WAITING)
     return RunRecord(
         number=run.number,
         status=RESULT_STATUS[reason],
         stop_reason=reason,
         started_at=run.started_at,
         ended_at=None,
-        items=run.items,
+        item=run.item,
+        taken=run.taken,
         first_seq=run.first_seq,
         last_seq=draft.next_seq - 1,
         first_cursor=run.first_cursor,
@@ -122,5 +124,6 @@ def _record(draft: Draft, run: Run, reason: StopReason) -> RunRecord:
         usage=run.usage,
         used_us=run.used_us,
         pending=pending,
+        waiting=waiting,
         context=run.context,
     )

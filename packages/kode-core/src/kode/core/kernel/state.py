@@ -40,6 +40,10 @@ class Timer:
     due_at: int
     kind: Literal["message", "reminder", "signal"]
     data: str = ""
+    every_us: int | None = None
+    """Fires again after each such interval; missed ones are skipped."""
+    schedule: str | None = None
+    """Cron text that the shell sets the next ``due_at`` by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class Parent:
     """The call of another agent that waits for this one's answer."""
 
     agent_id: str
+    uid: str
+    """Another agent may be created under the same id; the answer is not for that one."""
     call: str
     depth: int = 1
     answered: bool = False
@@ -88,8 +94,10 @@ class Run:
     started_at: int
     first_seq: int
     first_cursor: int
-    items: tuple[str, ...] = ()
-    """Inbox ids it consumed, first the one that started it."""
+    item: str | None = None
+    """Inbox id of the message that started it."""
+    taken: int = 0
+    """Inbox messages it took in all; the ``consumed`` records name them."""
     steps: int = 0
     calls: int = 0
     usage: Usage = Usage()
@@ -113,7 +121,8 @@ class RunRecord:
     stop_reason: StopReason
     started_at: int
     ended_at: int | None
-    items: tuple[str, ...]
+    item: str | None
+    taken: int
     first_seq: int
     last_seq: int
     first_cursor: int
@@ -124,6 +133,8 @@ class RunRecord:
     used_us: int
     pending: tuple[str, ...] = ()
     """Calls that wait for a decision."""
+    waiting: tuple[str, ...] = ()
+    """Suspended calls that wait for an answer from outside."""
     answer_seq: int | None = None
     """Message that holds the answer."""
     output: Json | None = None

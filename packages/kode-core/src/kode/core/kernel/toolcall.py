@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from kode.core.kernel.message import Json, ResultContent
+from kode.core.kernel.message import Json, ResultContent, Usage
 
 __all__ = ["Approval", "ApprovalState", "Audit", "Call", "CallStatus", "Plan", "Recovery", "Verdict", "Wait", "call_id"]
 
@@ -73,6 +73,8 @@ class Approval:
     by: str | None = None
     at: int | None = None
     note: str | None = None
+    input: Json | None = None
+    """Arguments as the approver changed them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,8 @@ class Call:
     cut_bytes: int = 0
     """Bytes of output that were cut away by ``max_tool_result_bytes``."""
     seal_reason: str | None = None
+    usage: Usage | None = None
+    """Tokens and cost of the call itself (a sub-agent, a model behind the tool)."""
     audit: tuple[Audit, ...] = ()
 
     @property

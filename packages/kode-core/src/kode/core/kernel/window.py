@@ -97,3 +97,7 @@ class Snapshot:
     """``(kind, name, digest)`` as the header had them."""
     tags: tuple[str, ...] = ()
     parent: str | None = None
+    tokens: int = 0
+    """Size of the window then."""
+    template: str = ""
+    """``name@version`` then."""

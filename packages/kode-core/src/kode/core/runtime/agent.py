@@ -435,10 +435,10 @@ class Agent:
                 poll = self.limits.due_poll_s
                 await self._hub.wait(clock, poll if left is None else min(poll, left))
                 continue
-            for record in drive.runs.values():
-                if sent.item_id in record.items:
-                    answer = None if record.answer_seq is None else drive.answers.get(record.answer_seq)
-                    return result_of(self.agent_id, record, answer)
+            record = drive.runs.get(drive.taken.get(sent.item_id, 0))
+            if record is not None:
+                answer = None if record.answer_seq is None else drive.answers.get(record.answer_seq)
+                return result_of(self.agent_id, record, answer)
             if drive.stop != "idle" or not sent.duplicate:
                 found = await self._result_for(sent.item_id)
                 return found or queued(self.agent_id, await self._cursor())

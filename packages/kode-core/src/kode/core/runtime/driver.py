@@ -67,6 +67,8 @@ class Drive:
     """Records of runs that rested or ended, the last one of each."""
     answers: dict[int, Message] = field(default_factory=dict)
     """Messages that answered them, by sequence number."""
+    taken: dict[str, int] = field(default_factory=dict)
+    """Which run took which inbox item."""
 
 
 class Driver:
@@ -309,7 +311,6 @@ class _Loop:
         state = transition.state
         moments = [wake_at(state)]
         moments += [i.not_before for i in self.resident.inbox if i.position not in consumed]
-        run = state.run.number if state.run is not None else max(state.next_run - 1, 0)
         return Commit(
             state=state,
             commit_id=self.driver.deps.ids.commit_id(),
@@ -325,7 +326,7 @@ class _Loop:
             compactions=transition.compactions,
             snapshots=transition.snapshots,
             consumed=consumed,
-            consumed_run=run,
+            taken=_taken(transition),
             seen=seen,
             release=idle,
             answered=answered,
@@ -352,6 +353,7 @@ class _Loop:
         resident.take(transition, committed.version, commit.seen, commit.consumed)
         for position in commit.consumed:
             driver._offers.pop(position, None)
+        driver.drive.taken.update(commit.taken)
         known = {item.position for item in resident.inbox}
         resident.inbox += [item for item in committed.inbox if item.position not in known]
         if committed.released:
@@ -471,3 +473,10 @@ class _Outcome:
     idle: bool
     released: bool
 
+
+
+def _taken(transition: Transition) -> dict[str, int]:
+    """Which run took which message; what ends a run and what starts the next may share a commit."""
+    return {
+        str(event.data["item"]): event.run for event in transition.events if event.type == "message_received" and event.run
+    }

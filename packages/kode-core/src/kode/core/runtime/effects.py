@@ -221,7 +221,7 @@ class Worker:
             answer = await self._answer(effect)
             now = await self.store.now()
             item = input_item(answer, at=now)
-            await self.store.enqueue(effect.target, item)
+            await self.store.enqueue(effect.target, item, uid=effect.uid)
         except NotFoundError:
             return Delivered(effect.id, "gone")
         except UsageError as error:

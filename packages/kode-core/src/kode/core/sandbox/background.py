@@ -7,7 +7,7 @@ import selectors
 import threading
 
 import anyio
-import anyio.to_thread  # noqa: TID251 - kill() waits for a process; no virtual clock can move that
+import anyio.to_thread  # noqa: TID251 - kill() waits for a process
 
 from kode.core.sandbox.base import ExecResult, Logs
 from kode.core.sandbox.launch import LOST, Launched

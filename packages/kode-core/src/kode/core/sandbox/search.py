@@ -17,7 +17,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
@@ -112,7 +112,8 @@ def _split(text: str) -> list[str]:
 
 def _braces(text: str) -> list[str]:
     """Expand ``{a,b}``, nested ones too; a brace without a partner or a comma is plain text."""
-    done, todo = [], [text]
+    done: list[str] = []
+    todo = [text]
     while todo:
         if len(done) + len(todo) > MAX_ALTERNATIVES:
             raise SandboxError(
@@ -130,7 +131,7 @@ def _braces(text: str) -> list[str]:
 
 def walk(
     jail: Jail, cwd: str, pattern: Pattern, *, dot: bool, ignore: frozenset[str], stop: Event
-) -> Iterator[tuple[int, str, str]]:
+) -> Generator[tuple[int, str, str], None, None]:
     """Yield ``(open folder, name, path relative to the root)`` of each file that matches, in order."""
     with jail.at(cwd) as place:
         start = os.open(place.name or ".", FOLDER, dir_fd=place.folder)
@@ -145,7 +146,7 @@ def _walk(
     dot: bool,
     ignore: frozenset[str],
     stop: Event,
-) -> Iterator[tuple[int, str, str]]:
+) -> Generator[tuple[int, str, str], None, None]:
     """Walk one open folder and close it."""
     try:
         for name, is_folder in _entries(folder):
@@ -214,7 +215,7 @@ def grep(
 
 def _contents(
     jail: Jail, path: str, ignore: frozenset[str], stop: Event, counts: _Counts
-) -> Iterator[tuple[str, bytes]]:
+) -> Generator[tuple[str, bytes], None, None]:
     """Yield path and content of each text file that ``path`` names."""
     if MAGIC.search(path) and not _exists(jail, path):
         found = walk(jail, ".", compiled(path), dot=True, ignore=ignore, stop=stop)
@@ -232,7 +233,7 @@ def _contents(
                 yield where, content
 
 
-def _one(jail: Jail, path: str) -> Iterator[tuple[int, str, str]]:
+def _one(jail: Jail, path: str) -> Generator[tuple[int, str, str], None, None]:
     with jail.at(path) as place:
         if place.name is not None:
             yield place.folder, place.name, place.path

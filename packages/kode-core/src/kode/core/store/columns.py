@@ -128,7 +128,7 @@ def call_prefix(run: int) -> str:
 
 
 def document_key(kind: str, name: str) -> str:
-    """Give the key of a document: ASCII, ``kind/`` is the prefix of all of a kind, no two documents share one."""
+    """Give what a document's key begins with, before ``/`` and its digest: ASCII, two names never share one."""
     return f"{_quoted(kind)}/{_quoted(name)}"
 
 

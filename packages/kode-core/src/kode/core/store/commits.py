@@ -104,8 +104,10 @@ class Writing(Staging):
             agent_id=state.agent_id,
         )
 
-    async def enqueue(self, agent_id: str, item: Item) -> Enqueued:
+    async def enqueue(self, agent_id: str, item: Item, *, uid: str | None = None) -> Enqueued:
         """Put an item into an agent's inbox, durably; needs no lease and never changes the version.
+
+        With `uid` it is meant for that identity only: an agent made again under the same id counts as gone.
 
         An id that is known is not taken twice: the answer says `duplicate`, and which run consumed it.
 
@@ -118,6 +120,10 @@ class Writing(Staging):
         check_agent_id(agent_id)
         check_item_id(item.id)
         now = await self.now()
+        if uid is not None:
+            (header,) = await self.get(agent_id, [header_key(agent_id)])
+            if header is None or uid_of(header) != uid:
+                raise plans.no_agent(agent_id)
         record = rec.inbox_record("", replace(item, at=item.at or now, position=0))
         bounded = item.kind in ("message", "reminder")
         done = await self.append_inbox(agent_id, record, now=now, bounded=bounded)
@@ -271,7 +277,7 @@ def _rows(commit: Commit) -> _Rows:
     expires_at = commit.at + micros(commit.bounds.dedupe_for_s)
     for position, item in commit.consumed.items():
         item = item if item.position == position else replace(item, position=position)
-        puts.append(rec.consumed_record(uid, item, commit.consumed_run, expires_at))
+        puts.append(rec.consumed_record(uid, item, commit.taken.get(item.id), expires_at))
     return _Rows(puts, [Key("inbox", uid, rec.int_key(position)) for position in commit.consumed])
 
 

@@ -199,8 +199,8 @@ class Commit:
     documents: Sequence[DocumentBody] = ()
     consumed: Mapping[int, Item] = field(default_factory=dict)
     """Inbox items used up, by position."""
-    consumed_run: int | None = None
-    """Run that took them."""
+    taken: Mapping[str, int] = field(default_factory=dict)
+    """Which run took which of them, by item id."""
     seen: int = 0
     """Highest inbox position offered to the kernel."""
     release: bool = False

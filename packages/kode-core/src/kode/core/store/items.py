@@ -7,6 +7,7 @@ An item's payload is the input as JSON without what the item says itself (id, se
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Final
 
 from kode.core import jsontext

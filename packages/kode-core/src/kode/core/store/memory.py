@@ -98,8 +98,7 @@ class MemoryStore(Store):
         for key in deletes:
             self._delete(key.kind, key.uid, key.key)
         for record in puts:
-            # A private copy of the columns: the caller may go on with theirs.
-            self._put(replace(record, columns=MappingProxyType(dict(record.columns))))
+            self._put(_own(record))
         return None
 
     async def apply_and_look(
@@ -141,11 +140,10 @@ class MemoryStore(Store):
                 return Appended("full", limit=most)
         last = key_int(inbox.keys[-1]) if inbox.keys else 0
         new = max(last, _int(header.columns["seen"])) + 1
-        columns = MappingProxyType(dict(record.columns))
-        self._put(replace(record, uid=uid, key=int_key(new), columns=columns))
+        self._put(_own(Record("inbox", uid, int_key(new), record.columns, record.body)))
         wake_at = max(now, _int(record.columns["not_before"]))
         if header.columns["wake_at"] is None or _int(header.columns["wake_at"]) > wake_at:
-            self._put(replace(header, columns=MappingProxyType({**header.columns, "wake_at": wake_at})))
+            self._put(_own(replace(header, columns={**header.columns, "wake_at": wake_at})))
         return Appended("new", new)
 
     async def drop(self, agent_id: str, uid: str) -> None:
@@ -156,8 +154,7 @@ class MemoryStore(Store):
 
     async def blob_put(self, sha256: str, data: bytes, media_type: str) -> None:
         """See `Records.blob_put`."""
-        columns: dict[str, Value] = {"size": len(data), "media_type": media_type}
-        self._put(Record("blob", "", sha256, MappingProxyType(columns), bytes(data)))
+        self._put(_own(Record("blob", "", sha256, {"size": len(data), "media_type": media_type}, bytes(data))))
 
     # ---- reading ----------------------------------------------------------------------------------------------
 
@@ -254,20 +251,26 @@ class MemoryStore(Store):
             insort(self._wakes, (_int(after), new.key))
 
     def _holds(self, condition: Condition) -> bool:
-        key = condition.key
-        if condition.op == "no_inbox_after":
-            shelf = self._shelves.get(("inbox", key.uid))
+        op, key = condition.op, condition.key
+        shelf = self._shelves.get((key.kind, key.uid))
+        if op == "no_inbox_after":
             return shelf is None or not shelf.keys or shelf.keys[-1] <= str(condition.value)
-        if condition.op == "free":
+        if op == "free":
             return self._free(key, _int(condition.value))
-        row = self._row(key.kind, key.uid, key.key)
-        if condition.op == "absent":
+        row = None if shelf is None else shelf.rows.get(key.key)
+        if op == "absent":
             return row is None
         return row is not None and row.columns[condition.column] == condition.value
 
     def _free(self, key: Key, now: int) -> bool:
         row = self._row(key.kind, key.uid, key.key)
         return row is None or row.columns["holder"] is None or _int(row.columns["until"]) <= now
+
+
+def _own(record: Record) -> Record:
+    """Copy a record with columns that nobody can change: neither who put it nor who reads it."""
+    columns = MappingProxyType(dict(record.columns))
+    return Record(record.kind, record.uid, record.key, columns, record.body)
 
 
 def _bounded(inbox: _Shelf) -> int:

@@ -14,7 +14,8 @@ consumed   item id               ``[digest of kind and payload]``
 run        int_key(number)       ``RunRecord``
 compaction id                    ``Compaction``
 snapshot   id                    ``Snapshot``; its column ``tags`` is a JSON list
-document   kind/name, quoted     ``[data]``, the document's JSON text as a string
+document   kind/name/digest      ``[data]``, the document's JSON text as a string; kind and name are quoted, and
+                                 the digest is in the key because snapshots name documents of before
 blob       SHA-256, uid ""       the bytes themselves, without a version
 staged     the store's own       ``[[kind, uid, key], …]``: what that commit wrote before its header
 ========== ===================== ================================================================================
@@ -399,17 +400,16 @@ def read_snapshot(record: Record) -> Snapshot:
 
 
 def document_record(uid: str, document: DocumentBody, digest: str, at: int) -> Record:
-    """Make the record of a document; ``digest`` is what the state names it by."""
+    """Make the record of a document; ``digest`` (hex) is what the state names it by."""
     body = codec.encode("document", (document.data,))
-    return Record(
-        "document", uid, document_key(document.kind, document.name), {"digest": digest, "at": at}, body
-    )
+    key = f"{document_key(document.kind, document.name)}/{digest}"
+    return Record("document", uid, key, {"digest": digest, "at": at}, body)
 
 
 @reader
 def read_document(record: Record) -> DocumentBody:
     """Read a document."""
-    kind, name = record.key.split("/")
+    kind, name = record.key.split("/")[:2]
     (data,) = read_body(record, "document")
     return DocumentBody(unquote(kind), unquote(name), data)
 

@@ -39,7 +39,7 @@ class Adapter:
     """Reads and writes one type as JSON, both in one call into compiled code.
 
     Fields that hold their default are not written, and a reader puts the default back: changing a default changes what
-    is stored. Fields in ``apart`` are neither written nor read; after ``read`` they are *unset*.
+    is stored. None is the default of a field that may be None and has no other. Fields in ``apart`` are neither written nor read; after ``read`` they are *unset*.
     """
 
     __slots__ = ("_read", "_write")
@@ -153,6 +153,7 @@ def _dataclass(cls: Any, apart: Mapping[type, frozenset[str]], tag: str = "") ->
 
 
 def _default(field: Field[Any], schema: cs.CoreSchema) -> cs.CoreSchema:
-    if field.default is MISSING:
-        return schema
-    return cs.with_default_schema(schema, default=field.default)
+    if field.default is not MISSING:
+        return cs.with_default_schema(schema, default=field.default)
+    # None is never written, so a field that may be None is None when it is absent.
+    return cs.with_default_schema(schema, default=None) if schema["type"] == "nullable" else schema

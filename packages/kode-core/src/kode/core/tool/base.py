@@ -215,7 +215,7 @@ class Tool:
     """SHA-256 over name, schema and flags."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not NAME.match(self.name):
+        if not NAME.match(str(self.name)):
             raise UsageError(
                 f"The tool name {self.name!r} is not allowed; give 1 to 64 of a-z, A-Z, 0-9, '_' and '-'.",
                 code="bad_tool",

@@ -2,12 +2,7 @@
 
     @tool(readonly=True, recovery="retry")
     async def word_count(path: str, context: ToolContext, unique: bool = False) -> int:
-        '''Count the words of a text file.
-
-        Args:
-            path: File to read.
-            unique: Count each word once.
-        '''
+        '''Count the words of a text file.'''
 
 What is compiled is compiled here, once per definition; a call is checked by pydantic-core alone.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 __all__ = ["Docstring", "parse_docstring"]
 
@@ -28,7 +29,7 @@ def parse_docstring(text: str) -> Docstring:
     heads = [number for number, line in enumerate(lines) if SECTION.match(line)] + [len(lines)]
     description = "\n".join(lines[: heads[0]]).strip()
     arguments: dict[str, str] = {}
-    for start, end in zip(heads, heads[1:], strict=False):
+    for start, end in pairwise(heads):
         if lines[start].startswith(("Args", "Arguments", "Parameters")):
             arguments |= _arguments(lines[start + 1 : end])
     return Docstring(description, arguments)

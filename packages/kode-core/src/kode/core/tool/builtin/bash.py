@@ -36,6 +36,7 @@ async def bash_run(
     Args:
         cmd: Shell command.
         timeout_ms: Milliseconds after which the command and all it started is ended.
+        context: Where and for whom it runs; not shown to the model.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
 

@@ -37,6 +37,7 @@ async def fs_read(
         path: File to read, relative to the working folder.
         offset: First line to return, counted from 1.
         limit: Most lines to return; all that fit by default.
+        context: Where and for whom it runs; not shown to the model.
     """
     window = _Window(offset, limit, budget(context))
     await _lines(context.need_sandbox(), path, window)
@@ -117,6 +118,7 @@ async def fs_write(
     Args:
         path: File to write, relative to the working folder.
         content: The file's whole new content.
+        context: Where and for whom it runs; not shown to the model.
     """
     data = content.encode()
     await context.need_sandbox().write(path, data)

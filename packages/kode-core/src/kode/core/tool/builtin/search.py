@@ -34,6 +34,7 @@ async def fs_glob(
         cwd: Folder to search in.
         dot: Also match names that start with a dot.
         limit: Most paths to return.
+        context: Where and for whom it runs; not shown to the model.
     """
     found = await context.need_sandbox().glob(pattern, cwd=cwd, dot=dot, limit=limit)
     matches, fits = _fitting([shown(path) for path in found.paths], budget(context) - size_of([pattern, cwd]))
@@ -67,6 +68,7 @@ async def fs_grep(
         regex: Read the pattern as a regular expression.
         case_sensitive: If false, letters match in both cases.
         max_results: Most matches to return.
+        context: Where and for whom it runs; not shown to the model.
     """
     found = await context.need_sandbox().grep(
         pattern, path=path, regex=regex, case_sensitive=case_sensitive, limit=max_results
