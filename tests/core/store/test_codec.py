@@ -242,6 +242,7 @@ def test_older_versions_are_taken_up_step_by_step(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(codec, "VERSION", 3)
     monkeypatch.setattr(codec, "_NOW", b"3")
+    monkeypatch.setattr(codec, "_OPENINGS", (b"3{", b"3["))
     monkeypatch.setattr(codec, "UPGRADES", {1: first, 2: second})
     assert decode("message", GOOD).provider == "message p 2 3"
     assert decode("message", b"2" + GOOD[1:]).provider == "p 3"
@@ -268,7 +269,7 @@ def test_a_field_without_a_rule_is_refused_when_the_schema_is_built() -> None:
 def test_nothing_heavy_is_imported_before_the_first_use() -> None:
     program = (
         "import sys, kode.core.store.records\n"
-        "print([m for m in ('pydantic', 'pydantic_core', 'anyio', 'asyncio') if m in sys.modules])\n"
+        "print([m for m in ('pydantic', 'pydantic_core') if m in sys.modules])\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kode.core.provider.base import Provider
     from kode.core.provider.catalog import ProviderCatalog
     from kode.core.provider.retry import RetryPolicy
-    from kode.core.sandbox.base import Sandbox
+    from kode.core.sandbox.catalog import SandboxFactory
     from kode.core.store.base import Store
     from kode.core.tool.base import Tool
     from kode.core.tool.catalog import ToolRegistry
@@ -133,8 +133,8 @@ class Dependencies:
     tools: ToolRegistry | list[Tool] | None = None
     providers: ProviderCatalog | Mapping[str, Provider] | None = None
     templates: TemplateRegistry | list[AgentTemplate] | None = None
-    sandboxes: Mapping[str, Callable[..., Sandbox]] = field(default_factory=dict)
-    """Factories by kind, before entry points: called with the template's ``sandbox_options`` as keywords."""
+    sandboxes: SandboxFactory | None = None
+    """Kinds of sandboxes; None: the process's."""
     modes: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     """Permission modes of your own: ``(tool, arguments, policy) -> "allow" | "ask" | "deny"``."""
     services: Mapping[str, Any] = field(default_factory=dict)
@@ -177,11 +177,14 @@ class Dependencies:
         if self.tools is None:
             return default_tools
         if isinstance(self.tools, list):
-            registry = ToolRegistry()
-            for tool in self.tools:
-                registry.register(tool)
-            self.tools = registry
+            self.tools = ToolRegistry(self.tools)
         return self.tools
+
+    def sandbox_factory(self) -> SandboxFactory:
+        """The kinds of sandboxes in force."""
+        from kode.core.sandbox.catalog import default_sandboxes
+
+        return self.sandboxes or default_sandboxes
 
     def provider_named(self, name: str) -> Provider:
         """Find ``vendor:model`` or a provider's own name.

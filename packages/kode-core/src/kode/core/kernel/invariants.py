@@ -13,7 +13,7 @@ from kode.core.kernel.message import Message, ToolResultBlock, ToolUseBlock
 from kode.core.kernel.state import State
 from kode.core.kernel.toolcall import Call, CallStatus
 from kode.core.kernel.window import check_window
-from kode.core.kernel.words import StopReason
+from kode.core.kernel.words import Phase, Status, StopReason
 
 __all__ = ["InvariantError", "check", "check_history", "check_transition"]
 
@@ -33,7 +33,7 @@ def _hold(what: str, true: bool) -> None:
 
 
 def check(state: State) -> None:
-    """Check one state.
+    """Check one state, as ``advance`` leaves it and a store holds it.
 
     Raises:
         InvariantError: It says which rule is broken.
@@ -118,10 +118,13 @@ def _check_run(state: State) -> None:
     _hold("the run began in the past", run.started_at <= state.updated_at)
     _hold("the run's first message and event are counted", run.first_seq <= state.next_seq and run.first_cursor <= state.next_cursor)
     asked = any(c.status is CallStatus.APPROVAL_REQUIRED for c in state.calls)
-    if run.resting is StopReason.APPROVAL:
-        _hold("a run that rests for an approval has a question open", asked)
-    if run.resting is StopReason.SUSPENDED:
-        _hold("a run that rests for an answer waits for one", any(c.status is CallStatus.WAITING for c in state.calls))
+    if state.parked is None and state.status is Status.PAUSED:
+        why = StopReason.APPROVAL if asked else StopReason.SUSPENDED
+        _hold("a paused agent's run rests for what it waits for", run.resting is why)
+    else:
+        _hold("a run rests for others only while paused", run.resting not in (StopReason.APPROVAL, StopReason.SUSPENDED))
+    if state.phase is Phase.BOUNDARY:
+        _hold("between two steps, only a compaction holds a run up", bool(state.effects) or state.parked is not None)
 
 
 # ---- a transition ---------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def proceed(draft: Draft, got: Proceed) -> None:
     if draft.status is Status.PAUSED:
         asked = any(c.status is CallStatus.APPROVAL_REQUIRED for c in draft.calls)
         rest_run(draft, StopReason.APPROVAL if asked else StopReason.SUSPENDED)
-    elif draft.run.resting is not None and not got.hold:
+    elif draft.run.resting is not None and not (got.hold and draft.run.resting is StopReason.DEADLINE):
         draft.change_run(resting=None)
 
 

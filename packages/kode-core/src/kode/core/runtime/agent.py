@@ -116,7 +116,7 @@ class Agent:
         config, deps = _given(config, dependencies, template, agent_id, bound)
         recipe = config.recipe(deps.template_registry())
         uid = deps.ids.uid()
-        binding = bind(recipe, uid, deps)
+        binding = bind(recipe, deps)
         if recipe.tools == "*":
             recipe = recipe.changed(tools=tuple(binding.tools))
         id = config.agent_id or deps.ids.agent_id()
@@ -132,7 +132,7 @@ class Agent:
             NotBoundError: Its template names something that is not registered here.
         """
         uid, template = await read_template(agent_id, dependencies)
-        return cls(agent_id, uid, template, bind(template, uid, dependencies), dependencies)
+        return cls(agent_id, uid, template, bind(template, dependencies), dependencies)
 
     @classmethod
     async def resume(
@@ -374,7 +374,7 @@ class Agent:
         """Make another agent with this one's history, up to now or to a snapshot. It starts READY, with its own uid."""
         new_id = agent_id or self._deps.ids.agent_id()
         state = await self._deps.store.fork(self.agent_id, new_id, new_uid=self._deps.ids.uid(), at=at)
-        return Agent(new_id, state.uid, self.template, bind(self.template, state.uid, self._deps), self._deps)
+        return Agent(new_id, state.uid, self.template, bind(self.template, self._deps), self._deps)
 
     async def close(self) -> None:
         """Let go of the sandbox and what is resident; the agent stays stored and can be opened again."""
@@ -507,7 +507,14 @@ def _given(
             f"Agent.create knows no {', '.join(map(repr, strange))}; it takes {', '.join(sorted(config_names | deps_names))}.",
             code="bad_argument",
         )
-    loose = {name: bound[name] for name in bound if name in config_names}
+    if "tools" in bound and dependencies is None and config is None:
+        # Tools themselves are bound and used; names are looked up among the installed ones.
+        given = list(bound.pop("tools"))
+        bound["tools"] = [one for one in given if not isinstance(one, str)] or None
+        loose: dict[str, Any] = {"tools": tuple(one if isinstance(one, str) else one.name for one in given)}
+    else:
+        loose = {}
+    loose |= {name: bound[name] for name in bound if name in config_names and name != "tools"}
     if template is not None:
         loose["template"] = template
     if agent_id is not None:

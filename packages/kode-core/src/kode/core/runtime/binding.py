@@ -49,7 +49,7 @@ class Binding:
             await sandbox.close()
 
 
-def bind(template: AgentTemplate, uid: str, deps: Dependencies) -> Binding:
+def bind(template: AgentTemplate, deps: Dependencies) -> Binding:
     """Find everything a template names.
 
     Raises:
@@ -76,7 +76,7 @@ def bind(template: AgentTemplate, uid: str, deps: Dependencies) -> Binding:
         system=_system(template, tools),
         policy=template.permission,
         modes=deps.modes,
-        make_sandbox=_sandbox_maker(template, uid, deps),
+        make_sandbox=_sandbox_maker(template, deps),
         output=None if template.output_schema is None else OutputSchema(template.output_schema),
         reasoning=Reasoning(show=template.expose_thinking, retain=template.retain_thinking),
     )
@@ -90,12 +90,8 @@ def _system(template: AgentTemplate, tools: Mapping[str, Tool]) -> str:
     return "\n\n".join([template.system_prompt, "### Tools", *manual]).strip()
 
 
-def _sandbox_maker(template: AgentTemplate, uid: str, deps: Dependencies) -> Callable[[], Sandbox]:
+def _sandbox_maker(template: AgentTemplate, deps: Dependencies) -> Callable[[], Sandbox]:
     def make() -> Sandbox:
-        from kode.core.sandbox import open_sandbox
-
-        options = parse(template.sandbox_options)
-        factory = deps.sandboxes.get(template.sandbox)
-        return open_sandbox(template.sandbox, factory=factory, ref=uid, options=options)
+        return deps.sandbox_factory().create(template.sandbox, **parse(template.sandbox_options))
 
     return make

@@ -186,7 +186,7 @@ class Driver:
 
     async def _kill_left_overs(self, ref: str) -> None:
         """End what a dead driver's sandbox left running, before anything is said about its calls."""
-        killed = await type(self.binding.open_sandbox()).kill_ref(ref)
+        killed = await self.deps.sandbox_factory().kill_ref(ref)
         if killed:
             data = {"killed": killed}
             self._noted.append(Event("error", preview="Left-over processes were ended.", data={"code": "orphans", **data}))
@@ -302,7 +302,7 @@ class _Loop:
 
     def _sandbox(self, inputs: Sequence[Input]) -> Iterable[Input]:
         """Name the sandbox in the header before the first tool runs in it."""
-        ref = self.resident.state.uid if self.driver.binding.tools else None
+        ref = self.driver.binding.open_sandbox().ref if self.driver.binding.tools else None
         return [SandboxBound(ref)] if self.resident.state.sandbox_ref != ref else []
 
     def _commit(

@@ -43,7 +43,8 @@ class Searcher:
                 re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
             raise _error(f"{pattern!r} is no regular expression: {error}.", "bad_pattern") from None
-        self.head = json.dumps({"pattern": pattern, "case": case_sensitive, "limit": limit}).encode() + b"\n"
+        asked = {"pattern": pattern, "case": case_sensitive, "limit": limit, "seconds": CPU_SECONDS}
+        self.head = json.dumps(asked).encode() + b"\n"
 
     def __enter__(self) -> Self:
         self.helper = subprocess.Popen(
@@ -128,9 +129,9 @@ def read_files(source: IO[bytes]) -> Iterator[tuple[str, bytes]]:
 
 def main() -> None:
     """Be the helper."""
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     source = sys.stdin.buffer
     asked: dict[str, Any] = json.loads(source.readline())
+    resource.setrlimit(resource.RLIMIT_CPU, (asked["seconds"], asked["seconds"]))
     warnings.simplefilter("ignore")
     pattern = re.compile(asked["pattern"], 0 if asked["case"] else re.IGNORECASE)
     hits: list[Hit] = []

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from types import TracebackType
 from typing import Self
+from urllib.parse import SplitResult
 
+from kode.core.clock import Clock
+from kode.core.errors import UsageError
 from kode.core.store.upkeep import Upkeep
 
 __all__ = ["Store"]
@@ -19,6 +22,15 @@ class Store(Upkeep):
 
     Subclass it, write the primitives of `Records`, and run the classes of `kode.core.testing.conformance` over it.
     """
+
+    @classmethod
+    def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
+        """Make a store of what stands in a URL of its scheme; `open_store` calls it.
+
+        Raises:
+            UsageError: The URL says something that this store does not know.
+        """
+        raise UsageError(f"{cls.__name__} cannot be opened by a URL; make it in code.", code="bad_url")
 
     async def __aenter__(self) -> Self:
         await self.open()

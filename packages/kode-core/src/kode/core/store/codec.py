@@ -4,8 +4,8 @@ What ``encode`` accepts ``decode`` reads back as an equal value, on any store an
 settled at this door: numbers that are not finite are refused, and text that is not well-formed Unicode is stored with
 U+FFFD in place of what is wrong. Nothing is unpickled, nothing is imported by a stored name.
 
-A body is *versioned* as a whole. A version that this process does not know raises ``SchemaTooNewError``; an older one is
-taken up step by step by ``UPGRADES``, on the parsed JSON, before it is read.
+A body is *versioned* as a whole. A version that this process does not know raises ``SchemaTooNewError``; an older one
+is taken up step by step by ``UPGRADES``, on the parsed JSON, before it is read.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ VERSION = 1
 """The format that is written."""
 
 _NOW = b"%d" % VERSION
+_OPENINGS = (_NOW + b"{", _NOW + b"[")
 
 BodyKind: TypeAlias = Literal[
     "header",
@@ -184,8 +185,11 @@ def decode(kind: BodyKind, data: bytes, where: str = "") -> Any:
         SchemaTooNewError: A newer KODE wrote it.
     """
     # Nearly all that is read is of the version of today.
-    if data.startswith(_NOW) and data[len(_NOW) : len(_NOW) + 1] in (b"{", b"["):
-        return decode_json(kind, VERSION, data[len(_NOW) :], where)
+    if data.startswith(_OPENINGS):
+        try:
+            return adapter(kind).read(data[len(_NOW) :])
+        except ValueError as error:  # pydantic's is one
+            raise corrupt(kind, data, where, str(error)) from None
     found = _PREFIX.match(data)
     if found is None:
         raise corrupt(kind, data, where, "it does not begin with a version")
@@ -201,7 +205,7 @@ def decode_json(kind: BodyKind, version: int, body: bytes, where: str = "", raw:
         if version < VERSION:
             body = _upgraded(kind, version, body)
         return adapter(kind).read(body)
-    except (ValueError, RecursionError) as error:  # pydantic's is a ValueError
+    except (ValueError, RecursionError) as error:
         raise corrupt(kind, raw, where, str(error)) from None
 
 
@@ -242,7 +246,8 @@ def _clean(value: Any) -> Any:
 def corrupt(kind: str, data: bytes, where: str, why: str) -> RecordCorruptError:
     """Make the error for a body that cannot be read."""
     return RecordCorruptError(
-        f"The {kind} record {where or '(unnamed)'} cannot be read: {why}. It was left as it is; restore it from a backup.",
+        f"The {kind} record {where or '(unnamed)'} cannot be read: {why}. "
+        "It was left as it is; restore it from a backup.",
         kind=kind,
         record=where,
         raw=data,

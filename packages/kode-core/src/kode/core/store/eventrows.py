@@ -56,7 +56,8 @@ def _plain(data: Mapping[str, Scalar]) -> dict[str, Scalar]:
     for key, value in data.items():
         if type(key) is not str or (type(value) not in _SCALARS and not isinstance(value, str | int | float)):
             raise UsageError(
-                f"An event's data holds {key!r}: {type(value).__name__}; give text keys and str, int, float, bool or None.",
+                f"An event's data holds {key!r}: {type(value).__name__}; "
+                "give text keys and str, int, float, bool or None.",
                 code="bad_value",
             )
     return data if type(data) is dict else dict(data)

@@ -11,12 +11,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Self, TypeAlias
+from urllib.parse import SplitResult
 
+from kode.core.errors import UsageError
 from kode.core.store.base import Store
 
 from kode.core.clock import Clock, RealClock
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
+from kode.core.store.open import query
 from kode.core.store.primitives import Durability, prefix_end
 from kode.core.store.records import int_key, key_int
 
@@ -71,6 +74,14 @@ class MemoryStore(Store):
         """Sorted (wake_at, agent id)."""
         # item id -> position key, per uid
         self._waiting: defaultdict[str, dict[str, str]] = defaultdict(dict)
+
+    @classmethod
+    def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
+        """``memory:``: a new store each time."""
+        query(url)
+        if url.netloc or url.path:
+            raise UsageError(f"{url.geturl()!r}: a store in memory has no place; write memory:.", code="bad_url")
+        return cls(clock)
 
     async def open(self) -> None:
         """Nothing to do."""

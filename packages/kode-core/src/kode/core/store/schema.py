@@ -39,7 +39,8 @@ class Adapter:
     """Reads and writes one type as JSON, both in one call into compiled code.
 
     Fields that hold their default are not written, and a reader puts the default back: changing a default changes what
-    is stored. None is the default of a field that may be None and has no other. Fields in ``apart`` are neither written nor read; after ``read`` they are *unset*.
+    is stored. None is the default of a field that may be None and has no other. Fields in ``apart`` are neither
+    written nor read; after ``read`` they are *unset*.
     """
 
     __slots__ = ("_read", "_write")

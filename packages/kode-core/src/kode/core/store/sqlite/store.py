@@ -6,7 +6,8 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
+from urllib.parse import SplitResult
 
 import anyio
 from anyio import to_thread
@@ -16,6 +17,7 @@ from kode.core.clock import Clock, RealClock
 from kode.core.errors import StoreError, UsageError
 from kode.core.store.base import Store
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
+from kode.core.store.open import local_path, query
 from kode.core.store.plans import Plan, Scan
 from kode.core.store.primitives import Durability
 from kode.core.store.sqlite import rows
@@ -70,6 +72,21 @@ class SqliteStore(Store):
         self._writer = Writer(self.path, durability, busy_timeout_s)
         self._idle: list[sqlite3.Connection] = []
         self._state = "new"
+
+    @classmethod
+    def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
+        """``sqlite:///relative.db`` or ``sqlite:////absolute.db``; options `durability` and `busy_timeout_s`."""
+        given = query(url, "durability", "busy_timeout_s")
+        durability = given.get("durability", "power")
+        if durability not in ("power", "process"):
+            raise UsageError(f"durability is {durability!r}; give 'power' or 'process'.", code="bad_url")
+        try:
+            timeout = float(given.get("busy_timeout_s", "10"))
+        except ValueError:
+            raise UsageError(
+                f"busy_timeout_s is {given['busy_timeout_s']!r}; give a number of seconds.", code="bad_url"
+            ) from None
+        return cls(local_path(url), durability="power" if durability == "power" else "process", busy_timeout_s=timeout, clock=clock)
 
     async def open(self) -> None:
         """Open or create the file. Any other call does so too, unless the store was closed.
