@@ -1,5 +1,7 @@
 """The local sandbox with real processes: how they start, what they leave, and that they end."""
 
+# ruff: noqa: ASYNC110, ASYNC220, ASYNC222 - waits for real processes and files, each for a moment
+
 from __future__ import annotations
 
 import os
@@ -15,6 +17,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+import kode.core.sandbox.local
 from kode.core.errors import SandboxError
 from kode.core.sandbox.base import Sandbox
 from kode.core.sandbox.local import LocalSandbox
@@ -165,7 +168,9 @@ async def test_an_error_of_the_listener_ends_the_command(sandbox: LocalSandbox) 
 
 
 async def test_a_flood_is_kept_in_bounded_memory(sandbox: LocalSandbox) -> None:
-    result = await sandbox.exec("echo first; head -c 50000000 /dev/zero; echo; echo last", max_output=10_000, merge_stderr=True)
+    result = await sandbox.exec(
+        "echo first; head -c 50000000 /dev/zero; echo; echo last", max_output=10_000, merge_stderr=True
+    )
     assert result.code == 0
     assert len(result.stdout) < 10_100
     assert result.stdout.startswith(b"first\n")
@@ -210,7 +215,9 @@ async def test_a_daemon_neither_holds_the_call_nor_survives_it(sandbox: LocalSan
     """)
     started = time.monotonic()
     command = [sys.executable, "-c", daemon]
-    result = await sandbox.exec(["/bin/sh", "-c", '"$@"; while ! [ -s pid ]; do sleep 0.01; done', "sh", *command])
+    result = await sandbox.exec(
+        ["/bin/sh", "-c", '"$@"; while ! [ -s pid ]; do sleep 0.01; done', "sh", *command]
+    )
     assert result.code == 0
     assert time.monotonic() - started < 5
     assert not alive(int(await sandbox.read("pid")))
@@ -271,7 +278,17 @@ async def test_a_killed_supervisor_takes_the_command_with_it(sandbox: LocalSandb
     assert until(lambda: marked(sandbox.ref) == [])
 
 
-# ---- the owner's death ----------------------------------------------------------------------------------------
+@linux
+async def test_the_command_dies_with_its_supervisor_by_itself(
+    sandbox: LocalSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent-death signal, with the search for marked processes out of the way."""
+    monkeypatch.setattr(kode.core.sandbox.local, "kill_marked", lambda *_: 0)
+    await sandbox.exec("kill -9 $PPID; exec sleep 67")
+    assert until(lambda: marked(sandbox.ref) == [])
+
+
+# ---- the owner's death -------------------------------------------------------------------------------------
 
 OWNER = """
 import anyio, sys
@@ -306,13 +323,48 @@ def test_processes_end_when_their_owner_is_killed(tmp_path: Path, backend: str, 
         assert until((tmp_path / "up").exists, 10)
         before = marked(f"local:{ref}")
         assert len(before) >= 3  # a supervisor and a command at least, and the background process
-        wiped = subprocess.run(["pgrep", "-f", "^/bin/sleep 7272$"], capture_output=True, text=True, check=False)
+        wiped = subprocess.run(
+            ["pgrep", "-f", "^/bin/sleep 7272$"], capture_output=True, text=True, check=False
+        )
     finally:
         owner.kill()
         owner.wait()
     pids = [*before, *map(int, wiped.stdout.split())]
     assert until(lambda: not any(map(alive, pids)) and marked(f"local:{ref}") == [])
     assert (tmp_path / "up").read_text() == ""
+
+
+LEAKY = """
+import anyio, os, signal, subprocess, sys
+from kode.core.sandbox.local import LocalSandbox
+async def main():
+    sandbox = LocalSandbox(sys.argv[1], ref="local:" + sys.argv[2])
+    await sandbox.spawn("sleep 77")
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            os.set_inheritable(int(name), True)
+        except OSError:
+            pass
+    print(subprocess.Popen(["sleep", "78"], close_fds=False, start_new_session=True).pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+anyio.run(main)
+"""
+
+
+@pytest.mark.integration
+@linux
+def test_an_owners_end_that_leaked_into_a_child_keeps_nothing_alive(tmp_path: Path) -> None:
+    ref = os.urandom(8).hex()
+    environment = {**os.environ, "PYTHONPATH": SRC}
+    command = [sys.executable, "-c", LEAKY, str(tmp_path), ref]
+    # To a file: the process that is left would hold a pipe open.
+    with (tmp_path / "pid").open("w") as out:
+        owner = subprocess.run(command, env=environment, stdout=out, check=False)
+    try:
+        assert owner.returncode == -signal.SIGKILL
+        assert until(lambda: marked(f"local:{ref}") == [])
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 @pytest.mark.integration
@@ -344,7 +396,7 @@ async def test_a_bad_ref_is_refused(ref: str) -> None:
     assert caught.value.code == "bad_ref"
 
 
-# ---- background processes -------------------------------------------------------------------------------------
+# ---- background processes ----------------------------------------------------------------------------------
 
 
 async def test_background_output_is_seen_while_it_runs(sandbox: LocalSandbox) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import pytest
 
@@ -34,6 +34,8 @@ from kode.core.kernel.words import StopReason
 from kode.core.store import codec
 from kode.core.store import records as rec
 from kode.core.store.contract import Bounds, Commit, DocumentBody, Item, Key, Kind, Lease, Record
+
+T = TypeVar("T")
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "v1"
 
@@ -227,14 +229,49 @@ def item(name: str) -> Item:
 
 
 # Fields that hold their default are not stored. What they mean is written out here: a changed default shows.
-BARE_MESSAGE = Message(0, "user", (), 0, 0, 0, None, None, None, None, None, None, None, None)
-BARE_CALL = Call(
-    *(1, 1, 0, "", "t", 0, 0, CallStatus.PENDING, Plan("allow", None, False, "seal", None, None), 0),
-    *(None, None, None, None, (), (), None, None, None, False, 0, None, None, ()),
+def spelled(cls: type[T], **values: Any) -> T:
+    """Make a value of which every field is given, so that no default of today can stand for one of then."""
+    assert set(values) == {field.name for field in fields(cls)}, set(values) ^ {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    return cls(**values)
+
+
+NO_USAGE = spelled(Usage, input=0, output=0, cache_read=0, cache_write=0, reasoning=0, cost_nanos=0)
+ALL = spelled(Window, compaction=None, pinned=(), ranges=(Range(0, None),))
+BARE_MESSAGE = spelled(
+    Message,
+    **{"seq": 0, "role": "user", "blocks": (), "at": 0, "run": 0, "step": 0, "origin": None, "sender": None},
+    **{
+        "provider": None,
+        "model": None,
+        "attempt": None,
+        "stop_reason": None,
+        "usage": None,
+        "metadata": None,
+    },
 )
-BARE_STATE = State(
-    *("a", "u", 0, 0, 0, 1, 1, 0, 0, 0, Usage(0, 0, 0, 0, 0, 0), Window(None, (), (Range(0, None),)), None),
-    *((), (), (), (), None, "", None, None, (), None, 0),
+BARE_PLAN = spelled(
+    Plan, verdict="allow", tool_digest=None, readonly=False, recovery="seal", timeout_s=None, reason=None
+)
+BARE_CALL = spelled(
+    Call,
+    **{"run": 1, "step": 1, "n": 0, "provider_id": "", "tool": "t", "seq": 0, "block": 0, "asked_at": 0},
+    **{"status": CallStatus.PENDING, "plan": BARE_PLAN, "input": None, "changed_input": None, "usage": None},
+    **{
+        "started_at": None,
+        "finished_at": None,
+        "attempts": (),
+        "approvals": (),
+        "wait": None,
+        "result": None,
+    },
+    **{"result_seq": None, "is_error": False, "cut_bytes": 0, "seal_reason": None, "audit": ()},
+)
+BARE_STATE = spelled(
+    State,
+    **{"agent_id": "a", "uid": "u", "created_at": 0, "updated_at": 0, "next_seq": 0, "next_cursor": 1},
+    **{"next_run": 1, "step": 0, "next_n": 0, "steps_total": 0, "usage_total": NO_USAGE, "window": ALL},
+    **{"run": None, "effects": (), "calls": (), "timers": (), "documents": (), "sandbox_ref": None},
+    **{"template": "", "tenant": None, "parent": None, "lineage": (), "parked": None, "tokens": 0},
 )
 BARE_RUN_STATE = State(
     "a",
@@ -270,12 +307,31 @@ BARE_OPEN_CALL = Call(
     wait=Wait(None, None),
     audit=(Audit(0, CallStatus.PENDING, None),),
 )
-BARE_RUN = RunRecord(
-    *(1, "ok", StopReason.END_TURN, 0, None, None, 0, 0, 0, 0, 0, 0, 0, Usage(0, 0, 0, 0, 0, 0), 0),
-    *((), (), None, None, RunError("", "", False), None),
+BARE_RUN = spelled(
+    RunRecord,
+    **{"number": 1, "status": "ok", "stop_reason": StopReason.END_TURN, "started_at": 0, "ended_at": None},
+    **{
+        "item": None,
+        "taken": 0,
+        "first_seq": 0,
+        "last_seq": 0,
+        "first_cursor": 0,
+        "last_cursor": 0,
+        "steps": 0,
+    },
+    **{"calls": 0, "usage": NO_USAGE, "used_us": 0, "pending": (), "waiting": (), "answer_seq": None},
+    **{"output": None, "error": RunError("", "", False), "context": None},
 )
-BARE_COMPACTION = Compaction("c", 0, 0, 0, (), "", Window(None, (), (Range(0, None),)), None, None, 0, 0)
-BARE_SNAPSHOT = Snapshot("s", 0, 0, Window(None, (), (Range(0, None),)), (), (), None, 0, "")
+BARE_COMPACTION = spelled(
+    Compaction,
+    **{"id": "c", "start": 0, "stop": 0, "at": 0, "summary": (), "method": "", "window_before": ALL},
+    **{"model": None, "usage": None, "tokens_before": 0, "tokens_after": 0},
+)
+BARE_SNAPSHOT = spelled(
+    Snapshot,
+    **{"id": "s", "seq": 0, "at": 0, "window": ALL, "documents": (), "tags": (), "parent": None},
+    **{"tokens": 0, "template": ""},
+)
 BARE_EVENT = Event("done", 0, 1, 0, 0, None, None, None, {})
 BARE_ITEM = Item("i", "interrupt", Json("{}"), 0, 0, None, 0, None, None, None)
 

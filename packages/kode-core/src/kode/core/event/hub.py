@@ -158,7 +158,7 @@ class Hub:
 
     def index_after(self, cursor: int) -> int | None:
         """Where to go on in the log behind that durable event; None: the store must be read first."""
-        if self.cursor is None or not self.driven and not self.log:
+        if self.cursor is None or (not self.driven and cursor >= self.cursor):
             return None
         if cursor >= self.cursor:
             # Behind everything durable; skip live events older than the last durable one.
@@ -243,20 +243,18 @@ class Subscription(AsyncIterator[Envelope]):
         """Read the next burst from the log, or a page from the store, or wait."""
         self._buffer, self._next = [], 0
         hub = self.hub
-        if self._index is not None and self._index >= hub.base:
+        if self._index is None or self._index < hub.base:
+            self._join()
+        if self._index is not None and not self._buffer:
             new = hub.log[self._index - hub.base :]
-            if new:
-                self._index = hub.base + len(hub.log)
-                self._take(new)
-                return True
-            if not hub.driven:
+            self._index += len(new)
+            self._take(new)
+            if not new and not hub.driven:
                 # Another process may write from here on; the log says nothing about that.
                 self._index = None
-        elif hub.driven and self._join():
+        if self._buffer:
             return True
         if self._index is None and await self._read_store():
-            return True
-        if self._index is None and hub.driven and self._join():
             return True
         if self.done is not None and self.done():
             return False
@@ -268,19 +266,17 @@ class Subscription(AsyncIterator[Envelope]):
         self._take([Envelope(self.hub.agent_id, event, event.cursor) for event in page.items])
         return bool(page.items)
 
-    def _join(self) -> bool:
-        """Step from the store into the live log where they meet; says whether it could."""
+    def _join(self) -> None:
+        """Step from the store into the live log, if they meet."""
         hub = self.hub
-        index = hub.index_after(self.cursor)
-        if index is None:
-            return False
-        self._index = index
+        self._index = hub.index_after(self.cursor)
+        if self._index is None:
+            return
         resume, self._resume = self._resume, None
         reply = hub.reply
         if reply is not None and hub.cursor is not None and self.cursor >= hub.cursor:
             self._index = hub.base + len(hub.log)
             self._take(_text_so_far(hub, reply, resume))
-        return True
 
     def _take(self, new: Sequence[Envelope]) -> None:
         types = self.types

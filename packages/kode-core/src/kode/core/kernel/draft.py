@@ -216,8 +216,7 @@ class Draft:
 
     def change_run(self, **changes: Any) -> None:
         """Change the run in progress."""
-        if self.run is not None:
-            self.run = _change_run(self.run, **changes)
+        self.run = _change_run(self.the_run, **changes)
 
     def put_call(self, call: Call, note: str | None = None, **changes: Any) -> Call:
         """Put a call of the open step, changed, in the place of its former self, with a line in its trail."""

@@ -52,8 +52,7 @@ def replied(draft: Draft, got: ModelReplied) -> None:
 def _count_step(draft: Draft, got: ModelReplied) -> None:
     add_usage(draft, got.usage)
     draft.steps_total += 1
-    if draft.run is not None:
-        draft.change_run(steps=draft.run.steps + 1)
+    draft.change_run(steps=draft.the_run.steps + 1)
     if got.usage.tokens:
         draft.tokens = got.usage.tokens
         usage = got.usage

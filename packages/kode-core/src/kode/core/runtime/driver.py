@@ -279,7 +279,6 @@ class _Loop:
         monotonic = self.clock.monotonic()
         working = resident.state.status is Status.WORKING and resident.state.run is not None
         used = round((monotonic - self.used_from) * 1e6) if working else 0
-        self.used_from = monotonic
         context = Context(self.clock.now(), self.holding.lease.fence, self.limits, used)
         before = resident.state
         transition = advance(before, [*inputs, *self._sandbox(inputs)], context, hold=hold)
@@ -295,6 +294,7 @@ class _Loop:
         answered = any(type(input).__name__ in _ANSWERS for input in inputs)
         commit = self._commit(transition, consumed, max(seen, resident.seen), idle, answered)
         committed = await self._save(commit)
+        self.used_from = monotonic
         self._after(transition, committed, commit)
         if not hold:
             await self._start(transition.effects)
@@ -384,7 +384,9 @@ class _Loop:
         driver = self.driver
         try:
             with scope:
-                driver._posted.append(await self.worker.perform(effect))
+                answer = await self.worker.perform(effect)
+                # Not in one line: `_gather` puts another list in its place while this waits.
+                driver._posted.append(answer)
         except Exception as error:  # noqa: BLE001 - it ends the drive, which raises it
             driver._failure = driver._failure or error
         finally:

@@ -1,4 +1,7 @@
-"""A background process of the local sandbox: a thread reads its output, so it needs no task and no event loop."""
+"""A background process of the local sandbox.
+
+A thread reads its output, so it needs no task and no event loop.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from kode.core.sandbox.base import ExecResult, Logs
 from kode.core.sandbox.launch import LOST, Launched
 from kode.core.sandbox.orphans import COMMAND_MARK, kill_marked
 from kode.core.sandbox.output import HeadTail, join_cut
-
 
 __all__ = ["BackgroundProcess"]
 
@@ -33,7 +35,8 @@ class BackgroundProcess:
         self._lock = threading.Lock()
         self._code: int | None = None
         self._ended = threading.Event()
-        # A daemon thread: an owner that exits without closing must not wait for it. The socket ends the process.
+        # A daemon thread: an owner that exits without closing must not wait for it. The socket ends the
+        # process.
         self._thread = threading.Thread(target=self._watch, name=f"kode-{mark}", daemon=True)
         self._thread.start()
 

@@ -1,16 +1,17 @@
 """The sandbox contract: where an agent's commands run and its files lie.
 
-A sandbox runs commands to their end (``exec``), runs some in the background (``spawn``), and reads and writes files
-below its root. Every method is async and may be cancelled: a cancelled ``exec`` has ended its processes when it
-returns. Whoever opens a sandbox owns its processes; they end with the owner, and ``kill_ref`` ends those that a dead
-owner left behind.
+A sandbox runs commands to their end (``exec``), runs some in the background (``spawn``), and reads and writes
+files below its root. Every method is async and may be cancelled: a cancelled ``exec`` has ended its processes
+when it returns. Whoever opens a sandbox owns its processes; they end with the owner, and ``kill_ref`` ends
+those that a dead owner left behind.
 
-Paths are text, relative to the root or absolute below it, with ``/`` between names. A name that is not UTF-8 comes as
-text with surrogate escapes, so that it can be opened again; ``shown`` makes it fit for people and models.
+Paths are text, relative to the root or absolute below it, with ``/`` between names. A name that is not UTF-8
+comes as text with surrogate escapes, so that it can be opened again; ``shown`` makes it fit for people and
+models.
 
 A failure is a ``SandboxError`` whose ``code`` is one of ``file_not_found``, ``outside_root``, ``not_a_file``,
-``not_a_directory``, ``not_empty``, ``no_permission``, ``no_space``, ``bad_path``, ``bad_pattern``, ``search_too_slow``,
-``closed``, or the general ``sandbox``; ``SandboxUnavailableError`` may be tried again.
+``not_a_directory``, ``not_empty``, ``no_permission``, ``no_space``, ``bad_path``, ``bad_pattern``,
+``search_too_slow``, ``closed``, or the general ``sandbox``; ``SandboxUnavailableError`` may be tried again.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ IGNORED: frozenset[str] = frozenset({".git", ".hg", ".svn", ".venv", "__pycache_
 
 Stream: TypeAlias = Literal["stdout", "stderr"]
 OnOutput: TypeAlias = Callable[[Stream, bytes], Awaitable[None]]
-"""Is told each piece of output as it comes. While it waits, so does the command: that is the back-pressure."""
+"""Is told each piece of output as it comes; while it waits, so does the command (back-pressure)."""
 Command: TypeAlias = str | Sequence[str]
-"""Text runs in the sandbox's shell (``/bin/sh -c``); a sequence is a program and its arguments, without a shell."""
+"""Text runs in the sandbox's shell (``/bin/sh -c``); a sequence is a program and its arguments."""
 FileKind: TypeAlias = Literal["file", "directory", "symlink", "other"]
 
 
@@ -196,8 +197,9 @@ class Sandbox(Protocol):
     ) -> ExecResult:
         """Run a command to its end.
 
-        When this returns, also by time-out or cancellation, no process that the command started is left, those it
-        put into the background included: ``spawn`` is for these. Ending is polite first (SIGTERM), then by force.
+        When this returns, also by time-out or cancellation, no process that the command started is left,
+        those it put into the background included: ``spawn`` is for these. Ending is polite first (SIGTERM),
+        then by force.
 
         Args:
             command: Shell text, or a program with its arguments.
@@ -222,11 +224,17 @@ class Sandbox(Protocol):
         env: Mapping[str, str] | None = None,
         max_output: int = MAX_OUTPUT,
     ) -> Process:
-        """Start a command in the background, its streams merged; it lives until it ends, is killed, or ``close``."""
+        """Start a command in the background, its streams merged.
+
+        It lives until it ends, is killed, or ``close``.
+        """
         ...
 
     def process(self, id: str) -> Process:
-        """Return a background process of this sandbox. Raises ``SandboxError`` (``no_process``) if there is none."""
+        """Return a background process of this sandbox.
+
+        Raises ``SandboxError`` (``no_process``) if there is none.
+        """
         ...
 
     def processes(self) -> tuple[str, ...]:
@@ -238,7 +246,10 @@ class Sandbox(Protocol):
         ...
 
     async def write(self, path: str, data: bytes) -> None:
-        """Replace a file, or make it and the folders above. Atomic: a reader sees the old or the new, never a part."""
+        """Replace a file, or make it and the folders above.
+
+        Atomic: a reader sees the old or the new, never a part.
+        """
         ...
 
     async def stat(self, path: str) -> FileInfo:
@@ -258,7 +269,9 @@ class Sandbox(Protocol):
         ignore: frozenset[str] = IGNORED,
         limit: int | None = None,
     ) -> Found:
-        """Find files by ``*``, ``?``, ``[…]``, ``{a,b}`` and ``**`` (any folders); links to folders are not followed.
+        """Find files by ``*``, ``?``, ``[…]``, ``{a,b}`` and ``**`` (any folders).
+
+        Links to folders are not followed.
 
         Args:
             pattern: Matched against paths relative to ``cwd``.
@@ -279,7 +292,9 @@ class Sandbox(Protocol):
         ignore: frozenset[str] = IGNORED,
         limit: int = 200,
     ) -> Matches:
-        """Search text files line by line: every hit of a line for a regular expression, the first for plain text.
+        """Search text files line by line.
+
+        A regular expression finds every hit of a line, plain text the first.
 
         Args:
             pattern: Plain text, or a Python regular expression with ``regex``.
@@ -296,11 +311,17 @@ class Sandbox(Protocol):
         ...
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
-        """Remove a file, a link or an empty folder; with ``recursive`` a folder and all in it. Links are not followed."""
+        """Remove a file, a link or an empty folder; with ``recursive`` a folder and all in it.
+
+        Links are not followed.
+        """
         ...
 
     async def close(self) -> None:
-        """End what this owner runs and let go of the sandbox; one that lives elsewhere can be opened by ``ref``."""
+        """End what this owner runs and let go of the sandbox.
+
+        One that lives elsewhere can be opened by ``ref``.
+        """
         ...
 
     async def dispose(self) -> None:
@@ -309,7 +330,10 @@ class Sandbox(Protocol):
 
     @classmethod
     async def kill_ref(cls, ref: str) -> int:
-        """End the processes that a dead owner left under ``ref``; returns how many were found. Again is harmless."""
+        """End the processes that a dead owner left under ``ref``; returns how many were found.
+
+        Again is harmless.
+        """
         ...
 
 

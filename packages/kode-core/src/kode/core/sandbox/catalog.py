@@ -1,4 +1,7 @@
-"""Finds sandboxes by kind: those registered in this process, and those that installed wheels bring (``kode.sandbox``)."""
+"""Finds sandboxes by kind.
+
+Those registered in this process, and those that installed wheels bring (``kode.sandbox``).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ class SandboxFactory:
     """Kinds and the classes that make them.
 
     Args:
-        installed: Look for unknown kinds among the entry points of installed wheels; they are loaded when asked for.
+        installed: Look for unknown kinds among the entry points of installed wheels; they are loaded when
+            asked for.
     """
 
     def __init__(self, *, installed: bool = True) -> None:
@@ -48,8 +52,8 @@ class SandboxFactory:
         if not points:
             known = ", ".join(self.kinds()) or "none"
             raise NotBoundError(
-                f"There is no sandbox of kind {kind!r} in this process; known are: {known}. Install the wheel "
-                f"kode-sandbox-{kind}, or register it.",
+                f"There is no sandbox of kind {kind!r} in this process; known are: {known}. Install the "
+                f"wheel kode-sandbox-{kind}, or register it.",
                 kind=kind,
             )
         if len({point.value for point in points}) > 1:
@@ -79,7 +83,10 @@ class SandboxFactory:
             ) from error
 
     async def kill_ref(self, ref: str) -> int:
-        """End what a dead owner left under ``ref``, whatever its kind; returns how many processes were found."""
+        """End what a dead owner left under ``ref``, whatever its kind.
+
+        Returns how many processes were found.
+        """
         return await self.get(ref.partition(":")[0]).kill_ref(ref)
 
     def kinds(self) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """Opens paths below a root, whatever the names, the links and the other processes do.
 
-A path is walked name by name with directory descriptors. No name is opened through a link: links are read and walked
-here, ``..`` goes back to a descriptor that was held before, so the kernel never resolves more than one plain name.
-Swapping a folder for a link meanwhile makes the walk fail; it cannot lead it out of the root. Links that stay inside
-are followed. Hard links cannot be told from files, and what another process moves out of the root while it is open
-stays open.
+A path is walked name by name with directory descriptors. No name is opened through a link: links are read
+and walked here, ``..`` goes back to a descriptor that was held before, so the kernel never resolves more
+than one plain name. Swapping a folder for a link meanwhile makes the walk fail; it cannot lead it out of
+the root. Links that stay inside are followed. Hard links cannot be told from files, and what another
+process moves out of the root while it is open stays open.
 
 Everything here blocks; call it in a worker thread.
 """
@@ -98,7 +98,10 @@ class Jail:
                 walk.close()
 
     def split(self, path: str) -> list[str]:
-        """Split a path into names; ``..`` is left in. Raises ``SandboxError`` if it is absolute and not below the root."""
+        """Split a path into names; ``..`` is left in.
+
+        Raises ``SandboxError`` if it is absolute and not below the root.
+        """
         if not path or "\0" in path:
             raise SandboxError(
                 f"The path {path!r} is not allowed: it is empty or holds a zero byte.", code="bad_path"
@@ -292,7 +295,10 @@ def outside(path: str) -> SandboxError:
 
 
 def open_file(place: Place) -> int:
-    """Open the regular file at a place for reading; never waits for a pipe's other end, never follows a link."""
+    """Open the regular file at a place for reading.
+
+    Never waits for a pipe's other end, never follows a link.
+    """
     if place.name is None:
         raise IsADirectoryError(errno.EISDIR, "")
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -68,7 +68,7 @@ class Launched:
         self.control, theirs = socket.socketpair()
         try:
             self.popen = subprocess.Popen(
-                [sys.executable, "-I", "-S", SUPERVISOR, str(theirs.fileno()), *argv],
+                [sys.executable, "-I", "-S", SUPERVISOR, str(theirs.fileno()), str(os.getpid()), *argv],
                 stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT if merge else subprocess.PIPE,

@@ -1,12 +1,12 @@
 """The local sandbox: commands as processes of this machine, files below one folder.
 
-**Commands are not confined.** ``exec`` and ``spawn`` run with this user's rights: they can read and write whatever this
-user can, and use the network. What is held back are the host's environment variables (an allow-list), so secrets in
-them do not leak, and what is guaranteed is that processes end. Only the file methods cannot leave the root. Give an
-agent that you do not trust another sandbox.
+**Commands are not confined.** ``exec`` and ``spawn`` run with this user's rights: they can read and write
+whatever this user can, and use the network. What is held back are the host's environment variables (an
+allow-list), so secrets in them do not leak, and what is guaranteed is that processes end. Only the file
+methods cannot leave the root. Give an agent that you do not trust another sandbox.
 
-Processes end with their owner, ``kill -9`` of it included (``supervisor.py``). On Linux that holds for daemons that
-left their session too; elsewhere those survive.
+Processes end with their owner, ``kill -9`` of it included (``supervisor.py``). On Linux that holds for
+daemons that left their session too; elsewhere those survive.
 """
 
 from __future__ import annotations
@@ -106,14 +106,17 @@ class LocalSandbox:
 
     @property
     def ref(self) -> str:
-        """``local:…``; every command carries it in its environment, so that a new process finds what is left."""
+        """``local:…``.
+
+        Every command carries it in its environment, so that a new process finds what is left.
+        """
         return self._ref
 
     async def open(self) -> None:
         """Do nothing: there is nothing to start. A closed sandbox can be used again after it."""
         self._closed = False
 
-    # ---- commands -------------------------------------------------------------------------------------------
+    # ---- commands ------------------------------------------------------------------------------------------
 
     async def exec(
         self,
@@ -185,7 +188,7 @@ class LocalSandbox:
 
         return launch, mark
 
-    # ---- files ----------------------------------------------------------------------------------------------
+    # ---- files ---------------------------------------------------------------------------------------------
 
     async def read(self, path: str, *, offset: int = 0, size: int | None = None) -> bytes:
         """Read a file, or ``size`` bytes of it from ``offset`` on."""
@@ -250,7 +253,7 @@ class LocalSandbox:
         """Remove a file, a link or a folder."""
         await anyio.to_thread.run_sync(self._jail.remove, path, recursive)
 
-    # ---- the end --------------------------------------------------------------------------------------------
+    # ---- the end -------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """End all processes; returns when they are gone. Again is harmless."""
@@ -269,7 +272,10 @@ class LocalSandbox:
 
     @classmethod
     async def kill_ref(cls, ref: str) -> int:
-        """End what a dead owner's commands left; Linux only, 0 elsewhere. For refs whose owner lives: it is killed too."""
+        """End what a dead owner's commands left; Linux only, 0 elsewhere.
+
+        For refs whose owner lives: it is killed too.
+        """
         return await anyio.to_thread.run_sync(kill_marked, _mark_of(ref))
 
 
@@ -282,7 +288,10 @@ def _mark_of(ref: str) -> str:
 
 
 async def _look(job: Callable[[], T], stop: Event | None = None) -> T:
-    """Run a job that changes nothing in a worker thread; when cancelled it is left behind and told to stop."""
+    """Run a job that changes nothing in a worker thread.
+
+    When cancelled it is left behind and told to stop.
+    """
     try:
         return await anyio.to_thread.run_sync(job, abandon_on_cancel=True)
     except anyio.get_cancelled_exc_class():

@@ -1,7 +1,7 @@
 """Finds and kills what a dead owner's commands left behind, by a mark in their environment.
 
-The second line behind the supervisor: needed when owner and supervisor were killed together. Linux only; elsewhere
-nothing is found. A process that wiped its environment is not found either.
+The second line behind the supervisor: needed when owner and supervisor were killed together. Linux only;
+elsewhere nothing is found. A process that wiped its environment is not found either.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def _carries(pid: int, value: str, name: str) -> bool:
 
 
 def _kill(pid: int, value: str, name: str) -> None:
-    """Kill it if it still is the process that carries the mark: the descriptor holds the identity, the id does not."""
+    """Kill it if it still is the process that carries the mark.
+
+    The descriptor holds the identity, the id does not.
+    """
     if sys.platform != "linux":
         return
     try:

@@ -53,7 +53,10 @@ class HeadTail:
 
 
 def join_cut(head: bytes, tail: bytes, cut: int) -> tuple[bytes, int]:
-    """Join head and tail by a line that says how much is missing; characters cut in two are left out and counted."""
+    """Join head and tail by a line that says how much is missing.
+
+    Characters cut in two are left out and counted.
+    """
     if not cut:
         return head + tail, 0
     whole_head, whole_tail = _whole_end(head), _whole_start(tail)

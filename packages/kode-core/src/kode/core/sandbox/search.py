@@ -1,11 +1,11 @@
 """Finds files by pattern and lines by text, below a jail's root.
 
-A glob is matched name by name while walking, as a set of positions in the pattern: a folder in which no position is
-left is not entered, and no pattern costs more than its length per name. Folders are walked in sorted order, so the
-first ``limit`` files are the same on every machine.
+A glob is matched name by name while walking, as a set of positions in the pattern: a folder in which no
+position is left is not entered, and no pattern costs more than its length per name. Folders are walked in
+sorted order, so the first ``limit`` files are the same on every machine.
 
-Regular expressions come from models. Python's cannot be stopped once they run and hold the interpreter's lock, so they
-run in a helper process with a limit on processor time (``searcher.py``).
+Regular expressions come from models. Python's cannot be stopped once they run and hold the interpreter's
+lock, so they run in a helper process with a limit on processor time (``searcher.py``).
 
 Everything here blocks; call it in a worker thread. ``stop`` ends a walk early.
 """
@@ -199,7 +199,10 @@ def grep(
     limit: int,
     stop: Event,
 ) -> Matches:
-    """Search files line by line; one more hit than ``limit`` is looked for, to know whether there are more."""
+    """Search files line by line.
+
+    One more hit than ``limit`` is looked for, to know whether there are more.
+    """
     if not pattern:
         raise SandboxError("The pattern is empty. Give the text to look for.", code="bad_pattern")
     counts = _Counts()
@@ -271,7 +274,8 @@ def _plain(
 ) -> Iterator[tuple[str, int, int, str]]:
     """Find the first hit of each line. Files without any are told apart before they are cut into lines."""
     wanted = text.encode("utf-8", "surrogateescape")
-    # Only ASCII folds byte by byte; anything else goes through a pattern, which for plain text runs in linear time.
+    # Only ASCII folds byte by byte; anything else goes through a pattern, which for plain text runs in linear
+    # time.
     test = None if case_sensitive else re.compile(re.escape(text), re.IGNORECASE)
     for path, content in contents:
         if test is None and wanted not in content:

@@ -1,8 +1,9 @@
 """Runs a regular expression over files in a helper process that the kernel stops when it takes too long.
 
-As a module it is the owner's side (``Searcher``). As a program, ``python -I -S searcher.py``, it is the helper: reads
-one line of JSON (what to look for), then files as ``length of name, length of content`` in decimal, name, content; and
-writes its hits as one JSON list. It imports nothing but the standard library, because it starts with every search.
+As a module it is the owner's side (``Searcher``). As a program, ``python -I -S searcher.py``, it is the
+helper: reads one line of JSON (what to look for), then files as ``length of name, length of content`` in
+decimal, name, content; and writes its hits as one JSON list. It imports nothing but the standard library,
+because it starts with every search.
 
 The limit on processor time is the helper's own (``RLIMIT_CPU``): it holds also when the owner is gone.
 """
@@ -67,7 +68,10 @@ class Searcher:
         self.helper.wait()
 
     def search(self, contents: Iterator[tuple[str, bytes]]) -> list[Hit]:
-        """Feed the files and return the hits. The helper writes nothing before the end, so neither side blocks."""
+        """Feed the files and return the hits.
+
+        The helper writes nothing before the end, so neither side blocks.
+        """
         stdin, stdout = self.helper.stdin, self.helper.stdout
         assert stdin is not None
         assert stdout is not None
@@ -82,8 +86,8 @@ class Searcher:
         answer = stdout.read()
         if self.helper.wait() != 0 or not answer:
             raise _error(
-                f"The regular expression {self.pattern!r} took more than {CPU_SECONDS} s. Give a simpler one, plain "
-                "text, or a narrower path.",
+                f"The regular expression {self.pattern!r} took more than {CPU_SECONDS} s. "
+                "Give a simpler one, plain text, or a narrower path.",
                 "search_too_slow",
             )
         return [(path, line, column, preview) for path, line, column, preview in json.loads(answer)]

@@ -1,18 +1,20 @@
 """Runs one command for an owner in another process, and ends it when the owner is gone.
 
-This file is a program of its own: ``python -I -S supervisor.py FD COMMAND…`` with a socket as FD whose other end only
-the owner holds. It imports nothing but a few modules of the standard library, because it starts with every command.
+This file is a program of its own: ``python -I -S supervisor.py FD OWNER COMMAND…`` with a socket as FD whose
+other end only the owner holds. It imports only a few modules of the standard library, because it starts
+with every command.
 
-    owner → here    ``T``: SIGTERM to the command's group; ``K``: SIGKILL; end of file: the owner died, as ``K``
+    owner → here    ``T``: SIGTERM to its group; ``K``, or end of file, the owner's death: SIGKILL
     here → owner    the command's exit status in decimal, once it and all it started are gone
 
-Why a process between: the kernel closes the owner's end of the socket however the owner dies, ``kill -9`` included,
-so that reading the end of file here is certain. A parent-death signal from the owner would not do: Linux ties it to
-the *thread* that started the child, and worker threads end early. It is used one level down, where there is only one
-thread. A second look at the parent's id once a second covers an owner's end that leaked into some other child.
+Why a process between: the kernel closes the owner's end of the socket however the owner dies, ``kill -9``
+included, so that reading the end of file here is certain. A parent-death signal from the owner would not do:
+Linux ties it to the *thread* that started the child, and worker threads end early. It is used one level down,
+where there is only one thread. A second look at the parent's id once a second covers an owner's end that
+leaked into some other child.
 
-On Linux this process also adopts orphans (child subreaper), so daemons that left the group and the session are found
-too and killed when the command ends. Elsewhere only the command's group is.
+On Linux this process also adopts orphans (child subreaper), so daemons that left the group and the session
+are found too and killed when the command ends. Elsewhere only the command's group is.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def load_prctl() -> Prctl | None:
         # What ctypes does, without the 4 ms that importing the rest of it takes.
         import _ctypes
 
-        address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")
+        this = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # None is this process; typeshed does not know
+        address = _ctypes.dlsym(this, "prctl")
         return lambda *numbers: _ctypes.call_function(address, numbers)
     except (ImportError, OSError, AttributeError, TypeError):
         pass
@@ -130,7 +133,10 @@ def reap(child: int) -> int | None:
 
 
 def bury(child: int) -> None:
-    """After the command's end: kill and reap what it left. Its own children become ours, so this goes in rounds."""
+    """After the command's end: kill and reap what it left.
+
+    Its own children become ours, so this goes in rounds.
+    """
     for _ in range(REAP_ROUNDS):
         # The group's id stays taken while it has members; without any there is nothing to hit.
         try:
@@ -175,7 +181,7 @@ def main() -> None:
     """Start the command and see it through."""
     control = int(sys.argv[1])
     os.set_inheritable(control, False)
-    owner = os.getppid()
+    owner = int(sys.argv[2])  # told, not asked for: it may be dead by now
     prctl = load_prctl()
     if prctl is not None:
         prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -188,7 +194,7 @@ def main() -> None:
     supervisor = os.getpid()
     child = os.fork()
     if child == 0:
-        become(sys.argv[2:], prctl, supervisor)
+        become(sys.argv[3:], prctl, supervisor)
     # The streams belong to the command alone: the owner reads their end when the command is gone.
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):

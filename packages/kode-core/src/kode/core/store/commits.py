@@ -120,11 +120,7 @@ class Writing(Staging):
         check_agent_id(agent_id)
         check_item_id(item.id)
         now = await self.now()
-        if uid is not None:
-            (header,) = await self.get(agent_id, [header_key(agent_id)])
-            if header is None or uid_of(header) != uid:
-                raise plans.no_agent(agent_id)
-        record = rec.inbox_record("", replace(item, at=item.at or now, position=0))
+        record = rec.inbox_record(uid or "", replace(item, at=item.at or now, position=0))
         bounded = item.kind in ("message", "reminder")
         done = await self.append_inbox(agent_id, record, now=now, bounded=bounded)
         if done.outcome == "new":

@@ -132,7 +132,7 @@ class MemoryStore(Store):
     async def append_inbox(self, agent_id: str, record: Record, *, now: int, bounded: bool) -> Appended:
         """See `Records.append_inbox`."""
         header = self._row("header", "", agent_id)
-        if header is None:
+        if header is None or record.uid not in ("", header.columns["uid"]):
             return Appended("gone")
         uid, item_id = str(header.columns["uid"]), str(record.columns["id"])
         inbox = self._shelves.setdefault(("inbox", uid), _Shelf())

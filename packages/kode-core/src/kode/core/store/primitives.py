@@ -110,9 +110,10 @@ class Records(ABC):
     async def append_inbox(self, agent_id: str, record: Record, *, now: int, bounded: bool) -> Appended:
         """Put an item at the end of an agent's inbox, in one atomic and durable act.
 
-        `record` has no uid and no key yet; its `id` column is the item's id. In this order:
+        `record` has no key yet, and a uid only if it is meant for that identity alone; its `id` column is the item's
+        id. In this order:
 
-        1. no header of `agent_id`: `gone`;
+        1. no header of `agent_id`, or one of another uid than the record's: `gone`;
         2. an inbox record of that id exists: `waiting`, with it;
         3. a consumed record of that id exists with `expires_at` > `now`: `consumed`, with it;
         4. `bounded` and the `size` column exceeds the header's `max_message_bytes`: `too_big`;

@@ -42,7 +42,7 @@ def legal_inputs(
     context: Context,
     *,
     waiting: Sequence[i.Input] = (),
-    most: int = 3,
+    most: int = 4,
     rows: Rows | None = None,
 ) -> list[i.Input]:
     """Make a batch that is legal for this state, by looking where each of its inputs leads.
@@ -91,7 +91,7 @@ def legal_input(state: State, random: Random, context: Context) -> i.Input:
     """Make one input that is legal for this state; answers that fit are likelier than any other."""
     made: i.Input | None
     while True:
-        if random.random() < 0.5:
+        if random.random() < 0.4:
             made = _FITTING[state.phase](state, random)
         else:
             kind, make = random.choice(_MAKERS)
@@ -219,12 +219,8 @@ _FITTING: dict[Phase, Callable[[State, Random], i.Input]] = {
 }
 
 
-def _interrupt(state: State, random: Random, context: Context) -> i.Input | None:
-    return (
-        i.InterruptRequested(_item(random), random.choice((None, "enough")))
-        if random.random() < 0.4
-        else None
-    )
+def _interrupt(state: State, random: Random, context: Context) -> i.InterruptRequested:
+    return i.InterruptRequested(_item(random), random.choice((None, "enough")))
 
 
 def _resumed(state: State, random: Random, context: Context) -> i.Input | None:
@@ -287,7 +283,7 @@ _OTHERS: dict[type, Callable[[State, Random, Context], i.Input | None]] = {
     i.DocumentsChanged: _documents,
     i.SandboxBound: lambda s, r, c: i.SandboxBound(r.choice((None, "box"))),
     i.Noted: lambda s, r, c: i.Noted((Event("file_changed"), Event("todo_changed", at=5))),
-    i.Parked: lambda s, r, c: i.Parked() if r.random() < 0.3 else None,
+    i.Parked: lambda s, r, c: i.Parked(),
 }
 _MAKERS = tuple(_OTHERS.items())
 

@@ -1,7 +1,7 @@
 """The tool contract: what a tool is, what it is given, and what it may answer.
 
-A tool is a plain value: a name, a schema, flags, and one async function. ``kode.core.tool.define.tool`` makes one of a
-Python function; whoever has a JSON schema already (MCP) builds ``Tool`` directly.
+A tool is a plain value: a name, a schema, flags, and one async function. ``kode.core.tool.define.tool`` makes
+one of a Python function; whoever has a JSON schema already (MCP) builds ``Tool`` directly.
 
 A tool never breaks a run: whatever goes wrong becomes a result that the model is shown (``Tool.call``). Only
 cancellation passes through.
@@ -97,7 +97,10 @@ class ToolOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Suspended:
-    """The tool handed its call to someone outside, who will send ``CallResolved``; the agent may sleep meanwhile."""
+    """The tool handed its call to someone outside, who will send ``CallResolved``.
+
+    The agent may sleep meanwhile.
+    """
 
     due_at: int | None = None
     """Microseconds since the epoch; then the call is closed without an answer."""
@@ -118,7 +121,7 @@ class ToolContext:
     call_id: str
     """``run.step.n``."""
     fence: int
-    """Rises with each take-over of the agent: a system that remembers the highest can refuse an older driver."""
+    """Rises with each take-over of the agent; who remembers the highest can refuse an older driver."""
     attempt: str
     """``fence.n``."""
     clock: Clock
@@ -135,7 +138,10 @@ class ToolContext:
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt at this call, and for no other call: give it to systems that know such keys."""
+        """The same for every attempt at this call, and for no other call.
+
+        Give it to systems that know such keys.
+        """
         return f"{self.uid}:{self.call_id}"
 
     def emit(self, event_type: str, data: Mapping[str, Any] | None = None) -> None:
@@ -202,7 +208,7 @@ class Tool:
     readonly: bool = False
     """It changes nothing: may run beside other readers, and in mode ``readonly``."""
     recovery: Recovery = "seal"
-    """What a crash does to a call that may have started. ``retry``: safe to run twice at once under one key."""
+    """What a crash does to a call that may have started; ``retry``: safe to run twice at once."""
     timeout_s: float | None = None
     """None: ``Limits.tool_timeout_s``."""
     needs_approval: bool = False
@@ -210,7 +216,7 @@ class Tool:
     prompt: str | None = None
     """Guidance that is put into the system prompt of agents that have this tool."""
     validate: Callable[[Json], dict[str, Any] | str] | None = field(default=None, repr=False)
-    """Turns argument text into what ``function`` takes, or says what is wrong. None: any JSON object will do."""
+    """Turns argument text into what ``function`` takes, or says what is wrong; None: any JSON object."""
     digest: str = field(init=False)
     """SHA-256 over name, schema and flags."""
 
@@ -245,13 +251,19 @@ class Tool:
         """Check a call's arguments: what ``call`` takes, or a text that tells the model what to mend."""
         if self.validate is not None:
             return self.validate(arguments)
-        value = jsontext.parse(arguments)
+        try:
+            value = jsontext.parse(arguments)
+        except UsageError as error:
+            return f"The arguments of {self.name} are not valid: {error.message}"
         if isinstance(value, dict):
             return value
         return f"The arguments of {self.name} must be a JSON object; this is {arguments[:100]}."
 
     async def call(self, context: ToolContext, arguments: dict[str, Any]) -> ToolResult:
-        """Run the tool. Whatever it raises is a result with ``is_error``; only cancellation passes through."""
+        """Run the tool.
+
+        Whatever it raises is a result with ``is_error``; only cancellation passes through.
+        """
         try:
             return await self.function(context, arguments)
         except Exception as error:  # noqa: BLE001 - a tool's failure is told to the model, it never ends the run

@@ -1,4 +1,7 @@
-"""Finds tools by name: those registered in this process, and those that installed wheels bring (``kode.tool``)."""
+"""Finds tools by name.
+
+Those registered in this process, and those that installed wheels bring (``kode.tool``).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ class ToolRegistry:
 
     Args:
         tools: To start with.
-        installed: Look for unknown names among the entry points of installed wheels; they are loaded when asked for.
+        installed: Look for unknown names among the entry points of installed wheels; they are loaded when
+            asked for.
     """
 
     def __init__(self, tools: Iterable[Tool] = (), *, installed: bool = True) -> None:
@@ -42,7 +46,7 @@ class ToolRegistry:
             and (known.digest, known.description) != (tool.digest, tool.description)
         ):
             raise UsageError(
-                f"The tool {tool.name!r} is registered with another definition. Give one of them another name.",
+                f"The tool {tool.name!r} is registered with another definition. Give one another name.",
                 code="tool_exists",
                 tool=tool.name,
             )
@@ -62,8 +66,8 @@ class ToolRegistry:
         if not points:
             known = ", ".join(self.names()) or "none"
             raise NotBoundError(
-                f"There is no tool {name!r} in this process. Register it, or install the wheel that brings it. "
-                f"Known are: {known}.",
+                f"There is no tool {name!r} in this process. Register it, or install the wheel that "
+                f"brings it. Known are: {known}.",
                 tool=name,
             )
         return self.register(_load(name, points))

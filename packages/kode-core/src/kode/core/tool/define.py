@@ -1,4 +1,4 @@
-"""Makes a ``Tool`` of a Python function: its signature and docstring become the schema that the model is shown.
+"""Makes a ``Tool`` of a Python function: signature and docstring become what the model is shown.
 
     @tool(readonly=True, recovery="retry")
     async def word_count(path: str, context: ToolContext, unique: bool = False) -> int:
@@ -23,7 +23,7 @@ import anyio.to_thread  # noqa: TID251 - a plain function must not block the eve
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import to_jsonable_python
+from pydantic_core import to_json
 
 from kode.core import jsontext
 from kode.core.errors import UsageError
@@ -72,10 +72,11 @@ def tool(
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a tool of a function; use it as ``@tool`` or ``@tool(readonly=True, …)``.
 
-    Every parameter needs a type; its description comes from the docstring's ``Args:`` or from ``Annotated[…, Field(…)]``.
-    A parameter of type ``ToolContext`` is filled in and not shown to the model. A plain function runs in a worker
-    thread; when its call is cancelled the thread is left behind, so long work calls ``context.check_cancelled()``.
-    It may return text, content blocks, a ``ToolOutcome``, ``context.suspend(…)``, or any JSON value.
+    Every parameter needs a type; its description comes from the docstring's ``Args:`` or from pydantic's
+    ``Field``. A parameter of type ``ToolContext`` is filled in and not shown to the model. A plain function
+    runs in a worker thread; when its call is cancelled the thread is left behind, so long work calls
+    ``context.check_cancelled()``. It may return text, content blocks, a ``ToolOutcome``,
+    ``context.suspend(…)``, or any JSON value.
 
     Args:
         function: An async or a plain function.
@@ -168,8 +169,12 @@ class _Arguments:
             schema = self._adapter.json_schema(schema_generator=_Untitled)
         except (PydanticUserError, TypeError, ValueError, NameError) as error:
             raise _bad(tool, f"no schema can be made of its parameters: {error}") from error
-        schema.pop("title", None)
-        self.schema: Json = jsontext.dump({"type": "object", "properties": {}, **schema})
+        for titled in (schema, *schema.get("$defs", {}).values()):
+            titled.pop("title", None)
+        # pydantic puts those with defaults first; the author thought of another order.
+        told = schema.pop("properties", {})
+        properties = {name: told[name] for name in self.names}
+        self.schema: Json = jsontext.dump({"type": "object", "properties": properties, **schema})
 
     def check(self, arguments: Json) -> dict[str, Any] | str:
         """Return the values to call with, or what the model has to mend."""
@@ -197,9 +202,7 @@ class _Arguments:
 
 
 def _given(value: Any) -> str:
-    text = (
-        repr(value) if not isinstance(value, dict | list) else str(to_jsonable_python(value, fallback=repr))
-    )
+    text = repr(value)
     return text if len(text) <= 100 else text[:99] + "…"
 
 
@@ -226,7 +229,7 @@ def _field(type_: Any, described: str | None, default: Any) -> tuple[Any, Any]:
     return type_, Field(default=default)
 
 
-# ---- calling --------------------------------------------------------------------------------------------------
+# ---- calling -----------------------------------------------------------------------------------------------
 
 
 async def _run(
@@ -261,7 +264,9 @@ def _from_thread(context: ToolContext) -> ToolContext:
 
 
 def to_result(value: Any) -> ToolResult:
-    """Turn what a tool returned into its result: results as they are, text as text, blocks as content, else JSON.
+    """Turn what a tool returned into its result.
+
+    Results stay as they are, text becomes text, blocks become content, and all else JSON text.
 
     Raises:
         UsageError: It is none of these.
@@ -279,7 +284,11 @@ def to_result(value: Any) -> ToolResult:
     ):
         return ToolOutcome(tuple(value))
     try:
-        return ToolOutcome.of(jsontext.dump(to_jsonable_python(value, inf_nan_mode="strings")))
+        return ToolOutcome.of(jsontext.dump(value))
+    except UsageError:  # models, dataclasses, times, numbers that are not finite: pydantic knows them
+        pass
+    try:
+        return ToolOutcome.of(jsontext.canonical(to_json(value, inf_nan_mode="strings").decode()))
     except ValueError as error:  # PydanticSerializationError is one
         raise UsageError(
             f"The tool returned {type(value).__name__}, which is no JSON value: {error}.",

@@ -36,7 +36,10 @@ def parse_docstring(text: str) -> Docstring:
 
 
 def _arguments(lines: list[str]) -> dict[str, str]:
-    """Read the lines of an ``Args`` section; what is indented deeper than the first goes on with the one before."""
+    """Read the lines of an ``Args`` section.
+
+    What is indented deeper than the first goes on with the one before.
+    """
     found: dict[str, list[str]] = {}
     indent: int | None = None
     current: list[str] | None = None

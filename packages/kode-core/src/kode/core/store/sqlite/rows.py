@@ -48,7 +48,7 @@ def _table(kind: Kind) -> Table:
         names,
         create=f'CREATE TABLE "{kind}" (\n  owner TEXT NOT NULL,\n  "key" TEXT NOT NULL,\n{typed}'
         '  body BLOB NOT NULL,\n  UNIQUE (owner, "key")\n)',
-        select=f'SELECT "key", {quoted}body FROM "{kind}" WHERE owner = ?',
+        select=f'SELECT {quoted}"key", body FROM "{kind}" WHERE owner = ?',
         put=f'INSERT INTO "{kind}" (owner, "key", {quoted}body) VALUES ({marks}?) '
         f'ON CONFLICT (owner, "key") DO UPDATE SET {updates}',
         delete=f'DELETE FROM "{kind}" WHERE owner = ? AND "key" = ?',
@@ -85,9 +85,9 @@ _DUE = (
 
 def record(table: Table, owner: str, row: tuple[Any, ...]) -> Record:
     """Make a record of a row of `Table.select`."""
-    # The columns come first; what is behind them, the body, is left over.
-    columns: dict[str, Value] = dict(zip(table.names, row[1:], strict=False))
-    return Record(table.kind, owner, row[0], columns, row[-1])
+    # The columns come first; what is behind them, key and body, is left over.
+    columns: dict[str, Value] = dict(zip(table.names, row, strict=False))
+    return Record(table.kind, owner, row[-2], columns, row[-1])
 
 
 def get(db: sqlite3.Connection, keys: Sequence[Key]) -> list[Record | None]:
@@ -187,13 +187,13 @@ def _holds(db: sqlite3.Connection, condition: Condition) -> bool:
 def append_inbox(db: sqlite3.Connection, agent_id: str, item: Record, now: int, bounded: bool) -> Appended:
     """See `Records.append_inbox`."""
     (header,) = get(db, [Key("header", "", agent_id)])
-    if header is None:
+    if header is None or item.uid not in ("", header.columns["uid"]):
         return Appended("gone")
     uid, item_id = str(header.columns["uid"]), str(item.columns["id"])
     inbox = TABLES["inbox"]
     row = db.execute(_INBOX_ID, (uid, item_id)).fetchone()
     if row is not None:
-        return Appended("waiting", key_int(row[0]), known=record(inbox, uid, row))
+        return Appended("waiting", key_int(row[-2]), known=record(inbox, uid, row))
     (consumed,) = get(db, [Key("consumed", uid, item_id)])
     if consumed is not None and _int(consumed.columns["expires_at"]) > now:
         return Appended("consumed", _int(consumed.columns["position"]), known=consumed)

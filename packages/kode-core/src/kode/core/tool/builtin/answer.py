@@ -33,8 +33,8 @@ def answer(value: dict[str, Any], cut_bytes: int = 0) -> ToolOutcome:
 def answer_text(context: ToolContext, value: dict[str, Any], name: str, cut_bytes: int = 0) -> ToolOutcome:
     """Answer with a JSON object whose field ``name`` is cut in the middle until the whole fits.
 
-    ``truncated`` is set if anything is missing. Quotes and control characters grow when written as JSON, so the room
-    is found by halving.
+    ``truncated`` is set if anything is missing. Quotes and control characters grow when written as JSON, so
+    the room is found by halving.
     """
     value = {**value, "truncated": bool(value.get("truncated")) or cut_bytes > 0}
     data = value[name].encode("utf-8", "replace")

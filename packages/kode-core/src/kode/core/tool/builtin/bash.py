@@ -21,7 +21,7 @@ MARGIN_MAX_S = 5.0
 
 @tool(
     timeout_s=660.0,
-    prompt="Use bash_run for commands that end. Its processes end with it: nothing it starts in the background stays.",
+    prompt="Use bash_run for commands that end. What it starts in the background ends with it.",
 )
 async def bash_run(
     cmd: Annotated[str, Field(min_length=1)],
@@ -30,8 +30,8 @@ async def bash_run(
 ) -> ToolOutcome:
     """Run a shell command in the working folder and wait for its end.
 
-    Returns a JSON object: code (exit status; 0 is success, 128 + n: ended by signal n), output (both streams in the
-    order they were written; of long output the head and the tail), timed_out, truncated.
+    Returns a JSON object: code (exit status; 0 is success, 128 + n: ended by signal n), output (both streams
+    in the order they were written; of long output the head and the tail), timed_out, truncated.
 
     Args:
         cmd: Shell command.
@@ -60,7 +60,10 @@ async def bash_run(
 
 
 def _timeout(wanted_s: float, bound_s: float | None) -> float:
-    """The command's time: what the model wants, but less than the call's own bound, which would cost the output."""
+    """The command's time.
+
+    What the model wants, but less than the call's own bound, which would cost the output.
+    """
     if bound_s is None:
         return wanted_s
     return min(wanted_s, bound_s - min(bound_s * MARGIN, MARGIN_MAX_S))

@@ -31,7 +31,8 @@ async def fs_read(
 ) -> ToolOutcome:
     """Read a text file, or some of its lines.
 
-    Returns a JSON object: path, offset, limit (lines returned), truncated (whether lines follow), totalLines, content.
+    Returns a JSON object: path, offset, limit (lines returned), truncated (whether lines follow), totalLines,
+    content.
 
     Args:
         path: File to read, relative to the working folder.

@@ -27,7 +27,8 @@ async def fs_glob(
     """Find files by a pattern such as `src/**/*.py` or `*.{md,txt}`; `**` stands for any folders.
 
     Folders such as .git, node_modules, __pycache__ and .venv are passed by unless the pattern names them.
-    Returns a JSON object: ok, pattern, cwd, truncated, count, matches (paths relative to the working folder, sorted).
+    Returns a JSON object: ok, pattern, cwd, truncated, count, matches (paths relative to the working folder,
+    sorted).
 
     Args:
         pattern: Matched against paths relative to cwd.

@@ -72,8 +72,8 @@ class Author:
         """Build a commit on what was written last. `state` changes come as a dict; `seen` never goes back."""
         state = replace(self.state, **fields.pop("state", {}))
         self.seen = max(self.seen, fields.pop("seen", 0), *fields.get("consumed", {0: None}))
-        given = {"commit_id": f"{state.uid}-{next(self._ids)}", "version": self.version, "fence": self.fence}
-        return Commit(state=state, at=AT, seen=self.seen, **{**given, **fields})
+        given = {"commit_id": f"{state.uid}-{next(self._ids)}", "version": self.version, "fence": self.fence, "at": AT}
+        return Commit(state=state, seen=self.seen, **{**given, **fields})
 
     async def write(self, commit: Commit) -> Committed:
         """Commit and take the outcome over."""
@@ -104,8 +104,8 @@ def item(id: str, payload: str = '{"text":"hi"}', **fields: Any) -> Item:
 
 def open_call(n: int = 0, run: int = 1, step: int = 1, **fields: Any) -> Call:
     """Build a call that executes."""
-    given: dict[str, Any] = {"status": CallStatus.EXECUTING, "input": Json("{}"), **fields}
-    return Call(run, step, n, f"p{n}", "bash", 0, n, plan=Plan("allow"), asked_at=AT, **given)
+    given: dict[str, Any] = {"seq": 0, "status": CallStatus.EXECUTING, "input": Json("{}"), **fields}
+    return Call(run, step, n, f"p{n}", "bash", block=n, plan=Plan("allow"), asked_at=AT, **given)
 
 
 def open_effect(fence: int = 1) -> CallModel:

@@ -16,9 +16,9 @@ __all__ = ["RecordsContract", "row"]
 A = "a/b:c@d.e-f_1"
 
 
-def row(kind: Any, key: str, uid: str = "u", body: bytes = b"1{}", **columns: Any) -> Record:
+def row(kind: Any, key: str, owner: str = "u", /, body: bytes = b"1{}", **columns: Any) -> Record:
     """Build a record; columns that are not given are null."""
-    return Record(kind, uid, key, {**{name: None for name, _ in COLUMNS[kind]}, **columns}, body)
+    return Record(kind, owner, key, {**{name: None for name, _ in COLUMNS[kind]}, **columns}, body)
 
 
 def head(agent_id: str = A, uid: str = "u", **columns: Any) -> Record:
@@ -188,6 +188,12 @@ class RecordsContract(StoreCase):
         assert [first.outcome, first.position, second.position] == ["new", 17, 18]
         (kept, _) = await store.scan(A, "inbox", "u", limit=9)
         assert (kept.key, kept.uid, kept.columns["id"], kept.columns["tenant"]) == (int_key(17), "u", "x", "t")
+
+    async def test_append_refuses_another_identity(self, store: Store) -> None:
+        await store.apply(A, (), [head()], ())
+        for uid, outcome in (("v", "gone"), ("u", "new")):
+            sent = row("inbox", "", uid, id="x", kind="message", size=1)
+            assert (await store.append_inbox(A, sent, now=5, bounded=True)).outcome == outcome
 
     async def test_a_position_is_not_used_again_after_its_item_is_gone(self, store: Store) -> None:
         await store.apply(A, (), [head()], ())

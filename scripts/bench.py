@@ -1,0 +1,391 @@
+"""Benchmarks of the core: run by ``scripts/bench``. Each prints one row; nothing here is a test."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from kode.core import Agent, AgentTemplate, Dependencies, MemoryStore, ScriptedProvider, SqliteStore
+from kode.core.kernel.message import Message, TextBlock
+from kode.core.provider import call, say
+from kode.core.store.base import Store
+from kode.core.tools import tool
+
+ROUNDS = 10
+
+
+@tool(readonly=True, recovery="retry")
+async def look(path: str) -> str:
+    """Look at something.
+
+    Args:
+        path: What to look at.
+    """
+    return f"{path}: nothing special"
+
+
+TEMPLATE = AgentTemplate("bench", "You are measured.", model="scripted", tools=("look",))
+
+
+def rounds(n: int) -> Callable[[Any], Any]:
+    """A model that calls a tool n times and then answers; it decides from the request alone."""
+    turn, last = call("look", {"path": "a.py"}), say("Done.")
+
+    def script(request: Any) -> Any:
+        since = 0
+        for message in reversed(request.messages):
+            if message.role == "user" and message.blocks[0].type == "text":
+                break
+            since += message.role == "assistant"
+        return turn if since < n else last
+
+    return script
+
+
+def dependencies(store: Store, provider: ScriptedProvider) -> Dependencies:
+    """One agent's surroundings."""
+    return Dependencies(store, tools=[look], providers={"scripted": provider})
+
+
+def open_sqlite(folder: str, durability: str) -> SqliteStore:
+    """A fresh file."""
+    return SqliteStore(Path(folder) / f"{durability}-{time.monotonic_ns()}.db", durability=durability)  # type: ignore[arg-type]
+
+
+async def timed(work: Callable[[], Awaitable[Any]], times: int) -> dict[str, float]:
+    """Milliseconds of several runs after one to warm up."""
+    await work()
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        await work()
+        taken.append((time.perf_counter() - start) * 1e3)
+    return {"min": min(taken), "median": statistics.median(taken), "max": max(taken)}
+
+
+# ---- ten rounds -----------------------------------------------------------------------------------------------
+
+
+async def ten(folder: str) -> dict[str, Any]:
+    """Ten rounds of model and tool with an instant model, create excluded."""
+    rows: dict[str, Any] = {}
+    for name in ("memory", "sqlite process", "sqlite power"):
+        store: Store = MemoryStore() if name == "memory" else open_sqlite(folder, name.split()[1])
+        async with store:
+            deps = dependencies(store, ScriptedProvider(rounds(ROUNDS), keep_requests=False))
+            agents = [await Agent.create(template=TEMPLATE, dependencies=deps) for _ in range(30)]
+            todo = iter(agents)
+
+            async def work(todo: Any = todo) -> None:
+                result = await next(todo).run("go")
+                assert result.ok and result.steps == ROUNDS + 1
+
+            rows[name] = await timed(work, 25)
+    rows["floor sqlite process"] = floor_ten(folder, "NORMAL")
+    rows["floor sqlite power"] = floor_ten(folder, "FULL")
+    return rows
+
+
+def floor_ten(folder: str, synchronous: str) -> dict[str, float]:
+    """The same number of commits, written by hand: one row of about the same bytes each."""
+    taken = []
+    for i in range(26):
+        db = sqlite3.connect(Path(folder) / f"floor-{synchronous}-{i}.db", isolation_level=None)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute(f"PRAGMA synchronous={synchronous}")
+        db.execute("CREATE TABLE log (id INTEGER PRIMARY KEY, body BLOB)")
+        start = time.perf_counter()
+        for n in range(2 * ROUNDS + 2):
+            db.execute("INSERT INTO log VALUES (?, ?)", (n, b"x" * 600))
+        taken.append((time.perf_counter() - start) * 1e3)
+        db.close()
+    taken = taken[1:]
+    return {"min": min(taken), "median": statistics.median(taken), "max": max(taken)}
+
+
+# ---- bytes ----------------------------------------------------------------------------------------------------
+
+
+async def bytes_written(folder: str) -> dict[str, Any]:
+    """What a step writes at 10 and at 10,000 messages, and what a file holds beside its payload."""
+    rows: dict[str, Any] = {}
+    text = "x" * 1_000
+
+    @tool(name="look", readonly=True, recovery="retry")
+    async def wordy(path: str) -> str:
+        """Answer with 1 KB."""
+        return text
+
+    turn = call("look", {"path": "y" * 950}, text=None)
+
+    def script(request: Any) -> Any:
+        return say("Done.") if len(request.messages) % 40 == 39 else turn
+
+    for messages in (10, 10_000):
+        store = open_sqlite(folder, "process")
+        async with store:
+            deps = Dependencies(store, tools=[wordy], providers={"scripted": ScriptedProvider(script)})
+            agent = await Agent.create(template=TEMPLATE, dependencies=deps)
+            await fill(store, agent, messages, text)
+            await agent.run("go")
+            before = os.stat(f"{store.path}-wal").st_size if messages < 0 else written(store)
+            result = await agent.run("go")
+            rows[f"bytes per step at {messages:,} messages"] = round((written(store) - before) / result.steps)
+    rows |= await file_ratio(folder, script, wordy)
+    return rows
+
+
+def written(store: SqliteStore) -> int:
+    """Bytes of records so far: rows, not pages."""
+    db = sqlite3.connect(store.path)
+    total = 0
+    for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall():
+        columns = [row[1] for row in db.execute(f"PRAGMA table_info({name})")]
+        if "body" in columns:
+            total += db.execute(f"SELECT coalesce(sum(length(body)), 0) FROM {name}").fetchone()[0]
+    db.close()
+    return int(total)
+
+
+async def fill(store: Store, agent: Agent, count: int, text: str) -> None:
+    """Give an agent a history of so many messages, in commits of 500."""
+    from dataclasses import replace
+
+    from kode.core.store.contract import Commit
+
+    loaded = await store.load(agent.agent_id)
+    assert loaded is not None
+    state, version = loaded.state, loaded.version
+    while state.next_seq < count:
+        batch = [
+            Message(seq, "user" if seq % 2 == 0 else "assistant", (TextBlock(text),), state.updated_at)
+            for seq in range(state.next_seq, min(state.next_seq + 500, count))
+        ]
+        state = replace(state, next_seq=batch[-1].seq + 1)
+        done = await store.commit(
+            Commit(state, f"fill-{state.next_seq}", version, None, state.updated_at, messages=batch)
+        )
+        version = done.version
+
+
+async def file_ratio(folder: str, script: Any, wordy: Any) -> dict[str, float]:
+    """File size over payload: messages alone, and a whole agent that worked."""
+    rows = {}
+    store = open_sqlite(folder, "process")
+    async with store:
+        deps = dependencies(store, ScriptedProvider(say("Done.")))
+        agent = await Agent.create(template=TEMPLATE, dependencies=deps)
+        await fill(store, agent, 10_000, "x" * 1_000)
+    rows["file / payload, 10,000 messages of 1 KB alone"] = round(size(store.path) / 10_000_000, 2)
+    store = open_sqlite(folder, "process")
+    async with store:
+        deps = Dependencies(store, tools=[wordy], providers={"scripted": ScriptedProvider(script)})
+        agent = await Agent.create(template=TEMPLATE, dependencies=deps)
+        while (await agent.status()).messages < 2_000:
+            await agent.run("x" * 1_000)
+        payload = (await agent.status()).messages * 1_000
+    rows["file / payload, a whole agent with calls and events"] = round(size(store.path) / payload, 2)
+    return rows
+
+
+def size(path: Any) -> int:
+    """Bytes of a database after a checkpoint."""
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+    return os.stat(path).st_size
+
+
+# ---- loading --------------------------------------------------------------------------------------------------
+
+
+async def load(folder: str) -> dict[str, Any]:
+    """A stored agent of 10,000 messages: to READY, to the first request, and with a short window."""
+    from dataclasses import replace
+
+    from kode.core.kernel.window import Range, Window
+    from kode.core.store.contract import Commit
+
+    rows = {}
+    store = open_sqlite(folder, "process")
+    async with store:
+        deps = dependencies(store, ScriptedProvider(say("Done."), keep_requests=False))
+        agent = await Agent.create(template=TEMPLATE, dependencies=deps)
+        await fill(store, agent, 10_000, "x" * 500)
+
+        async def ready() -> None:
+            assert await store.load(agent.agent_id) is not None
+
+        async def first() -> None:
+            fresh = await Agent.open(agent.agent_id, deps)
+            await fresh.run("go")
+
+        rows["10,000 messages to READY, undecoded"] = await timed(ready, 7)
+        rows["10,000 messages, one turn from cold"] = await timed(first, 7)
+        loaded = await store.load(agent.agent_id)
+        assert loaded is not None
+        state = replace(loaded.state, window=Window(None, (), (Range(loaded.state.next_seq - 200),)))
+        await store.commit(Commit(state, "window", loaded.version, None, state.updated_at))
+        rows["200-message window of 10,000, one turn from cold"] = await timed(first, 7)
+    return rows
+
+
+# ---- many agents ----------------------------------------------------------------------------------------------
+
+
+async def agents(folder: str) -> dict[str, Any]:
+    """1,000 agents at once, three rounds each, a model that takes 50 ms."""
+    rows: dict[str, Any] = {}
+    for name in ("memory", "sqlite power"):
+        taken = []
+        for _ in range(3):
+            store: Store = MemoryStore() if name == "memory" else open_sqlite(folder, "power")
+            async with store:
+                provider = ScriptedProvider(rounds(3), delay_s=0.05, keep_requests=False)
+                deps = dependencies(store, provider)
+                made = []
+                async with anyio.create_task_group() as tasks:
+
+                    async def make(made: list[Agent] = made, deps: Dependencies = deps) -> None:
+                        made.append(await Agent.create(template=TEMPLATE, dependencies=deps))
+
+                    for _ in range(1_000):
+                        tasks.start_soon(make)
+                gc.collect()
+                gc.freeze()
+                start = time.perf_counter()
+                async with anyio.create_task_group() as tasks:
+                    for agent in made:
+                        tasks.start_soon(agent.run, "go")
+                taken.append(time.perf_counter() - start)
+                gc.unfreeze()
+        rows[f"1,000 agents x 3 rounds, {name}, s"] = {
+            "min": min(taken),
+            "median": statistics.median(taken),
+            "max": max(taken),
+        }
+    return rows
+
+
+async def memory(folder: str) -> dict[str, Any]:
+    """Bytes of an idle agent after three rounds, its window released."""
+    store = open_sqlite(folder, "process")
+    async with store:
+        deps = dependencies(store, ScriptedProvider(rounds(3), keep_requests=False))
+        warm = await Agent.create(template=TEMPLATE, dependencies=deps)
+        await warm.run("go")
+        kept = []
+        gc.collect()
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(300):
+            agent = await Agent.create(template=TEMPLATE, dependencies=deps)
+            await agent.run("go")
+            agent.release_window()
+            kept.append(agent)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    return {"bytes per idle agent": round((after - before) / len(kept))}
+
+
+# ---- streaming ------------------------------------------------------------------------------------------------
+
+
+async def deltas(folder: str) -> dict[str, Any]:
+    """2,000 deltas in bursts of 20 to 10 subscribers, from the first delta to the last subscriber's last."""
+
+    async with MemoryStore() as store:
+        provider = ScriptedProvider(say("ab " * 2_000, chunk=3, burst=20), keep_requests=False)
+        deps = dependencies(store, provider)
+
+        async def work() -> None:
+            agent = await Agent.create(template=TEMPLATE, dependencies=deps)
+            await agent.send("go")
+            counts = []
+
+            async def follow(events: Any) -> None:
+                count = 0
+                async for envelope in events:
+                    count += envelope.type == "text_chunk"
+                    if envelope.type == "done":
+                        break
+                counts.append(count)
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(10):
+                    tasks.start_soon(follow, await agent.subscribe())
+                await agent.complete()
+            assert counts == [2_000] * 10, counts
+
+        return {"2,000 deltas to 10 subscribers": await timed(work, 9)}
+
+
+async def import_time(folder: str) -> dict[str, Any]:
+    """``import kode.core`` and what a first agent needs, in a fresh process, interpreter start taken off."""
+    rows = {}
+    for name, code in {
+        "import kode.core": "import kode.core",
+        "import what an agent needs": "from kode.core import Agent, SqliteStore, Dependencies, AgentTemplate",
+    }.items():
+        taken = []
+        for _ in range(9):
+            script = f"import time; s = time.perf_counter(); {code}; print((time.perf_counter() - s) * 1e3)"
+            out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+            taken.append(float(out.stdout))
+        rows[name] = {"min": min(taken), "median": statistics.median(taken), "max": max(taken)}
+    return rows
+
+
+ROWS: dict[str, Callable[[str], Awaitable[dict[str, Any]]]] = {
+    "ten": ten,
+    "bytes": bytes_written,
+    "load": load,
+    "agents": agents,
+    "memory": memory,
+    "deltas": deltas,
+    "import": import_time,
+}
+
+
+def main() -> None:
+    """Run the rows asked for and print them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    options = parser.parse_args()
+    strange = [name for name in options.rows if name not in ROWS]
+    if strange:
+        parser.error(f"no row {', '.join(strange)}; there are {', '.join(ROWS)}")
+    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores")
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.rows or ROWS:
+            found = anyio.run(ROWS[name], folder)
+            figures[name] = found
+            for label, value in found.items():
+                shown = value
+                if isinstance(value, dict):
+                    shown = " / ".join(f"{value[k]:.2f}" for k in ("min", "median", "max"))
+                print(f"{name:8} {label:58} {shown}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
