@@ -1,7 +1,8 @@
 """The one home of time: everything but the kernel takes a `Clock`, so that a test can move it.
 
-`now` is what is written down; `monotonic` is what time-outs and lease margins are measured with. The second one counts
-while the machine sleeps: a lease runs out during a suspension, and its owner must notice on waking.
+`now` is what is written down; `monotonic` is what time-outs and lease margins are measured with. The second
+one counts while the machine sleeps: a lease runs out during a suspension, and its owner must notice on
+waking.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from kode.core.kernel.inputs import (
     ToolSuspended,
 )
 from kode.core.kernel.message import Json, ResultContent, TextBlock, ToolResultBlock, ToolUseBlock, Usage
-from kode.core.kernel.toolcall import Approval, ApprovalState, Call, CallStatus, Plan, Wait
+from kode.core.kernel.toolcall import Approval, ApprovalState, Audit, Call, CallStatus, Plan, Wait
 from kode.core.kernel.words import Breakpoint, StopReason
 
 __all__ = [
@@ -62,7 +62,7 @@ def sentence(what: str, note: str | None) -> str:
 
 def add_usage(draft: Draft, usage: Usage) -> None:
     """Count tokens and cost for the run and the agent."""
-    draft.usage_total = draft.usage_total + usage
+    draft.usage_total += usage
     if draft.run is not None:
         draft.change_run(usage=draft.run.usage + usage)
 
@@ -93,10 +93,11 @@ def _open_call(draft: Draft, seq: int, block: int, use: ToolUseBlock, planned: P
     plan = planned.plan
     call = Call(
         draft.the_run.number, draft.step, draft.next_n, use.id, use.name, seq, block, CallStatus.PENDING, plan,
-        draft.at, use.input, planned.input,
+        draft.at, use.input, planned.input, audit=(Audit(draft.at, CallStatus.PENDING),),
     )  # fmt: skip
     draft.next_n += 1
     draft.calls = (*draft.calls, call)
+    draft.call_records[call.id] = call
     draft.note("tool_start", call=call.id, ref=Ref(seq, block), preview_of=use.input, tool=use.name)
     if plan.verdict == "ask":
         require_approval(draft, call, plan.reason, kind="permission")
@@ -105,8 +106,6 @@ def _open_call(draft: Draft, seq: int, block: int, use: ToolUseBlock, planned: P
     elif plan.verdict in _REFUSED:
         text = plan.reason or f"{use.name} was not run: {plan.verdict}."
         _close(draft, call, _REFUSED[plan.verdict], planned.answer or _texts(text), is_error=True, note=plan.verdict)
-    else:
-        draft.put_call(call)
 
 
 def require_approval(draft: Draft, call: Call, reason: str | None, *, kind: str) -> None:
@@ -263,7 +262,7 @@ def seal(draft: Draft, call: Call, reason: str, *, known: CallStatus | None = No
         draft.start(
             Deliver(draft.next_id(), draft.attempt(), call.wait.child, f"interrupt:{draft.uid}:{call.id}", "interrupt")
         )
-    draft.note("tool_sealed", call=call.id, preview_of=text, was=before.value)
+    draft.note("tool_sealed", call=call.id, preview_of=reason, was=before.value)
     call = replace(call, seal_reason=reason)
     _close(draft, call, CallStatus.SEALED, _texts(text), is_error=True, note=reason)
 
@@ -291,18 +290,19 @@ def _close(
     draft.put_call(
         call, note, status=status, result=result, is_error=is_error, cut_bytes=cut_bytes, finished_at=draft.at
     )
-    text = first_text(result)
-    took = None if call.started_at is None else draft.at - call.started_at
-    if is_error:
+    text: str | None = first_text(result)
+    if status is CallStatus.FAILED:
         draft.note("tool_error", call=call.id, preview_of=text, tool=call.tool)
-    elif took is not None:
-        draft.note("tool_executed", call=call.id, tool=call.tool, duration_us=took)
+        text = None
+    elif status is CallStatus.COMPLETED and call.attempts:
+        started = next(line.at for line in reversed(call.audit) if line.status is CallStatus.EXECUTING)
+        draft.note("tool_executed", call=call.id, tool=call.tool, duration_us=draft.at - started)
     draft.note("tool_end", call=call.id, preview_of=text, tool=call.tool, status=status.value)
 
 
 def close_step(draft: Draft) -> None:
     """Once every call has its result: one message with all of them, and the records let go of theirs."""
-    if not draft.calls or any(not c.status.final for c in draft.calls):
+    if not draft.calls or not all([c.status.final for c in draft.calls]):
         return
     seq = draft.append("user", tuple(_result_block(c) for c in draft.calls), origin="tools")
     for call in draft.calls:

@@ -72,19 +72,6 @@ _read = attrgetter(*_FIELDS)
 class Draft:
     """A state being changed, and what the change appends."""
 
-    __slots__ = (
-        *_FIELDS,
-        "call_records",
-        "compactions",
-        "context",
-        "events",
-        "messages",
-        "passed",
-        "runs",
-        "snapshots",
-        "started",
-    )
-
     agent_id: str
     uid: str
     updated_at: int
@@ -107,8 +94,7 @@ class Draft:
     tokens: int
 
     def __init__(self, state: State, context: Context) -> None:
-        for name, value in zip(_FIELDS, _read(state), strict=True):
-            setattr(self, name, value)
+        self.__dict__.update(zip(_FIELDS, _read(state), strict=True))
         self.updated_at = max(context.at, state.updated_at)
         self.context = context
         self.messages: list[Message] = []
@@ -222,7 +208,7 @@ class Draft:
         """Put a call of the open step, changed, in the place of its former self, with a line in its trail."""
         line = Audit(self.updated_at, changes.get("status", call.status), note)
         call = change_call(call, audit=(*call.audit, line), **changes)
-        self.calls = tuple(call if c.n == call.n else c for c in self.calls)
+        self.calls = tuple([call if c.n == call.n else c for c in self.calls])
         self.call_records[call.id] = call
         return call
 
@@ -239,12 +225,12 @@ class Draft:
 
     def start(self, effect: Effect) -> None:
         """Open an effect, or put its next attempt in the place of the last one."""
-        self.effects = (*(e for e in self.effects if e.id != effect.id), effect)
+        self.effects = (*[e for e in self.effects if e.id != effect.id], effect)
         self.started.append(effect)
 
     def close(self, id: str) -> None:
         """Close an effect: it was answered, or its answer is not wanted any more."""
-        self.effects = tuple(e for e in self.effects if e.id != id)
+        self.effects = tuple([e for e in self.effects if e.id != id])
         self.started = [e for e in self.started if e.id != id]
 
     def finish(self) -> State:

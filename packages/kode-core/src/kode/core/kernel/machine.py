@@ -111,11 +111,11 @@ def _subject(input: Input, *names: str) -> str:
 
 def _note_changes(draft: Draft, status: Status, was: Breakpoint) -> None:
     now = draft.breakpoint
-    path = [*draft.passed, now]
-    if path != [was]:
-        stages = [s.value for i, s in enumerate(draft.passed) if i == 0 or draft.passed[i - 1] is not s]
-        passed: dict[str, Any] = {"passed": " ".join(stages)} if stages else {}
-        draft.note("breakpoint_changed", previous=was.value, current=now.value, **passed)
+    path = [was, *draft.passed, now]
+    stages = [s for i, s in enumerate(path) if i == 0 or path[i - 1] is not s]
+    if len(stages) > 1:
+        between: dict[str, Any] = {"passed": " ".join(stages[1:-1])} if stages[2:] else {}
+        draft.note("breakpoint_changed", previous=was.value, current=now.value, **between)
     if draft.status is not status:
         draft.note("state_changed", previous=status.value, current=draft.status.value)
 

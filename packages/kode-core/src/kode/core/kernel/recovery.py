@@ -13,7 +13,7 @@ from kode.core.kernel.calls import close_step, require_approval, seal, start_cal
 from kode.core.kernel.draft import Draft
 from kode.core.kernel.inputs import Resumed
 from kode.core.kernel.step import stop
-from kode.core.kernel.toolcall import Call
+from kode.core.kernel.toolcall import Call, CallStatus
 from kode.core.kernel.words import StopReason
 
 __all__ = ["resumed"]
@@ -26,20 +26,30 @@ def resumed(draft: Draft, got: Resumed) -> None:
     _check(draft, got)
     if got.by_hand:
         draft.parked = None
-    counts: dict[str, Any] = {"again": 0, "rerun": 0, "sealed": 0, "asked": 0}
     left_open = draft.effects
-    if got.strategy == "crash" and draft.run is not None:
-        counts["sealed"] = sum(not c.status.final for c in draft.calls)
+    given_up = got.strategy == "crash" and draft.run is not None
+    counts = _given_up(draft) if given_up else _taken_over(draft)
+    draft.note("agent_resumed", preview_of=got.reason, strategy=got.strategy, **counts)
+    if given_up:
         stop(draft, StopReason.INTERRUPTED, "The run was given up when the agent was resumed.")
     for effect in left_open:
         call = draft.call(effect.id)
         if call is not None:
-            counts[_recover(draft, call)] += 1
+            _recover(draft, call)
         elif draft.effect(effect.id) is not None:
-            counts["again"] += 1
             draft.start(replace(effect, attempt=draft.attempt()))
     close_step(draft)
-    draft.note("agent_resumed", preview_of=got.reason, strategy=got.strategy, **counts)
+
+
+def _given_up(draft: Draft) -> dict[str, Any]:
+    deliveries = sum(e.kind == "Deliver" for e in draft.effects)
+    return {"again": deliveries, "rerun": 0, "sealed": sum(not c.status.final for c in draft.calls), "asked": 0}
+
+
+def _taken_over(draft: Draft) -> dict[str, Any]:
+    how = [c.plan.recovery for c in draft.calls if c.status is CallStatus.EXECUTING]
+    again = len(draft.effects) - len(how)
+    return {"again": again, "rerun": how.count("retry"), "sealed": how.count("seal"), "asked": how.count("ask")}
 
 
 def _check(draft: Draft, got: Resumed) -> None:
@@ -55,14 +65,11 @@ def _check(draft: Draft, got: Resumed) -> None:
         )
 
 
-def _recover(draft: Draft, call: Call) -> str:
-    how = call.plan.recovery
-    if how == "retry":
+def _recover(draft: Draft, call: Call) -> None:
+    if call.plan.recovery == "retry":
         start_call(draft, call)
-        return "rerun"
-    if how == "ask":
+    elif call.plan.recovery == "ask":
         draft.close(call.id)
         require_approval(draft, call, f"{CRASHED} Run it again?", kind="recovery")
-        return "asked"
-    seal(draft, call, CRASHED)
-    return "sealed"
+    else:
+        seal(draft, call, CRASHED)

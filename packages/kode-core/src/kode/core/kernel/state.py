@@ -243,10 +243,9 @@ def status_of(effects: Sequence[Effect], calls: Sequence[Call]) -> Status:
 
 def breakpoint_of(effects: Sequence[Effect], calls: Sequence[Call]) -> Breakpoint:
     """First match: what the calls are at, else the model, else the compaction, else READY."""
-    statuses = {c.status for c in calls}
-    for status, stage in _STAGES:
-        if status in statuses:
-            return stage
+    if calls:
+        statuses = {c.status for c in calls}
+        return next(stage for status, stage in _STAGES if status in statuses)
     if model_of(effects) is not None:
         return Breakpoint.STREAMING_MODEL
     compacting = any(e.kind == "CompactHistory" for e in effects)

@@ -29,9 +29,9 @@ def replied(draft: Draft, got: ModelReplied) -> None:
         raise IllegalInputError(
             f"ModelReplied plans blocks {[p.block for p in got.calls]}, but its tool uses are {[i for i, _ in uses]}."
         )
-    if len({use.id for _, use in uses} - {""}) < len(uses):
+    if uses and len({use.id for _, use in uses} - {""}) < len(uses):
         raise IllegalInputError("Each tool use of a reply needs an id of its own; give the later ones new ids.")
-    if any(block.type == "tool_result" for block in got.blocks):
+    if "tool_result" in [block.type for block in got.blocks]:
         raise IllegalInputError("A model does not answer calls: a reply may not hold tool results.")
     draft.close(model.id)
     _count_step(draft, got)
@@ -50,12 +50,12 @@ def replied(draft: Draft, got: ModelReplied) -> None:
 
 
 def _count_step(draft: Draft, got: ModelReplied) -> None:
-    add_usage(draft, got.usage)
+    run, usage = draft.the_run, got.usage
+    draft.usage_total += usage
     draft.steps_total += 1
-    draft.change_run(steps=draft.the_run.steps + 1)
-    if got.usage.tokens:
-        draft.tokens = got.usage.tokens
-        usage = got.usage
+    draft.change_run(steps=run.steps + 1, usage=run.usage + usage)
+    if usage.tokens:
+        draft.tokens = usage.tokens
         draft.note(
             "token_usage", input=usage.input, output=usage.output, cache_read=usage.cache_read,
             cache_write=usage.cache_write, reasoning=usage.reasoning, cost_nanos=usage.cost_nanos,

@@ -7,7 +7,7 @@ passes through, and then there is no answer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -59,6 +59,8 @@ class Worker:
     limits: Limits
     note: Callable[[Event], None]
     """Takes durable events that ride in the next commit."""
+    _scopes: dict[str, anyio.CancelScope] = field(default_factory=dict)
+    _dropped: set[str] = field(default_factory=set)
 
     @property
     def clock(self) -> Clock:
@@ -70,8 +72,20 @@ class Worker:
         """Where the agent lives."""
         return self.deps.store
 
-    async def perform(self, effect: Effect) -> Input:
-        """Do what the kernel asked for."""
+    def drop(self, id: str) -> None:
+        """Cancel an effect: its answer is not wanted. One that is not to be stopped may still give it."""
+        self._dropped.add(id)
+        scope = self._scopes.get(id)
+        if scope is not None:
+            scope.cancel()
+
+    def _enter(self, id: str, scope: anyio.CancelScope) -> None:
+        self._scopes[id] = scope
+        if id in self._dropped:
+            scope.cancel()
+
+    async def perform(self, effect: Effect) -> Input | None:
+        """Do what the kernel asked for; None when it was dropped before it could answer."""
         if isinstance(effect, CallModel):
             return await self._call_model(effect)
         if isinstance(effect, RunTool):
@@ -82,7 +96,7 @@ class Worker:
 
     # ---- the model --------------------------------------------------------------------------------------------
 
-    async def _call_model(self, effect: CallModel) -> Input:
+    async def _call_model(self, effect: CallModel) -> Input | None:
         policy = self.deps.retry or RetryPolicy()
         began = self.clock.monotonic()
         attempt = effect.attempt
@@ -99,31 +113,39 @@ class Worker:
                     why = RunError(error.code, error.message, error.retryable)
                     return ModelFailed(effect.id, why, stop_for(error), assembler.usage)
                 self.note(Event("error", preview=preview(error.message), data={"code": error.code, "phase": "retry"}))
-                await self.clock.sleep(delay)
+                with anyio.CancelScope() as scope:
+                    self._enter(effect.id, scope)
+                    await self.clock.sleep(delay)
                 attempt = replace(attempt, n=attempt.n + 1)
-                continue
+                if effect.id not in self._dropped:
+                    continue
+                return None
+            if reply is None:
+                return None
             return ModelReplied(
                 effect.id, reply.blocks, reply.stop, reply.usage, plan_calls(self.binding, reply),
                 reply.provider, reply.model, str(attempt),
             )  # fmt: skip
 
-    async def _ask(self, effect: CallModel, attempt: str, assembler: Assembler) -> Reply:
+    async def _ask(self, effect: CallModel, attempt: str, assembler: Assembler) -> Reply | None:
         hub, provider = self.hub, self.binding.provider
         request = await self._request(effect)
         hub.step, hub.attempt, hub.reply = self.resident.state.step, attempt, assembler
         self._live("attempt_started", attempt)
         try:
-            with self.clock.fail_after(effect.timeout_s):
+            with self.clock.move_on_after(effect.timeout_s) as scope:
+                self._enter(effect.id, scope)
                 async with provider.stream(request) as chunks:
                     async for chunk in chunks:
                         shown = assembler.feed(chunk)
                         if shown is not None:
                             self._show(shown, attempt)
-            return assembler.finish()
-        except TimeoutError:
+                return assembler.finish()
+            if effect.id in self._dropped:
+                return None
             raise provider_error(
                 "timeout", f"{provider.name} did not answer within {effect.timeout_s} s; raise Limits.model_timeout_s."
-            ) from None
+            )
         except ProviderError:
             raise
         except Exception as error:  # noqa: BLE001 - a provider's own fault ends the run with an error, not the process
@@ -169,7 +191,7 @@ class Worker:
 
     # ---- tools ------------------------------------------------------------------------------------------------
 
-    async def _run_tool(self, effect: RunTool) -> Input:
+    async def _run_tool(self, effect: RunTool) -> Input | None:
         call = self.resident.state.call(effect.id)
         tool = None if call is None else self.binding.tools.get(call.tool)
         if call is None or tool is None:
@@ -177,12 +199,14 @@ class Worker:
         arguments = tool.check(call.changed_input or call.input or Json("{}"))
         if isinstance(arguments, str):
             return ToolFinished(effect.id, (TextBlock(arguments),), True)
-        scope: anyio.CancelScope
         with self.clock.move_on_after(effect.timeout_s) as scope:
+            self._enter(effect.id, scope)
             outcome = await tool.call(self._context(call, effect, scope), arguments)
             if isinstance(outcome, Suspended):
                 return ToolSuspended(effect.id, outcome.due_at, outcome.child)
             return self._finished(effect.id, outcome)
+        if effect.id in self._dropped:
+            return None
         text = f"{call.tool} did not end within {effect.timeout_s:g} s and was stopped; it may have had part of its effect."
         return ToolFinished(effect.id, (TextBlock(text),), True)
 

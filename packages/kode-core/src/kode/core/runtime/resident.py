@@ -10,7 +10,7 @@ from kode.core.kernel.message import Block, Message
 from kode.core.kernel.state import State
 from kode.core.store import records
 from kode.core.store.base import Store
-from kode.core.store.contract import Bounds, Item, Key, Loaded, Record
+from kode.core.store.contract import Bounds, Commit, Committed, Item, Key, Loaded, Record
 
 __all__ = ["Resident"]
 
@@ -49,20 +49,29 @@ class Resident:
             )
         return cls(loaded)
 
-    def take(self, transition: Transition, version: int, seen: int, consumed: Iterable[int]) -> None:
+    def take(self, transition: Transition, commit: Commit, committed: Committed) -> None:
         """Become what a commit made durable."""
         self.state = transition.state
-        self.version = version
-        self.seen = seen
-        used = set(consumed)
-        if used:
-            self.inbox = [item for item in self.inbox if item.position not in used]
+        self.version = committed.version
+        self.seen = commit.seen
+        if commit.consumed:
+            self.inbox = [item for item in self.inbox if item.position not in commit.consumed]
+        if committed.inbox:
+            self._add(committed.inbox)
         for compaction in transition.compactions:
             self._summary = (compaction.id, compaction.summary)
         if transition.messages:
             window = self._decoded()
             for message in transition.messages:
                 window[message.seq] = message
+
+    async def read_inbox(self, store: Store) -> None:
+        """Read what was enqueued beyond what was offered."""
+        self._add(await store.read_inbox(self.agent_id, self.state.uid, after=self.seen))
+
+    def _add(self, items: Iterable[Item]) -> None:
+        known = {item.position for item in self.inbox}
+        self.inbox += [item for item in items if item.position not in known]
 
     async def window(self, store: Store, upto: int) -> list[Message]:
         """The messages a model is shown, oldest first, the summary of what was compacted in front."""

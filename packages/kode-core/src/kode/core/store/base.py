@@ -1,7 +1,7 @@
 """`Store`: everything an agent needs of storage, built on the record primitives.
 
-Written in layers, each on the one before: `Records` (what a store's author writes), `Reading`, `Leasing`, `Staging`,
-`Writing`, `Upkeep`. A store may override any method for speed; what it promises stays.
+Written in layers, each on the one before: `Records` (what a store's author writes), `Reading`, `Leasing`,
+`Staging`, `Writing`, `Upkeep`. A store may override any method for speed; what it promises stays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ __all__ = ["Store"]
 class Store(Upkeep):
     """The one write door. An async context manager that opens and closes.
 
-    Subclass it, write the primitives of `Records`, and run the classes of `kode.core.testing.conformance` over it.
+    Subclass it, write the primitives of `Records`, and run the classes of `kode.core.testing.conformance`
+    over it.
     """
 
     @classmethod

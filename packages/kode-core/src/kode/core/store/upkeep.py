@@ -326,5 +326,6 @@ def _forked(state: State, snapshot: Snapshot | None, new_id: str, new_uid: str, 
         window=snapshot.window,
         documents=plans.named_documents(snapshot),
         lineage=(*state.lineage, Ancestor(state.agent_id, state.uid, snapshot.seq)),
-        tokens=0,
+        template=snapshot.template or state.template,
+        tokens=snapshot.tokens,
     )

@@ -21,8 +21,8 @@ ROUNDS = 10_000
 class VirtualClock:
     """A `Clock` whose time moves only by `advance` and `set_back`; works on asyncio and trio.
 
-    Sleepers and time-outs wake in the order of their moments, and each may run until it waits again before the next is
-    woken. What runs in a worker thread is not waited for.
+    Sleepers and time-outs wake in the order of their moments, and each may run until it waits again before
+    the next is woken. What runs in a worker thread is not waited for.
 
     Args:
         now: Microseconds since the epoch at which it begins.

@@ -80,7 +80,10 @@ def _create(path: str) -> None:
 
 def _prepare(db: sqlite3.Connection, path: str, durability: Durability) -> None:
     """Check whose file it is before anything in it is changed, then set it up."""
+    # In one snapshot: another process may be making the file at this moment.
+    db.execute("BEGIN")
     fresh = _is_fresh(db, path)
+    db.execute("COMMIT")
     if fresh:
         db.execute(f"PRAGMA page_size = {PAGE_SIZE}")
     db.execute("PRAGMA journal_mode = WAL")

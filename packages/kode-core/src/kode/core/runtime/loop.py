@@ -1,0 +1,342 @@
+"""The one loop that moves an agent: ask, commit, act.
+
+    ┌─▶ gather what arrived ─▶ advance (pure) ─▶ commit ─▶ publish ─▶ start effects ─┐
+    └──────────────────────────────────── wait ◀────────────────────────────────────┘
+
+It ends when nothing is open. Every effect runs in the driver's task group and puts one input into the mailbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.abc import TaskGroup
+
+from kode.core.errors import IllegalInputError, RecordCorruptError, StoreUnavailableError
+from kode.core.event.base import Envelope
+from kode.core.kernel.effects import Deliver, Effect
+from kode.core.kernel.events import Event, preview
+from kode.core.kernel.inputs import (
+    ApprovalDecided,
+    DeadlineReached,
+    HistoryCompacted,
+    Input,
+    InterruptRequested,
+    ModelFailed,
+    ModelReplied,
+    Noted,
+    SandboxBound,
+    TimePassed,
+    ToolFinished,
+    ToolSuspended,
+)
+from kode.core.kernel.machine import Context, Transition, advance, next_due, wake_at
+from kode.core.kernel.words import Status, StopReason
+from kode.core.runtime.effects import Worker
+from kode.core.runtime.lease import Holding
+from kode.core.runtime.plan import plan_input
+from kode.core.runtime.resident import Resident
+from kode.core.store.contract import Commit, Committed, Item
+from kode.core.store.records import item_input
+
+if TYPE_CHECKING:
+    from kode.core.runtime.driver import Driver
+
+__all__ = ["Loop"]
+
+_ANSWERS = (ModelReplied, ModelFailed, ToolFinished, ToolSuspended, HistoryCompacted)
+"""Inputs that show progress: a driver that commits one is in no crash loop."""
+
+
+@dataclass(slots=True)
+class _Step:
+    """What came of one batch."""
+
+    idle: bool
+    """Nothing is open in the state it left."""
+    released: bool
+    """The lease went back with the commit."""
+
+
+class Loop:
+    """One drive in progress. Lives as long as its task group."""
+
+    def __init__(
+        self, driver: Driver, resident: Resident, holding: Holding, tasks: TaskGroup, deadline: float | None
+    ) -> None:
+        self.resident = resident
+        self.holding = holding
+        self.tasks = tasks
+        self.deadline = deadline
+        self.box = driver.box
+        self.drive = driver.drive
+        self.binding = driver.binding
+        self.deps = driver.deps
+        self.hub = driver.hub
+        self.limits = driver.limits
+        self.clock = driver.deps.clock
+        self.store = driver.deps.store
+        self.worker = Worker(
+            resident, driver.binding, driver.deps, driver.hub, driver.limits, driver.box.noted.append
+        )
+        self._offered: dict[int, tuple[Item, Input]] = {}
+        """Inbox items and the inputs made of them, by position."""
+        self._active: set[str] = set()
+        """Effects whose task lives."""
+        self._used_from = self.clock.monotonic()
+        self._next_beat = self._used_from + self.limits.due_poll_s
+
+    async def run(self, first: list[Input]) -> None:
+        """Go round until nothing is open, or until it is time to stop."""
+        self.tasks.start_soon(self._metronome)
+        inputs = first
+        while True:
+            inputs += await self._gather()
+            stopping = self.drive.stop != "idle"
+            step = await self._step(inputs, hold=stopping)
+            if stopping or step.released or (step.idle and not await self._look_again()):
+                return
+            if not step.idle:
+                await self._wait()
+            if self.box.failure is not None:
+                raise self.box.failure
+            inputs = await self._out_of_time()
+
+    # ---- gather -----------------------------------------------------------------------------------------------
+
+    async def _gather(self) -> list[Input]:
+        """All that has arrived: answers first, then the inbox in its order."""
+        offers = self._offers()
+        if any(isinstance(input, InterruptRequested) for input in offers):
+            await self._cancel_effects()
+        answers = self.box.take()
+        due = next_due(self.resident.state)
+        if due is not None and due <= self.clock.now():
+            answers.append(TimePassed())
+        return answers + offers
+
+    def _offers(self) -> list[Input]:
+        """Inbox items that may be offered now, as inputs; higher priority first, else in their order."""
+        inbox = self.resident.inbox
+        if not inbox:
+            return []
+        now = self.clock.now()
+        ready = [item for item in inbox if item.not_before is None or item.not_before <= now]
+        for item in ready:
+            if item.position not in self._offered:
+                self._offered[item.position] = (item, self._read(item))
+        ready.sort(key=lambda item: (-item.priority, item.position))
+        return [self._offered[item.position][1] for item in ready]
+
+    def _read(self, item: Item) -> Input:
+        """The input an item carries; what cannot be read is used up with an event, not raised."""
+        try:
+            input = item_input(item)
+        except (IllegalInputError, RecordCorruptError) as error:
+            return Noted((Event("input_rejected", preview=preview(error.message), data={"item": item.id}),))
+        if isinstance(input, ApprovalDecided) and input.input is not None:
+            call = self.resident.state.call(input.call)
+            if call is not None:
+                return replace(input, plan=plan_input(self.binding, call.tool, input.input))
+        return input
+
+    # ---- advance and commit -----------------------------------------------------------------------------------
+
+    async def _step(self, inputs: Sequence[Input], *, hold: bool) -> _Step:
+        """Apply a batch and make it durable; then, and only then, show it and start what it asks for."""
+        before = self.resident.state
+        monotonic = self.clock.monotonic()
+        working = before.run is not None and before.status is Status.WORKING
+        used = round((monotonic - self._used_from) * 1e6) if working else 0
+        context = Context(self.clock.now(), self.holding.lease.fence, self.limits, used)
+        transition = advance(before, [*inputs, *self._sandbox()], context, hold=hold)
+        state = transition.state
+        idle = not state.effects and state.status is not Status.WORKING
+        commit = self._commit(transition, release=idle, answered=any(isinstance(i, _ANSWERS) for i in inputs))
+        if not (commit.events or commit.consumed or commit.seen > self.resident.seen or transition.effects):
+            return _Step(idle, False)
+        committed = await self._save(commit)
+        self._used_from = monotonic
+        self._adopt(transition, commit, committed)
+        if not hold:
+            await self._start(transition.effects)
+        return _Step(idle, committed.released)
+
+    def _sandbox(self) -> Iterable[Input]:
+        """Name the sandbox in the header before the first tool runs in it."""
+        ref = self.binding.open_sandbox().ref if self.binding.tools else None
+        return [SandboxBound(ref)] if self.resident.state.sandbox_ref != ref else []
+
+    def _commit(self, transition: Transition, *, release: bool, answered: bool) -> Commit:
+        state, resident = transition.state, self.resident
+        consumed: dict[int, Item] = {}
+        if self._offered:
+            postponed = {id(input) for input in transition.postponed}
+            consumed = {at: item for at, (item, input) in self._offered.items() if id(input) not in postponed}
+        moments = [wake_at(state), *(i.not_before for i in resident.inbox if i.position not in consumed)]
+        return Commit(
+            state=state,
+            commit_id=self.deps.ids.commit_id(),
+            version=resident.version,
+            fence=self.holding.lease.fence,
+            at=state.updated_at,
+            bounds=resident.bounds,
+            wake_at=min((m for m in moments if m is not None), default=None),
+            messages=transition.messages,
+            calls=transition.calls,
+            events=transition.events,
+            runs=transition.runs,
+            compactions=transition.compactions,
+            snapshots=transition.snapshots,
+            consumed=consumed,
+            taken=_taken(transition) if consumed else {},
+            seen=max((item.position for item in resident.inbox), default=resident.seen),
+            release=release,
+            answered=answered,
+        )
+
+    async def _save(self, commit: Commit) -> Committed:
+        """Commit, not to be cancelled in the middle; while the store is away, the same again."""
+        delay = 0.05
+        while True:
+            try:
+                with anyio.CancelScope(shield=True):
+                    return await self.store.commit(commit)
+            except StoreUnavailableError as error:
+                if self.holding.left() <= 0:
+                    raise
+                failed = Event("storage_failure", preview=preview(error.message))
+                self.hub.publish_live(Envelope(self.resident.agent_id, failed, self.hub.cursor or 0))
+            await self.clock.sleep(min(delay, max(self.holding.left(), 0.01)))
+            delay = min(delay * 2, 2.0)
+
+    def _adopt(self, transition: Transition, commit: Commit, committed: Committed) -> None:
+        """Become what is durable now, show it, and stop what is not wanted any more."""
+        resident, drive = self.resident, self.drive
+        resident.take(transition, commit, committed)
+        for position in commit.consumed:
+            del self._offered[position]
+        if committed.released:
+            self.holding.lost = True
+        drive.taken.update(commit.taken)
+        for record in transition.runs:
+            drive.runs[record.number] = record
+            answer = None if record.answer_seq is None else resident.message(record.answer_seq)
+            if answer is not None:
+                drive.answers[answer.seq] = answer
+        self.hub.publish(transition.events)
+        if self._active:
+            for id in self._active - {effect.id for effect in transition.state.effects}:
+                self.worker.drop(id)
+
+    # ---- act --------------------------------------------------------------------------------------------------
+
+    async def _start(self, effects: Sequence[Effect]) -> None:
+        """Start what is durable, with enough of the lease left that nobody else can start it too."""
+        if effects and self.holding.left() < self.limits.lease_margin_s:
+            await self.holding.renew()
+        for effect in effects:
+            self._active.add(effect.id)
+            self.tasks.start_soon(self._perform, effect)
+
+    async def _perform(self, effect: Effect) -> None:
+        try:
+            answer = await self.worker.perform(effect)
+            if answer is not None:
+                self.box.post(answer)
+        except Exception as error:  # noqa: BLE001 - it ends the drive, which raises it
+            self.box.fail(error)
+        finally:
+            self._active.discard(effect.id)
+            self.box.wake()
+
+    async def _cancel_effects(self) -> None:
+        """Cancel the model and the tools and give them the grace to end; real results that come within it are kept."""
+        state = self.resident.state
+        mine = {id for id in self._active if not isinstance(state.effect(id), Deliver)}
+        for id in mine:
+            self.worker.drop(id)
+        if mine:
+            with self.clock.move_on_after(self.limits.cancel_grace_s):
+                while mine & self._active:
+                    await self.box.wait()
+
+    # ---- wait -------------------------------------------------------------------------------------------------
+
+    async def _metronome(self) -> None:
+        """Beat at intervals, so that an ordinary wait needs no time-out of its own."""
+        every = self.limits.due_poll_s
+        while True:
+            await self.clock.sleep(every)
+            self._next_beat = self.clock.monotonic() + every
+            self.box.beat()
+
+    async def _wait(self) -> None:
+        """Wait for an answer, a ring or a beat, and no longer than the next thing that must be done in time."""
+        box = self.box
+        while not box.full:
+            seconds = self._patience()
+            if seconds <= 0:
+                break
+            if self.clock.monotonic() + seconds >= self._next_beat:
+                await box.wait()
+            else:
+                with self.clock.move_on_after(seconds):
+                    await box.wait()
+        if self.holding.left() < self.holding.term / 2:
+            await self.holding.renew()
+        if box.look or box.tick:
+            box.look = box.tick = False
+            await self.resident.read_inbox(self.store)
+
+    async def _look_again(self) -> bool:
+        """The lease was not given back, perhaps because something new waits: read it."""
+        before = self.resident.seen
+        await self.resident.read_inbox(self.store)
+        return any(item.position > before for item in self.resident.inbox)
+
+    def _patience(self) -> float:
+        """Seconds until something must be done even if nothing arrives."""
+        moments = [self.holding.left() - self.holding.term / 2]
+        if self.deadline is not None:
+            moments.append(self.deadline - self.clock.monotonic())
+        budget = self._processing_left()
+        if budget is not None:
+            moments.append(budget)
+        due = next_due(self.resident.state)
+        if due is not None:
+            moments.append((due - self.clock.now()) / 1e6)
+        return min(moments)
+
+    def _processing_left(self) -> float | None:
+        run, allowed = self.resident.state.run, self.limits.processing_timeout_s
+        if run is None or allowed is None:
+            return None
+        return allowed - run.used_us / 1e6 - (self.clock.monotonic() - self._used_from)
+
+    async def _out_of_time(self) -> list[Input]:
+        """Say what time has run out, and stop for it."""
+        left = self._processing_left()
+        if left is not None and left <= 0:
+            await self._cancel_effects()
+            return [DeadlineReached(StopReason.PROCESSING_TIMEOUT)]
+        if self.deadline is not None and self.clock.monotonic() >= self.deadline:
+            self.drive.stop = "deadline"
+            await self._cancel_effects()
+            return [DeadlineReached(StopReason.DEADLINE)]
+        if self.box.told:
+            self.drive.stop = "told"
+            await self._cancel_effects()
+        return []
+
+
+def _taken(transition: Transition) -> dict[str, int]:
+    """Which run took which message; what ends a run and what starts the next may share a commit."""
+    return {
+        str(event.data["item"]): event.run
+        for event in transition.events
+        if event.type == "message_received" and event.run
+    }
