@@ -24,7 +24,7 @@ from kode.core import Agent, AgentTemplate, Dependencies, MemoryStore, ScriptedP
 from kode.core.kernel.message import Message, TextBlock
 from kode.core.provider import call, say
 from kode.core.store.base import Store
-from kode.core.tools import tool
+from kode.core.tools.define import tool
 
 ROUNDS = 10
 

@@ -29,7 +29,9 @@ TEXT = (TextBlock("answer"),)
 
 
 def decided(call: Call, decision: Any = "allow", **more: Any) -> ApprovalDecided:
-    return ApprovalDecided(f"decision:{call.id}:{len(call.approvals)}", call.id, len(call.approvals), decision, **more)
+    return ApprovalDecided(
+        f"decision:{call.id}:{len(call.approvals)}", call.id, len(call.approvals), decision, **more
+    )
 
 
 # ---- plans
@@ -44,7 +46,9 @@ def decided(call: Call, decision: Any = "allow", **more: Any) -> ApprovalDecided
         (Plan("invalid", reason="`a` is missing."), "FAILED", "`a` is missing."),
     ],
 )
-def test_what_planning_refused_is_answered_in_the_reply_s_commit(play: Any, plan: Plan, status: str, text: str) -> None:
+def test_what_planning_refused_is_answered_in_the_reply_s_commit(
+    play: Any, plan: Plan, status: str, text: str
+) -> None:
     play.say()
     got = play.reply(plan)
     assert [c.status for c in got.calls] == [status]
@@ -241,7 +245,7 @@ def test_allowed(play: Any) -> None:
     answered = play.call().approvals[0]
     assert (answered.state, answered.by, answered.note, answered.at) == ("approved", "Ann", "fine", play.at)
     assert play.types(got)[0] == "permission_decided"
-    assert [a.status for a in play.call().audit] == ["APPROVAL_REQUIRED", "APPROVED", "EXECUTING"]
+    assert [a.status for a in play.call().audit] == ["PENDING", "APPROVAL_REQUIRED", "APPROVED", "EXECUTING"]
 
 
 def test_an_allowed_call_may_have_to_wait_for_a_slot(play: Any) -> None:
@@ -322,7 +326,9 @@ def test_an_interrupt_supersedes_the_question(play: Any) -> None:
     (call,) = play.acting(ASK)
     got = play.feed(InterruptRequested("stop"))
     assert play.records[call.id].approvals[0].state == "superseded"
-    assert play.texts() == ["Interrupted by a request. It was waiting for approval and had not been started; it had no effect."]
+    assert play.texts() == [
+        "Interrupted by a request. It was waiting for approval and had not been started; it had no effect."
+    ]
     assert play.types(got)[:2] == ["permission_decided", "tool_sealed"]
     assert play.types(play.feed(decided(call))) == ["input_rejected"]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kode.core.kernel.inputs import Proceed
 from kode.core.kernel.invariants import check
 from kode.core.kernel.machine import Context, advance, transition
-from kode.core.kernel.inputs import Proceed
 from kode.core.testing.drive import Journey, legal_input
 
 SLOW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -43,7 +43,11 @@ def test_a_batch_of_one_is_its_transition_and_a_proceed(seed: int, length: int) 
     told = [e for e in batch.events if e.type in ("breakpoint_changed", "state_changed")]
     assert after.next_cursor + len(told) == batch.state.next_cursor
     if alone.postponed == batch.postponed:
-        assert (after.calls, after.effects, after.window) == (batch.state.calls, batch.state.effects, batch.state.window)
+        assert (after.calls, after.effects, after.window) == (
+            batch.state.calls,
+            batch.state.effects,
+            batch.state.window,
+        )
     check(batch.state)
 
 
@@ -56,6 +60,7 @@ def test_the_same_seed_makes_the_same_journey() -> None:
         return repr((journey.state, journey.messages))
 
     assert travel() == travel()
+
 
 @pytest.mark.parametrize("seed", range(8))
 def test_random_journeys_break_no_invariant(seed: int) -> None:

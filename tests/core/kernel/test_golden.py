@@ -131,10 +131,16 @@ def render(play: Any) -> Iterator[str]:
             yield f"  waits    {type(input).__name__} {input.item}"
         if after.state != before:
             yield f"  at       {before.status} {before.breakpoint} -> {after.state.status} {after.state.breakpoint}"
-        yield from _section("message", (f"#{m.seq} {m.role} {' | '.join(map(_block, m.blocks))}" for m in after.messages))
+        yield from _section(
+            "message", (f"#{m.seq} {m.role} {' | '.join(map(_block, m.blocks))}" for m in after.messages)
+        )
         yield from _section("call", (f"{c.id} {c.tool} {c.status}{_result_at(c)}" for c in after.calls))
-        yield from _section("compact", (f"{c.id} [{c.start}, {c.stop}) {_block(c.summary[0])}" for c in after.compactions))
-        yield from _section("run", (f"{r.number} {r.status}: {r.stop_reason}{_counted(r)}" for r in after.runs))
+        yield from _section(
+            "compact", (f"{c.id} [{c.start}, {c.stop}) {_block(c.summary[0])}" for c in after.compactions)
+        )
+        yield from _section(
+            "run", (f"{r.number} {r.status}: {r.stop_reason}{_counted(r)}" for r in after.runs)
+        )
         yield from _section("event", (_event(e) for e in after.events))
         yield from _section("start", (f"{e.kind} {e.id} attempt {e.attempt}" for e in after.effects))
 

@@ -51,7 +51,10 @@ def test_a_compaction_is_a_record_and_moves_the_window(long: Any) -> None:
     got = long.feed(CompactionRequested(0, 6))
     assert long.state.status is Status.WORKING
     assert long.state.breakpoint is Breakpoint.PRE_MODEL
-    assert (long.compaction.timeout_s, got.events[0].data) == (600.0, {"phase": "start", "start": 0, "stop": 6})
+    assert (long.compaction.timeout_s, got.events[0].data) == (
+        600.0,
+        {"phase": "start", "start": 0, "stop": 6},
+    )
     got = compacted(long, "c1", usage=Usage(9, 1), pinned=(2,), tokens_before=90, tokens_after=12, model="m")
     assert long.state.window == Window("c1", (2,), (Range(6),))
     assert list(long.state.window.seqs(long.state.next_seq)) == [2, 6, 7, 8, 9]
@@ -237,7 +240,9 @@ def test_a_timer_that_repeats_is_armed_in_the_commit_it_fires_in(play: Any) -> N
     play.feed(TimePassed(), after_s=9)
     assert [t.due_at for t in play.state.timers] == [20_000_000]
     play.feed(TimePassed(), after_s=35)
-    assert [t.due_at for t in play.state.timers] == [50_000_000], "20, 30 and 40 were slept through: one reminder"
+    assert [t.due_at for t in play.state.timers] == [50_000_000], (
+        "20, 30 and 40 were slept through: one reminder"
+    )
     assert len(play.history) == 2
 
 

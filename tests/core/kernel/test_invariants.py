@@ -110,9 +110,7 @@ def test_broken_states_of_other_phases(play: Any) -> None:
     with pytest.raises(InvariantError, match="rests for what it waits for"):
         check(replace(play.state, run=replace(play.state.run, resting=None)))
     (call,) = play.state.calls
-    closed = replace(
-        call, status=CallStatus.DENIED, result=TEXT, finished_at=1, approvals=(), audit=()
-    )
+    closed = replace(call, status=CallStatus.DENIED, result=TEXT, finished_at=1, approvals=(), audit=())
     with pytest.raises(InvariantError, match="is closed"):
         check(replace(play.state, calls=(closed,)))
     waiting = replace(call, status=CallStatus.WAITING, approvals=())
@@ -143,8 +141,14 @@ def last(play: Any) -> tuple[State, Transition]:
         (lambda t: replace(t, effects=t.effects * 2), "started once"),
         (lambda t: replace(t, effects=()), "was not open is started"),
         (lambda t: replace(t, calls=()), "leaves the step is recorded"),
-        (lambda t: replace(t, calls=tuple(replace(c, input=Json("1")) for c in t.calls)), "lets go of its texts"),
-        (lambda t: replace(t, calls=tuple(replace(c, result_seq=None) for c in t.calls)), "where its result is"),
+        (
+            lambda t: replace(t, calls=tuple(replace(c, input=Json("1")) for c in t.calls)),
+            "lets go of its texts",
+        ),
+        (
+            lambda t: replace(t, calls=tuple(replace(c, result_seq=None) for c in t.calls)),
+            "where its result is",
+        ),
         (lambda t: replace(t, state=replace(t.state, run=None)), "final record"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kode.core.errors import IllegalInputError
+from kode.core.kernel.events import Event
 from kode.core.kernel.inputs import (
     ApprovalDecided,
     DeadlineReached,
@@ -20,9 +21,16 @@ from kode.core.kernel.inputs import (
     Resumed,
     ToolSuspended,
 )
-from kode.core.kernel.events import Event
 from kode.core.kernel.machine import Context, advance, wake_at
-from kode.core.kernel.message import Json, MediaBlock, ReasoningBlock, TextBlock, ToolResultBlock, ToolUseBlock, Usage
+from kode.core.kernel.message import (
+    Json,
+    MediaBlock,
+    ReasoningBlock,
+    TextBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    Usage,
+)
 from kode.core.kernel.state import Parent, RunError
 from kode.core.kernel.toolcall import Plan
 from kode.core.kernel.words import Breakpoint, Phase, Status, StopReason
@@ -43,7 +51,12 @@ def test_a_message_starts_a_run(play: Any) -> None:
     run = play.state.run
     assert (run.number, run.item, run.context) == (1, "m1", '{"traceparent":"x"}')
     message = play.history[0]
-    assert (message.origin, message.sender, message.metadata, message.run) == ("inbox:m1", "Ann", '{"a":1}', 1)
+    assert (message.origin, message.sender, message.metadata, message.run) == (
+        "inbox:m1",
+        "Ann",
+        '{"a":1}',
+        1,
+    )
 
 
 def test_a_message_without_text_has_an_empty_preview(play: Any) -> None:
@@ -57,7 +70,8 @@ def test_a_long_preview_is_cut(play: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "blocks", [(), (ToolUseBlock("t", "x", Json("{}")),), (ToolResultBlock("t", ()),), (ReasoningBlock("hm"),)]
+    "blocks",
+    [(), (ToolUseBlock("t", "x", Json("{}")),), (ToolResultBlock("t", ()),), (ReasoningBlock("hm"),)],
 )
 def test_a_message_that_would_break_the_history_is_rejected(play: Any, blocks: Any) -> None:
     got = play.feed(MessageReceived("m", blocks))
@@ -112,7 +126,12 @@ def test_the_answer_is_in_the_run_s_record(play: Any) -> None:
     play.say()
     got = play.reply(output=Json("42"), usage=Usage(7, 3, cost_nanos=5))
     (record,) = got.runs
-    assert (record.status, record.stop_reason, record.answer_seq, record.output) == ("ok", "end_turn", 1, "42")
+    assert (record.status, record.stop_reason, record.answer_seq, record.output) == (
+        "ok",
+        "end_turn",
+        1,
+        "42",
+    )
     assert (record.ended_at, record.steps, record.usage) == (play.at, 1, Usage(7, 3, cost_nanos=5))
     assert (record.first_seq, record.last_seq, record.item, record.taken) == (0, 1, "m1", 1)
     assert (play.state.status, play.state.tokens, play.state.usage_total.tokens) == (Status.READY, 10, 10)
@@ -150,7 +169,12 @@ def test_a_provider_s_failure_ends_the_run(play: Any) -> None:
     error = RunError("overloaded", "Try later.", retryable=True)
     got = play.feed(ModelFailed("1.1.0", error, usage=Usage(3, 0)))
     (record,) = got.runs
-    assert (record.status, record.stop_reason, record.error, record.answer_seq) == ("error", "provider_error", error, None)
+    assert (record.status, record.stop_reason, record.error, record.answer_seq) == (
+        "error",
+        "provider_error",
+        error,
+        None,
+    )
     done = next(e for e in got.events if e.type == "done")
     assert (done.preview, done.ref) == ("Try later.", None)
     assert play.state.usage_total == Usage(3, 0)
@@ -221,7 +245,10 @@ def test_an_interrupt_stops_listening_to_the_model(play: Any) -> None:
     reply = play.replied()
     got = play.feed(InterruptRequested("stop", "wrong", "Ann"))
     (record,) = got.runs
-    assert (record.status, record.error) == ("interrupted", RunError("interrupted", "Interrupted by Ann: wrong."))
+    assert (record.status, record.error) == (
+        "interrupted",
+        RunError("interrupted", "Interrupted by Ann: wrong."),
+    )
     assert next(e for e in got.events if e.type == "done").preview == "Interrupted by Ann: wrong."
     assert play.types(play.feed(reply)) == ["late_answer"]
     assert play.say().effects, "the next message is not poisoned"
@@ -385,7 +412,10 @@ def test_used_time_counts_only_within_runs(play: Any) -> None:
 
 def test_the_shell_s_events_ride_along(play: Any) -> None:
     got = play.feed(Noted((Event("file_changed", data={"path": "a"}), Event("todo_changed", at=7))))
-    assert [(e.type, e.cursor, e.at) for e in got.events] == [("file_changed", 1, 1_000_000), ("todo_changed", 2, 7)]
+    assert [(e.type, e.cursor, e.at) for e in got.events] == [
+        ("file_changed", 1, 1_000_000),
+        ("todo_changed", 2, 7),
+    ]
     assert [e.channel for e in got.events] == ["monitor", "monitor"]
     with pytest.raises(IllegalInputError, match="'text_chunk' is a live event"):
         play.feed(Noted((Event("text_chunk"),)))

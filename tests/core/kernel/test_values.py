@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kode.core.errors import UsageError
-from kode.core.kernel.effects import CompactHistory, Attempt
+from kode.core.kernel.effects import Attempt, CompactHistory
 from kode.core.kernel.events import CHANNEL, DURABLE, LIVE, Event
 from kode.core.kernel.limits import Limits, narrower
 from kode.core.kernel.message import Json, Usage
@@ -49,7 +49,12 @@ def test_the_narrower_limit_wins() -> None:
     a = Limits(max_steps_per_run=None, max_tokens_per_run=5, max_cost_per_run=None)
     b = Limits(max_steps_per_run=7, max_tokens_per_run=None, max_cost_per_run=None, max_inbox=3)
     both = narrower(a, b)
-    assert (both.max_steps_per_run, both.max_tokens_per_run, both.max_cost_per_run, both.max_inbox) == (7, 5, None, 3)
+    assert (both.max_steps_per_run, both.max_tokens_per_run, both.max_cost_per_run, both.max_inbox) == (
+        7,
+        5,
+        None,
+        3,
+    )
     assert narrower(b, a) == both
 
 
@@ -137,7 +142,11 @@ def test_every_stop_reason_has_a_result_status() -> None:
 def test_a_type_of_event_is_durable_or_live() -> None:
     assert not DURABLE.keys() & LIVE.keys()
     assert CHANNEL.keys() == DURABLE.keys() | LIVE.keys()
-    assert (Event("done").channel, Event("done").durable, Event("text_chunk").durable) == ("progress", True, False)
+    assert (Event("done").channel, Event("done").durable, Event("text_chunk").durable) == (
+        "progress",
+        True,
+        False,
+    )
 
 
 def test_usage_adds_up() -> None:
@@ -148,7 +157,12 @@ def test_usage_adds_up() -> None:
 
 def test_what_a_fresh_agent_is_at() -> None:
     state = State("a", "u", 0, 0)
-    assert (state.phase, state.status, state.breakpoint, state.model) == (Phase.IDLE, Status.READY, Breakpoint.READY, None)
+    assert (state.phase, state.status, state.breakpoint, state.model) == (
+        Phase.IDLE,
+        Status.READY,
+        Breakpoint.READY,
+        None,
+    )
     assert state.effect("1.1.0") is None
     busy = State("a", "u", 0, 0, effects=(CompactHistory("0.0.0", Attempt(1), 0, 1),))
     assert busy.effect("0.0.0") is busy.effects[0]

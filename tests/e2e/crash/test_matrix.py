@@ -32,8 +32,8 @@ from kode.core.store.base import Store
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.crash import CrashPlan, crash_at, until_crash
 from kode.core.testing.ids import SeededIds
-from kode.core.tool.base import Tool
-from kode.core.tool.define import tool
+from kode.core.tools.base import Tool
+from kode.core.tools.define import tool
 
 LEASE_S = 30.0
 RETRY = ("look", "count", "fetch")
@@ -77,6 +77,7 @@ class Process:
         self.world = world
         self.plan = plan or CrashPlan()
         self.slow_runs = anyio.Event()
+        self.slow_ended = anyio.Event()
         model = ScriptedProvider(think, clock=world.clock, usage=Usage(10, 5))
         self.deps = Dependencies(
             store=self.plan.store(world.store()),
@@ -132,7 +133,10 @@ class Process:
             """Take long."""
             self.write("slow", context)
             self.slow_runs.set()
-            await context.clock.sleep(100)
+            try:
+                await context.clock.sleep(100)
+            finally:
+                self.slow_ended.set()
             return "slow done"
 
         return [look, count, note, fetch, pay, deploy, slow]
@@ -151,25 +155,26 @@ def think(request: ModelRequest) -> Turn:
 
 async def program(process: Process, outside: Process, strategy: ResumeStrategy = "continue") -> RunResult:
     """What the application does. It may be started again at any time: its messages have ids."""
-    world = process.world
-    agent = await Agent.resume_or_create(CONFIG, process.deps, strategy=strategy)
-    await say_to(agent, world, "m1")
-    await agent.run(MESSAGES["m1"], item_id="m1")
-    other = await Agent.open("a", outside.deps)
-    await say_to(other, world, "m2")
-    for _ in range(10):
-        view = await agent.status()
-        for one in view.pending:
-            with suppress(UsageError):
-                await other.decide(one, "allow", by="Ann")
-        if view.status is Status.READY and not view.waiting:
-            break
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(interrupt, process, other)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(interrupt, process, outside)
+        agent = await Agent.resume_or_create(CONFIG, process.deps, strategy=strategy)
+        await say_to(agent, process.world, "m1")
+        await agent.run(MESSAGES["m1"], item_id="m1")
+        other = await Agent.open("a", outside.deps)
+        await say_to(other, process.world, "m2")
+        for _ in range(10):
+            view = await agent.status()
+            for one in view.pending:
+                with suppress(UsageError):
+                    await other.decide(one, "allow", by="Ann")
+            if view.status is Status.READY and not view.waiting:
+                break
             await agent.complete()
-            tasks.cancel_scope.cancel()
-    await say_to(agent, world, "m3")
-    return await agent.run(MESSAGES["m3"], item_id="m3")
+        await agent.complete()
+        await say_to(agent, process.world, "m3")
+        result = await agent.run(MESSAGES["m3"], item_id="m3")
+        tasks.cancel_scope.cancel()
+        return result
 
 
 async def say_to(agent: Agent, world: World, id: str) -> None:
@@ -177,12 +182,15 @@ async def say_to(agent: Agent, world: World, id: str) -> None:
     world.acknowledged.add(id)
 
 
-async def interrupt(process: Process, other: Agent) -> None:
-    """Another process interrupts the slow tool; ours finds it when it looks into the inbox."""
+async def interrupt(process: Process, outside: Process) -> None:
+    """Another process interrupts the slow tool; ours has renewed its lease by then, and finds it in the inbox."""
     await process.slow_runs.wait()
-    process.slow_runs = anyio.Event()
+    for _ in range(17):
+        await process.world.clock.advance(1.01)
+        await anyio.sleep(process.world.pause)
+    other = await Agent.open("a", outside.deps)
     await other.interrupt("enough", by="Bob")
-    while True:
+    while not process.slow_ended.is_set():
         await process.world.clock.advance(1.01)
         await anyio.sleep(process.world.pause)
 
@@ -295,7 +303,8 @@ async def count_points(new_world: NewWorld) -> list[str]:
 
 async def test_the_scenario_has_every_kind_of_point(new_world: NewWorld) -> None:
     points = await count_points(new_world)
-    for what in ("create", "enqueue", "commit", "acquire", "model", "look", "note", "fetch", "pay", "deploy", "slow"):
+    io = ("create", "enqueue", "commit", "acquire", "renew", "release", "model")
+    for what in (*io, "look", "note", "fetch", "pay", "deploy", "slow"):
         assert f"before {what}" in points
         assert f"after {what}" in points or what == "slow"
     assert len(points) > 50

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from kode.core.store.open import open_store
     from kode.core.store.sqlite import SqliteStore
     from kode.core.template import AgentTemplate, templates
-    from kode.core.tool.base import Tool, ToolContext, ToolError
-    from kode.core.tool.define import tool
+    from kode.core.tools.base import Tool, ToolContext, ToolError
+    from kode.core.tools.define import tool
 
 __version__ = "0.1.0"
 
@@ -47,13 +47,13 @@ _HOME = {
     "ScriptedProvider": "provider.scripted",
     "SqliteStore": "store.sqlite",
     "TextBlock": "kernel.message",
-    "Tool": "tool.base",
-    "ToolContext": "tool.base",
-    "ToolError": "tool.base",
+    "Tool": "tools.base",
+    "ToolContext": "tools.base",
+    "ToolError": "tools.base",
     "Usage": "kernel.message",
     "open_store": "store.open",
     "templates": "template",
-    "tool": "tool.define",
+    "tool": "tools.define",
 }
 
 __all__ = [

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from kode.core.provider.retry import RetryPolicy
     from kode.core.sandbox.catalog import SandboxFactory
     from kode.core.store.base import Store
-    from kode.core.tool.base import Tool
-    from kode.core.tool.catalog import ToolRegistry
+    from kode.core.tools.base import Tool
+    from kode.core.tools.catalog import ToolRegistry
 
 __all__ = ["AgentConfig", "Dependencies", "Ids", "RandomIds"]
 
@@ -172,7 +172,7 @@ class Dependencies:
 
     def tool_registry(self) -> ToolRegistry:
         """The tools in force."""
-        from kode.core.tool.catalog import ToolRegistry, default_tools
+        from kode.core.tools.catalog import ToolRegistry, default_tools
 
         if self.tools is None:
             return default_tools

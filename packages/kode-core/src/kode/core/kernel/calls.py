@@ -67,10 +67,12 @@ def add_usage(draft: Draft, usage: Usage) -> None:
         draft.change_run(usage=draft.run.usage + usage)
 
 
-# ---- from the reply to the first slot -------------------------------------------------------------------------
+# ---- from the reply to the first slot ----------------------------------------------------------------------
 
 
-def open_calls(draft: Draft, seq: int, uses: list[tuple[int, ToolUseBlock]], planned: tuple[PlannedCall, ...]) -> None:
+def open_calls(
+    draft: Draft, seq: int, uses: list[tuple[int, ToolUseBlock]], planned: tuple[PlannedCall, ...]
+) -> None:
     """Create the step's calls as planned; what was refused or answered in planning has its result already."""
     run = draft.the_run
     draft.passed.append(Breakpoint.TOOL_PENDING)
@@ -105,7 +107,14 @@ def _open_call(draft: Draft, seq: int, block: int, use: ToolUseBlock, planned: P
         _close(draft, call, CallStatus.COMPLETED, planned.answer or (), note="answered by a hook")
     elif plan.verdict in _REFUSED:
         text = plan.reason or f"{use.name} was not run: {plan.verdict}."
-        _close(draft, call, _REFUSED[plan.verdict], planned.answer or _texts(text), is_error=True, note=plan.verdict)
+        _close(
+            draft,
+            call,
+            _REFUSED[plan.verdict],
+            planned.answer or _texts(text),
+            is_error=True,
+            note=plan.verdict,
+        )
 
 
 def require_approval(draft: Draft, call: Call, reason: str | None, *, kind: str) -> None:
@@ -129,7 +138,9 @@ def start_calls(draft: Draft) -> None:
     for call in draft.calls:
         if slots <= 0:
             return
-        if call.status not in (CallStatus.PENDING, CallStatus.APPROVED) or (writing and not call.plan.readonly):
+        if call.status not in (CallStatus.PENDING, CallStatus.APPROVED) or (
+            writing and not call.plan.readonly
+        ):
             continue
         draft.passed.append(Breakpoint.PRE_TOOL)
         start_call(draft, call)
@@ -151,7 +162,7 @@ def start_call(draft: Draft, call: Call) -> None:
     draft.start(RunTool(call.id, attempt, timeout))
 
 
-# ---- answers --------------------------------------------------------------------------------------------------
+# ---- answers -----------------------------------------------------------------------------------------------
 
 
 def finish(draft: Draft, got: ToolFinished) -> None:
@@ -204,7 +215,9 @@ def decide(draft: Draft, got: ApprovalDecided) -> None:
         draft.reject(got.item, f"No open question {got.n} of call {got.call}.")
         return
     if got.input is not None and got.plan is None:
-        raise IllegalInputError(f"The input of call {got.call} was changed but not planned again; give its plan.")
+        raise IllegalInputError(
+            f"The input of call {got.call} was changed but not planned again; give its plan."
+        )
     allowed = got.decision == "allow"
     call = _answer(draft, call, "approved" if allowed else "refused", got.by, got.note, got.input)
     who = got.by or "someone"
@@ -235,14 +248,19 @@ def expire(draft: Draft, call: Call) -> None:
 
 
 def _answer(
-    draft: Draft, call: Call, state: ApprovalState, by: str | None, note: str | None, input: Json | None = None
+    draft: Draft,
+    call: Call,
+    state: ApprovalState,
+    by: str | None,
+    note: str | None,
+    input: Json | None = None,
 ) -> Call:
     asked = replace(call.approvals[-1], state=state, by=by, at=draft.at, note=note, input=input)
     draft.note("permission_decided", call=call.id, preview_of=note, n=asked.n, decision=state, by=by)
     return replace(call, approvals=(*call.approvals[:-1], asked))
 
 
-# ---- closing --------------------------------------------------------------------------------------------------
+# ---- closing -----------------------------------------------------------------------------------------------
 
 
 def seal(draft: Draft, call: Call, reason: str, *, known: CallStatus | None = None) -> None:
@@ -254,13 +272,21 @@ def seal(draft: Draft, call: Call, reason: str, *, known: CallStatus | None = No
     text = f"{reason} {SEAL_TEXT[before]}"
     asked = call.approval
     if asked is not None:
-        call = replace(call, approvals=(*call.approvals[:-1], replace(asked, state="superseded", at=draft.at)))
+        call = replace(
+            call, approvals=(*call.approvals[:-1], replace(asked, state="superseded", at=draft.at))
+        )
         draft.note("permission_decided", call=call.id, n=asked.n, decision="superseded", by=None)
         if asked.kind == "recovery":
             text = f"{reason} {SEAL_TEXT[CallStatus.EXECUTING]}"
     if call.wait is not None and call.wait.child is not None and call.status is CallStatus.WAITING:
         draft.start(
-            Deliver(draft.next_id(), draft.attempt(), call.wait.child, f"interrupt:{draft.uid}:{call.id}", "interrupt")
+            Deliver(
+                draft.next_id(),
+                draft.attempt(),
+                call.wait.child,
+                f"interrupt:{draft.uid}:{call.id}",
+                "interrupt",
+            )
         )
     draft.note("tool_sealed", call=call.id, preview_of=reason, was=before.value)
     call = replace(call, seal_reason=reason)
@@ -302,7 +328,7 @@ def _close(
 
 def close_step(draft: Draft) -> None:
     """Once every call has its result: one message with all of them, and the records let go of theirs."""
-    if not draft.calls or not all([c.status.final for c in draft.calls]):
+    if not draft.calls or not all(c.status.final for c in draft.calls):
         return
     seq = draft.append("user", tuple(_result_block(c) for c in draft.calls), origin="tools")
     for call in draft.calls:

@@ -72,6 +72,19 @@ _read = attrgetter(*_FIELDS)
 class Draft:
     """A state being changed, and what the change appends."""
 
+    __slots__ = (
+        *_FIELDS,
+        "call_records",
+        "compactions",
+        "context",
+        "events",
+        "messages",
+        "passed",
+        "runs",
+        "snapshots",
+        "started",
+    )
+
     agent_id: str
     uid: str
     updated_at: int
@@ -89,12 +102,14 @@ class Draft:
     timers: tuple[Timer, ...]
     documents: tuple[Document, ...]
     sandbox_ref: str | None
+    template: str
     parent: Parent | None
     parked: StopReason | None
     tokens: int
 
     def __init__(self, state: State, context: Context) -> None:
-        self.__dict__.update(zip(_FIELDS, _read(state), strict=True))
+        for name, value in zip(_FIELDS, _read(state), strict=True):
+            setattr(self, name, value)
         self.updated_at = max(context.at, state.updated_at)
         self.context = context
         self.messages: list[Message] = []
@@ -244,4 +259,3 @@ def first_text(blocks: tuple[Block, ...]) -> str:
         if isinstance(block, TextBlock):
             return block.text
     return ""
-

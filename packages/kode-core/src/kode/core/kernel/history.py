@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 
-# ---- compaction -----------------------------------------------------------------------------------------------
+# ---- compaction --------------------------------------------------------------------------------------------
 
 
 def request_compaction(draft: Draft, got: CompactionRequested) -> None:
@@ -76,8 +76,17 @@ def compacted(draft: Draft, got: HistoryCompacted) -> None:
     before = draft.window
     draft.compactions.append(
         Compaction(
-            got.id, effect.start, effect.stop, draft.at, got.summary, got.method, before,
-            got.model, got.usage, got.tokens_before, got.tokens_after,
+            got.id,
+            effect.start,
+            effect.stop,
+            draft.at,
+            got.summary,
+            got.method,
+            before,
+            got.model,
+            got.usage,
+            got.tokens_before,
+            got.tokens_after,
         )
     )
     kept = tuple(Range(r.start, r.stop) for r in before.ranges[:-1])
@@ -85,7 +94,9 @@ def compacted(draft: Draft, got: HistoryCompacted) -> None:
     pinned = tuple(sorted({*before.pinned, *got.pinned}))
     draft.window = Window(got.id, pinned, (*kept, *head, Range(effect.stop)))
     draft.tokens = got.tokens_after
-    draft.note("context_compression", phase="end", id=got.id, method=got.method, start=effect.start, stop=effect.stop)
+    draft.note(
+        "context_compression", phase="end", id=got.id, method=got.method, start=effect.start, stop=effect.stop
+    )
 
 
 def compaction_failed(draft: Draft, got: CompactionFailed) -> None:
@@ -105,7 +116,7 @@ def cancel_compaction(draft: Draft) -> None:
             draft.note("context_compression", phase="cancelled", start=effect.start, stop=effect.stop)
 
 
-# ---- snapshots and documents ----------------------------------------------------------------------------------
+# ---- snapshots and documents -------------------------------------------------------------------------------
 
 
 def take_snapshot(draft: Draft, got: SnapshotTaken) -> None:
@@ -113,7 +124,15 @@ def take_snapshot(draft: Draft, got: SnapshotTaken) -> None:
     documents = tuple((d.kind, d.name, d.digest) for d in draft.documents)
     draft.snapshots.append(
         Snapshot(
-            got.id, draft.next_seq, draft.at, draft.window, documents, got.tags, got.parent, draft.tokens, draft.template
+            got.id,
+            draft.next_seq,
+            draft.at,
+            draft.window,
+            documents,
+            got.tags,
+            got.parent,
+            draft.tokens,
+            draft.template,
         )  # fmt: skip
     )
     draft.note("snapshot_created", id=got.id, seq=draft.next_seq)
@@ -152,7 +171,7 @@ def adopt_events(draft: Draft, got: Noted) -> None:
         draft.adopt(event)
 
 
-# ---- time -----------------------------------------------------------------------------------------------------
+# ---- time --------------------------------------------------------------------------------------------------
 
 
 def time_passed(draft: Draft, got: TimePassed) -> None:
@@ -195,7 +214,9 @@ def _again(timer: Timer, at: int) -> tuple[Timer, ...]:
 def set_timer(draft: Draft, got: TimerSet) -> None:
     """Set a timer, or replace the one of that id."""
     if got.kind != "signal" and not got.data:
-        raise IllegalInputError(f"Timer {got.id!r} is to speak, but has no text; give `data`, or kind `signal`.")
+        raise IllegalInputError(
+            f"Timer {got.id!r} is to speak, but has no text; give `data`, or kind `signal`."
+        )
     if got.every_us is not None and got.every_us < 1:
         raise IllegalInputError(f"Timer {got.id!r} repeats every {got.every_us} µs; give at least 1.")
     timer = Timer(got.id, got.due_at, got.kind, got.data, got.every_us, got.schedule)
@@ -207,7 +228,7 @@ def cancel_timer(draft: Draft, got: TimerCancelled) -> None:
     draft.timers = tuple(t for t in draft.timers if t.id != got.id)
 
 
-# ---- other agents ---------------------------------------------------------------------------------------------
+# ---- other agents ------------------------------------------------------------------------------------------
 
 
 def delivered(draft: Draft, got: Delivered) -> None:
@@ -220,4 +241,3 @@ def delivered(draft: Draft, got: Delivered) -> None:
     if got.outcome != "ok":
         text = None if got.error is None else got.error.text
         draft.note("delivery_failed", preview_of=text, target=effect.target, outcome=got.outcome)
-

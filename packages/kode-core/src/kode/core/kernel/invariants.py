@@ -29,7 +29,7 @@ def _hold(what: str, true: bool) -> None:
         raise InvariantError(f"Broken: {what}.", invariant=what)
 
 
-# ---- a state --------------------------------------------------------------------------------------------------
+# ---- a state -----------------------------------------------------------------------------------------------
 
 
 def check(state: State) -> None:
@@ -65,9 +65,15 @@ def _check_effects(state: State) -> None:
     _hold("one model call is open at most", kinds.count("CallModel") <= 1)
     _hold("one compaction is open at most", kinds.count("CompactHistory") <= 1)
     _hold("no model call is open beside calls", not (state.calls and "CallModel" in kinds))
-    _hold("no model call or compaction is open beside the other", not {"CallModel", "CompactHistory"} <= set(kinds))
+    _hold(
+        "no model call or compaction is open beside the other",
+        not {"CallModel", "CompactHistory"} <= set(kinds),
+    )
     if state.run is None:
-        _hold("without a run, only compactions and deliveries are open", not {"CallModel", "RunTool"} & set(kinds))
+        _hold(
+            "without a run, only compactions and deliveries are open",
+            not {"CallModel", "RunTool"} & set(kinds),
+        )
     for effect in state.effects:
         if effect.kind == "CallModel":
             _hold("the model is shown the whole history", effect.upto == state.next_seq)
@@ -81,10 +87,16 @@ def _check_calls(state: State) -> None:
     if not calls:
         return
     _hold("calls belong to a run", state.run is not None)
-    _hold("calls belong to the open step", {(c.run, c.step) for c in calls} == {(state.next_run - 1, state.step)})
+    _hold(
+        "calls belong to the open step",
+        {(c.run, c.step) for c in calls} == {(state.next_run - 1, state.step)},
+    )
     _hold("calls are counted in the order of the reply", [c.n for c in calls] == sorted({c.n for c in calls}))
     _hold("calls are numbered below the next effect", calls[-1].n < state.next_n)
-    _hold("calls were asked for by one message of the history", _same(c.seq for c in calls) and calls[0].seq < state.next_seq)
+    _hold(
+        "calls were asked for by one message of the history",
+        _same(c.seq for c in calls) and calls[0].seq < state.next_seq,
+    )
     _hold("a step with all calls answered is closed", not all(c.status.final for c in calls))
     writers = [c for c in calls if c.status is CallStatus.EXECUTING and not c.plan.readonly]
     _hold("one writer executes at most", len(writers) <= 1 or any(len(c.attempts) > 1 for c in writers))
@@ -96,12 +108,20 @@ def _check_call(call: Call) -> None:
     asks, waits = call.status is CallStatus.APPROVAL_REQUIRED, call.status is CallStatus.WAITING
     _hold("a call asks for approval exactly while it needs one", (call.approval is not None) == asks)
     _hold("only a call's last question may be open", all(a.state != "pending" for a in call.approvals[:-1]))
-    _hold("questions are counted from 1", [a.n for a in call.approvals] == list(range(1, len(call.approvals) + 1)))
+    _hold(
+        "questions are counted from 1",
+        [a.n for a in call.approvals] == list(range(1, len(call.approvals) + 1)),
+    )
     _hold("a suspended call says for what it waits", call.wait is not None or not waits)
     _hold("a call has a result exactly when it is final", (call.result is not None) == call.status.final)
     _hold("a final call says when it ended", (call.finished_at is not None) == call.status.final)
-    _hold("a sealed call says why, and only a sealed one", (call.seal_reason is not None) == (call.status is CallStatus.SEALED))
-    _hold("a call is started as often as it has attempts", (call.started_at is not None) == bool(call.attempts))
+    _hold(
+        "a sealed call says why, and only a sealed one",
+        (call.seal_reason is not None) == (call.status is CallStatus.SEALED),
+    )
+    _hold(
+        "a call is started as often as it has attempts", (call.started_at is not None) == bool(call.attempts)
+    )
     _hold("an executing or suspended call was started", bool(call.attempts) or call.status not in _STARTED)
     _hold("the trail ends with the status", bool(call.audit) and call.audit[-1].status is call.status)
 
@@ -114,20 +134,32 @@ def _check_run(state: State) -> None:
     if run is None:
         return
     _hold("the run has the number given last", run.number == state.next_run - 1)
-    _hold("the run counts its steps", 0 <= run.steps <= state.steps_total and run.steps <= state.step <= run.steps + 1)
+    _hold(
+        "the run counts its steps",
+        0 <= run.steps <= state.steps_total and run.steps <= state.step <= run.steps + 1,
+    )
     _hold("the run began in the past", run.started_at <= state.updated_at)
-    _hold("the run's first message and event are counted", run.first_seq <= state.next_seq and run.first_cursor <= state.next_cursor)
+    _hold(
+        "the run's first message and event are counted",
+        run.first_seq <= state.next_seq and run.first_cursor <= state.next_cursor,
+    )
     asked = any(c.status is CallStatus.APPROVAL_REQUIRED for c in state.calls)
     if state.parked is None and state.status is Status.PAUSED:
         why = StopReason.APPROVAL if asked else StopReason.SUSPENDED
         _hold("a paused agent's run rests for what it waits for", run.resting is why)
     else:
-        _hold("a run rests for others only while paused", run.resting not in (StopReason.APPROVAL, StopReason.SUSPENDED))
+        _hold(
+            "a run rests for others only while paused",
+            run.resting not in (StopReason.APPROVAL, StopReason.SUSPENDED),
+        )
     if state.phase is Phase.BOUNDARY:
-        _hold("between two steps, only a compaction holds a run up", bool(state.effects) or state.parked is not None)
+        _hold(
+            "between two steps, only a compaction holds a run up",
+            bool(state.effects) or state.parked is not None,
+        )
 
 
-# ---- a transition ---------------------------------------------------------------------------------------------
+# ---- a transition ------------------------------------------------------------------------------------------
 
 
 def check_transition(before: State, after: Transition) -> None:
@@ -140,7 +172,10 @@ def check_transition(before: State, after: Transition) -> None:
     for name in ("next_seq", "next_cursor", "next_run", "steps_total", "updated_at"):
         _hold(f"{name} does not go back", getattr(state, name) >= getattr(before, name))
     _hold("effect numbers do not go back", _count(state) >= _count(before))
-    _hold("an agent stays who it is", (state.agent_id, state.uid, state.created_at) == (before.agent_id, before.uid, before.created_at))
+    _hold(
+        "an agent stays who it is",
+        (state.agent_id, state.uid, state.created_at) == (before.agent_id, before.uid, before.created_at),
+    )
     _hold(
         "messages are numbered without gaps",
         [m.seq for m in after.messages] == list(range(before.next_seq, state.next_seq)),
@@ -160,11 +195,20 @@ def check_transition(before: State, after: Transition) -> None:
 def _check_records(before: State, after: Transition) -> None:
     state, former = after.state, {c.id: c for c in before.calls}
     records = {c.id: c for c in after.calls}
-    _hold("each changed call is recorded", all(c == former.get(c.id) or records.get(c.id) == c for c in state.calls))
+    _hold(
+        "each changed call is recorded",
+        all(c == former.get(c.id) or records.get(c.id) == c for c in state.calls),
+    )
     gone = [id for id in former if state.call(id) is None]
-    _hold("each call that leaves the step is recorded as final", all(id in records and records[id].status.final for id in gone))
+    _hold(
+        "each call that leaves the step is recorded as final",
+        all(id in records and records[id].status.final for id in gone),
+    )
     closed = [c for c in after.calls if state.call(c.id) is None]
-    _hold("a closed call's record lets go of its texts", all(c.input is None and c.result is None for c in closed))
+    _hold(
+        "a closed call's record lets go of its texts",
+        all(c.input is None and c.result is None for c in closed),
+    )
     _hold("a closed call's record says where its result is", all(c.result_seq is not None for c in closed))
     ended = before.run is not None and (state.run is None or state.run.number != before.run.number)
     if before.run is not None and ended:
@@ -176,7 +220,7 @@ def _count(state: State) -> tuple[int, int, int]:
     return (state.next_run, state.step, state.next_n)
 
 
-# ---- a history ------------------------------------------------------------------------------------------------
+# ---- a history ---------------------------------------------------------------------------------------------
 
 
 def check_history(messages: Sequence[Message], open_calls: Iterable[Call] = ()) -> None:
@@ -190,12 +234,18 @@ def check_history(messages: Sequence[Message], open_calls: Iterable[Call] = ()) 
         InvariantError: It says which rule is broken.
     """
     first = messages[0].seq if messages else 0
-    _hold("messages are numbered without gaps", [m.seq for m in messages] == list(range(first, first + len(messages))))
+    _hold(
+        "messages are numbered without gaps",
+        [m.seq for m in messages] == list(range(first, first + len(messages))),
+    )
     waiting = {(c.seq, c.block) for c in open_calls}
     asked: list[str] = []
     for message in messages:
         results = [b for b in message.blocks if isinstance(b, ToolResultBlock)]
-        _hold("every tool use has one result, in the next message, in order", [r.tool_use_id for r in results] == asked)
+        _hold(
+            "every tool use has one result, in the next message, in order",
+            [r.tool_use_id for r in results] == asked,
+        )
         _hold("a result names its call", all(r.call for r in results))
         _hold("a result is in a user's message", not results or message.role == "user")
         uses = [(i, b) for i, b in enumerate(message.blocks) if isinstance(b, ToolUseBlock)]

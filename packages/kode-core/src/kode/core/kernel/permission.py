@@ -97,5 +97,9 @@ def judge(policy: PermissionPolicy, tool: str, *, readonly: bool, input: Json) -
     if policy.mode == "approval":
         return Judgement("ask", f"Mode approval asks before {tool}.")
     if policy.mode == "readonly":
-        return Judgement("allow") if readonly else Judgement("deny", f"Mode readonly denies {tool}: it may change things.")
+        return (
+            Judgement("allow")
+            if readonly
+            else Judgement("deny", f"Mode readonly denies {tool}: it may change things.")
+        )
     return Judgement("custom")

@@ -43,20 +43,32 @@ def resumed(draft: Draft, got: Resumed) -> None:
 
 def _given_up(draft: Draft) -> dict[str, Any]:
     deliveries = sum(e.kind == "Deliver" for e in draft.effects)
-    return {"again": deliveries, "rerun": 0, "sealed": sum(not c.status.final for c in draft.calls), "asked": 0}
+    return {
+        "again": deliveries,
+        "rerun": 0,
+        "sealed": sum(not c.status.final for c in draft.calls),
+        "asked": 0,
+    }
 
 
 def _taken_over(draft: Draft) -> dict[str, Any]:
     how = [c.plan.recovery for c in draft.calls if c.status is CallStatus.EXECUTING]
     again = len(draft.effects) - len(how)
-    return {"again": again, "rerun": how.count("retry"), "sealed": how.count("seal"), "asked": how.count("ask")}
+    return {
+        "again": again,
+        "rerun": how.count("retry"),
+        "sealed": how.count("seal"),
+        "asked": how.count("ask"),
+    }
 
 
 def _check(draft: Draft, got: Resumed) -> None:
     if got.strategy == "manual":
         raise IllegalInputError("Resume strategy 'manual' takes no lease and applies no Resumed.")
     if draft.parked is not None and not got.by_hand:
-        raise IllegalInputError(f"The agent is parked ({draft.parked.value}); only a resume by hand may drive it.")
+        raise IllegalInputError(
+            f"The agent is parked ({draft.parked.value}); only a resume by hand may drive it."
+        )
     newest = max((e.attempt.fence for e in draft.effects), default=0)
     if draft.context.fence <= newest:
         raise IllegalInputError(

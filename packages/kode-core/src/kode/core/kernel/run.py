@@ -29,7 +29,9 @@ def take_message(draft: Draft, got: MessageReceived) -> None:
     if draft.run is not None:
         draft.change_run(item=draft.run.item or got.item, taken=draft.run.taken + 1)
     origin = "inbox" if got.kind == "user" else "reminder"
-    seq = draft.append("user", got.blocks, origin=f"{origin}:{got.item}", sender=got.sender, metadata=got.metadata)
+    seq = draft.append(
+        "user", got.blocks, origin=f"{origin}:{got.item}", sender=got.sender, metadata=got.metadata
+    )
     draft.note(
         "message_received" if got.kind == "user" else "reminder_sent",
         ref=Ref(seq),
@@ -101,7 +103,9 @@ def _answer_parent(draft: Draft, parent: Parent, number: int) -> None:
     draft.parent = replace(parent, answered=True)
     item = f"answer:{draft.uid}"
     id = draft.next_id()
-    draft.start(Deliver(id, draft.attempt(), parent.agent_id, item, "resolve", parent.call, parent.uid, number))
+    draft.start(
+        Deliver(id, draft.attempt(), parent.agent_id, item, "resolve", parent.call, parent.uid, number)
+    )
 
 
 def _record(draft: Draft, run: Run, reason: StopReason) -> RunRecord:

@@ -12,11 +12,12 @@ from typing import Literal
 
 from kode.core.kernel.effects import CallModel, Effect
 from kode.core.kernel.message import Json, Usage
-from kode.core.kernel.words import Breakpoint, Phase, Status, StopReason
 from kode.core.kernel.toolcall import Call, CallStatus
 from kode.core.kernel.window import Window
+from kode.core.kernel.words import Breakpoint, Phase, Status, StopReason
 
 __all__ = [
+    "STAGES",
     "Ancestor",
     "Document",
     "Parent",
@@ -211,7 +212,7 @@ class State:
         return next((c for c in self.calls if c.id == id), None)
 
 
-# ---- derived, never stored ------------------------------------------------------------------------------------
+# ---- derived, never stored ---------------------------------------------------------------------------------
 
 
 def model_of(effects: Sequence[Effect]) -> CallModel | None:
@@ -243,9 +244,10 @@ def status_of(effects: Sequence[Effect], calls: Sequence[Call]) -> Status:
 
 def breakpoint_of(effects: Sequence[Effect], calls: Sequence[Call]) -> Breakpoint:
     """First match: what the calls are at, else the model, else the compaction, else READY."""
-    if calls:
-        statuses = {c.status for c in calls}
-        return next(stage for status, stage in _STAGES if status in statuses)
+    statuses = {c.status for c in calls}
+    for status, stage in STAGES:
+        if status in statuses:
+            return stage
     if model_of(effects) is not None:
         return Breakpoint.STREAMING_MODEL
     compacting = any(e.kind == "CompactHistory" for e in effects)
@@ -254,7 +256,7 @@ def breakpoint_of(effects: Sequence[Effect], calls: Sequence[Call]) -> Breakpoin
 
 _WAIT_FOR_SLOT = {CallStatus.PENDING, CallStatus.APPROVED}
 _WAIT_FOR_OTHERS = {CallStatus.APPROVAL_REQUIRED, CallStatus.WAITING}
-_STAGES = (
+STAGES = (
     (CallStatus.EXECUTING, Breakpoint.TOOL_EXECUTING),
     (CallStatus.APPROVAL_REQUIRED, Breakpoint.AWAITING_APPROVAL),
     (CallStatus.APPROVED, Breakpoint.PRE_TOOL),

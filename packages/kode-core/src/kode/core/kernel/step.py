@@ -8,7 +8,14 @@ from kode.core.kernel.draft import Draft
 from kode.core.kernel.effects import CallModel
 from kode.core.kernel.events import Ref
 from kode.core.kernel.history import cancel_compaction
-from kode.core.kernel.inputs import DeadlineReached, InterruptRequested, ModelFailed, ModelReplied, Parked, Proceed
+from kode.core.kernel.inputs import (
+    DeadlineReached,
+    InterruptRequested,
+    ModelFailed,
+    ModelReplied,
+    Parked,
+    Proceed,
+)
 from kode.core.kernel.message import ReasoningBlock, TextBlock, ToolUseBlock
 from kode.core.kernel.run import end_run, limit_reached, rest_run
 from kode.core.kernel.state import RunError
@@ -30,7 +37,9 @@ def replied(draft: Draft, got: ModelReplied) -> None:
             f"ModelReplied plans blocks {[p.block for p in got.calls]}, but its tool uses are {[i for i, _ in uses]}."
         )
     if uses and len({use.id for _, use in uses} - {""}) < len(uses):
-        raise IllegalInputError("Each tool use of a reply needs an id of its own; give the later ones new ids.")
+        raise IllegalInputError(
+            "Each tool use of a reply needs an id of its own; give the later ones new ids."
+        )
     if "tool_result" in [block.type for block in got.blocks]:
         raise IllegalInputError("A model does not answer calls: a reply may not hold tool results.")
     draft.close(model.id)
@@ -140,7 +149,9 @@ def deadline(draft: Draft, got: DeadlineReached) -> None:
     elif got.reason is StopReason.DEADLINE:
         rest_run(draft, got.reason)
     else:
-        raise IllegalInputError(f"A deadline is reached for reason deadline or processing_timeout, not {got.reason}.")
+        raise IllegalInputError(
+            f"A deadline is reached for reason deadline or processing_timeout, not {got.reason}."
+        )
 
 
 def park(draft: Draft, got: Parked) -> None:

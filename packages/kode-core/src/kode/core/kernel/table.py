@@ -37,29 +37,32 @@ def _always(handler: Handler) -> tuple[Cell, Cell, Cell, Cell]:
     return (handler, handler, handler, handler)
 
 
+_compact = history.request_compaction
+_snapshot = history.take_snapshot
+
 # fmt: off
 _ROWS: dict[type, tuple[Cell, Cell, Cell, Cell]] = {
-    #                             IDLE                        THINKING           ACTING            BOUNDARY
-    inputs.MessageReceived:      (run.take_message,           POSTPONE,          POSTPONE,         run.take_message),
-    inputs.ApprovalDecided:      (REJECT,                     REJECT,            calls.decide,     REJECT),
-    inputs.CallResolved:         (LATE,                       LATE,              calls.resolve,    LATE),
-    inputs.InterruptRequested:   (REJECT,                     step.interrupt,    step.interrupt,   step.interrupt),
-    inputs.ModelReplied:         (LATE,                       step.replied,      LATE,             LATE),
-    inputs.ModelFailed:          (LATE,                       step.failed,       LATE,             LATE),
-    inputs.ToolFinished:         (LATE,                       LATE,              calls.finish,     LATE),
-    inputs.ToolSuspended:        (LATE,                       LATE,              calls.suspend,    LATE),
-    inputs.CompactionRequested:  (history.request_compaction, POSTPONE,          POSTPONE,         history.request_compaction),
+    #                             IDLE               THINKING         ACTING           BOUNDARY
+    inputs.MessageReceived:      (run.take_message,  POSTPONE,        POSTPONE,        run.take_message),
+    inputs.ApprovalDecided:      (REJECT,            REJECT,          calls.decide,    REJECT),
+    inputs.CallResolved:         (LATE,              LATE,            calls.resolve,   LATE),
+    inputs.InterruptRequested:   (REJECT,            step.interrupt,  step.interrupt,  step.interrupt),
+    inputs.ModelReplied:         (LATE,              step.replied,    LATE,            LATE),
+    inputs.ModelFailed:          (LATE,              step.failed,     LATE,            LATE),
+    inputs.ToolFinished:         (LATE,              LATE,            calls.finish,    LATE),
+    inputs.ToolSuspended:        (LATE,              LATE,            calls.suspend,   LATE),
+    inputs.CompactionRequested:  (_compact,          POSTPONE,        POSTPONE,        _compact),
     inputs.HistoryCompacted:     _always(history.compacted),
     inputs.CompactionFailed:     _always(history.compaction_failed),
     inputs.Delivered:            _always(history.delivered),
     inputs.Resumed:              _always(recovery.resumed),
     inputs.Proceed:              _always(step.proceed),
     inputs.TimePassed:           _always(history.time_passed),
-    inputs.DeadlineReached:      (LATE,                       step.deadline,     step.deadline,    step.deadline),
+    inputs.DeadlineReached:      (LATE,              step.deadline,   step.deadline,   step.deadline),
     inputs.TimerSet:             _always(history.set_timer),
     inputs.TimerCancelled:       _always(history.cancel_timer),
-    inputs.SnapshotTaken:        (history.take_snapshot,      history.take_snapshot, ILLEGAL,      history.take_snapshot),
-    inputs.Reverted:             (history.revert,             ILLEGAL,           ILLEGAL,          ILLEGAL),
+    inputs.SnapshotTaken:        (_snapshot,         _snapshot,       ILLEGAL,         _snapshot),
+    inputs.Reverted:             (history.revert,    ILLEGAL,         ILLEGAL,         ILLEGAL),
     inputs.DocumentsChanged:     _always(history.change_documents),
     inputs.SandboxBound:         _always(history.bind_sandbox),
     inputs.Noted:                _always(history.adopt_events),

@@ -8,7 +8,18 @@ from typing import Literal
 
 from kode.core.kernel.message import Json, ResultContent, Usage
 
-__all__ = ["Approval", "ApprovalState", "Audit", "Call", "CallStatus", "Plan", "Recovery", "Verdict", "Wait", "call_id"]
+__all__ = [
+    "Approval",
+    "ApprovalState",
+    "Audit",
+    "Call",
+    "CallStatus",
+    "Plan",
+    "Recovery",
+    "Verdict",
+    "Wait",
+    "call_id",
+]
 
 
 class CallStatus(StrEnum):

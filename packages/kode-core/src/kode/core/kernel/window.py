@@ -39,7 +39,9 @@ class Window:
         """Ranges with the open end set to ``stop``; pinned messages as ranges of one; rising, empty ones left out."""
         inside = [Range(r.start, min(stop if r.stop is None else r.stop, stop)) for r in self.ranges]
         singles = [Range(p, p + 1) for p in self.pinned if p < stop and not any(_holds(r, p) for r in inside)]
-        return tuple(sorted((r for r in (*singles, *inside) if r.start < (r.stop or 0)), key=lambda r: r.start))
+        return tuple(
+            sorted((r for r in (*singles, *inside) if r.start < (r.stop or 0)), key=lambda r: r.start)
+        )
 
     def seqs(self, stop: int) -> Iterator[int]:
         """Every message number shown when the history ends before ``stop``."""

@@ -538,7 +538,7 @@ def _blocks(message: Content) -> tuple[Block, ...]:
     if isinstance(message, str):
         blocks: tuple[Any, ...] = (TextBlock(message),) if message.strip() else ()
     else:
-        blocks = tuple(message)
+        blocks = tuple(message) if isinstance(message, Sequence) else (message,)
     allowed = ("text", "image", "audio", "video", "file", "blob")
     strange = [b for b in blocks if getattr(b, "type", None) not in allowed]
     if not blocks or strange:

@@ -15,7 +15,7 @@ from kode.core.template import AgentTemplate
 
 if TYPE_CHECKING:
     from kode.core.sandbox.base import Sandbox
-    from kode.core.tool.base import Tool
+    from kode.core.tools.base import Tool
 
 __all__ = ["Binding", "bind"]
 

@@ -43,7 +43,7 @@ from kode.core.runtime.plan import plan_calls
 from kode.core.runtime.resident import Resident
 from kode.core.store.base import Store
 from kode.core.store.records import input_item
-from kode.core.tool.base import Suspended, ToolContext, ToolOutcome
+from kode.core.tools.base import Suspended, ToolContext, ToolOutcome
 
 __all__ = ["Worker"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import anyio
-
 from kode.core.config import Dependencies
 from kode.core.errors import KodeError
 from kode.core.kernel.limits import Limits
@@ -62,7 +60,7 @@ class Holding:
         if self.lost:
             return
         self.lost = True
-        with self._deps.clock.move_on_after(2.0, shield=True), anyio.CancelScope(shield=True):
+        with self._deps.clock.move_on_after(2.0, shield=True):
             try:
                 await self._deps.store.release(self.lease)
             except KodeError:

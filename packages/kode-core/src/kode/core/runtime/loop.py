@@ -61,6 +61,26 @@ class _Step:
     """The lease went back with the commit."""
 
 
+class _Hand:
+    """Where a runner is given its next effect."""
+
+    __slots__ = ("_bell", "effect")
+
+    def __init__(self, effect: Effect) -> None:
+        self.effect = effect
+        self._bell = anyio.Event()
+
+    def give(self, effect: Effect) -> None:
+        """Hand over an effect; the runner waits for one."""
+        self.effect = effect
+        self._bell.set()
+
+    async def wait(self) -> None:
+        """Wait for the next effect."""
+        await self._bell.wait()
+        self._bell = anyio.Event()
+
+
 class Loop:
     """One drive in progress. Lives as long as its task group."""
 
@@ -85,7 +105,9 @@ class Loop:
         self._offered: dict[int, tuple[Item, Input]] = {}
         """Inbox items and the inputs made of them, by position."""
         self._active: set[str] = set()
-        """Effects whose task lives."""
+        """Effects being carried out."""
+        self._idle: list[_Hand] = []
+        """Runners that wait for an effect."""
         self._used_from = self.clock.monotonic()
         self._next_beat = self._used_from + self.limits.due_poll_s
 
@@ -199,12 +221,15 @@ class Loop:
         )
 
     async def _save(self, commit: Commit) -> Committed:
-        """Commit, not to be cancelled in the middle; while the store is away, the same again."""
+        """Commit; while the store is away, the same again.
+
+        A store finishes the write of a caller that is cancelled, or never begins it (its contract), so nothing is
+        shielded here: a cancelled driver gives its lease back behind that write.
+        """
         delay = 0.05
         while True:
             try:
-                with anyio.CancelScope(shield=True):
-                    return await self.store.commit(commit)
+                return await self.store.commit(commit)
             except StoreUnavailableError as error:
                 if self.holding.left() <= 0:
                     raise
@@ -240,18 +265,26 @@ class Loop:
             await self.holding.renew()
         for effect in effects:
             self._active.add(effect.id)
-            self.tasks.start_soon(self._perform, effect)
+            if self._idle:
+                self._idle.pop().give(effect)
+            else:
+                self.tasks.start_soon(self._runner, _Hand(effect))
 
-    async def _perform(self, effect: Effect) -> None:
-        try:
-            answer = await self.worker.perform(effect)
-            if answer is not None:
-                self.box.post(answer)
-        except Exception as error:  # noqa: BLE001 - it ends the drive, which raises it
-            self.box.fail(error)
-        finally:
-            self._active.discard(effect.id)
-            self.box.wake()
+    async def _runner(self, hand: _Hand) -> None:
+        """Carry out one effect after another: a task is dearer than most effects' own work."""
+        while True:
+            effect = hand.effect
+            try:
+                answer = await self.worker.perform(effect)
+                if answer is not None:
+                    self.box.post(answer)
+            except Exception as error:  # noqa: BLE001 - it ends the drive, which raises it
+                self.box.fail(error)
+            finally:
+                self._active.discard(effect.id)
+                self.box.wake()
+            self._idle.append(hand)
+            await hand.wait()
 
     async def _cancel_effects(self) -> None:
         """Cancel the model and the tools and give them the grace to end; real results that come within it are kept."""

@@ -36,7 +36,7 @@ async def apply_once(
                 f"{error.message} Wait until the step is over, or interrupt it first.", code="not_safe", agent_id=agent_id
             ) from None
         state = done.state
-        await deps.store.commit(
+        committed = await deps.store.commit(
             Commit(
                 state=state,
                 commit_id=deps.ids.commit_id(),
@@ -49,8 +49,10 @@ async def apply_once(
                 snapshots=done.snapshots,
                 documents=documents,
                 seen=resident.seen,
+                release=not state.effects,
             )
         )
+        holding.lost = committed.released
         hub = switchboard(deps.store, agent_id)
         hub.begin(resident.state.next_cursor - 1)
         hub.publish(done.events)

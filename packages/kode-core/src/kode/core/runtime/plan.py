@@ -12,7 +12,7 @@ from kode.core.kernel.toolcall import Plan, Verdict
 from kode.core.kernel.inputs import PlannedCall
 from kode.core.provider.assemble import Reply
 from kode.core.runtime.binding import Binding
-from kode.core.tool.base import Tool
+from kode.core.tools.base import Tool
 
 __all__ = ["plan_calls", "plan_input"]
 

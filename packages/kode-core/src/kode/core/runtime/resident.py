@@ -21,7 +21,7 @@ class Resident:
     The window is kept as stored records until somebody needs it as messages.
     """
 
-    __slots__ = ("_rows", "_summary", "_window", "agent_id", "bounds", "inbox", "seen", "state", "version")
+    __slots__ = ("_rows", "_summary", "_window", "agent_id", "bounds", "inbox", "seen", "state", "version", "wake_at")
 
     def __init__(self, loaded: Loaded) -> None:
         self.agent_id = loaded.state.agent_id
@@ -29,6 +29,8 @@ class Resident:
         self.version = loaded.version
         self.seen = loaded.seen
         self.bounds: Bounds = loaded.bounds
+        self.wake_at = loaded.wake_at
+        """When the store was to wake it, as loaded; None once this process has committed."""
         self.inbox: list[Item] = list(loaded.inbox)
         """Items that wait, those offered and postponed included."""
         self._rows: Sequence[Record] = loaded.window

@@ -22,7 +22,7 @@ from kode.core.sandbox.base import Sandbox
 from kode.core.sandbox.catalog import SandboxFactory, default_sandboxes
 from kode.core.store.base import Store
 from kode.core.testing.wrapped import WRITES, WrappedStore
-from kode.core.tool.base import Tool, ToolContext, ToolResult
+from kode.core.tools.base import Tool, ToolContext, ToolResult
 
 __all__ = ["CrashPlan", "Crashed", "crash_at", "until_crash"]
 

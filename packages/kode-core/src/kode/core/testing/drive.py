@@ -60,7 +60,9 @@ def legal_inputs(
     for _ in range(random.randint(1, most)):
         context = replace(context, used_us=0)
         input = legal_input(state, random, context)
-        if isinstance(input, i.CompactionRequested) and any(isinstance(b, i.CompactionRequested) for b in batch):
+        if isinstance(input, i.CompactionRequested) and any(
+            isinstance(b, i.CompactionRequested) for b in batch
+        ):
             continue
         batch.append(input)
         phase = state.phase

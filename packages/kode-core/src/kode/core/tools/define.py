@@ -29,8 +29,8 @@ from kode.core import jsontext
 from kode.core.errors import UsageError
 from kode.core.kernel.message import BlobBlock, Json, MediaBlock, TextBlock
 from kode.core.kernel.toolcall import Recovery
-from kode.core.tool.base import Suspended, Tool, ToolContext, ToolOutcome, ToolResult
-from kode.core.tool.docstring import parse_docstring
+from kode.core.tools.base import Suspended, Tool, ToolContext, ToolOutcome, ToolResult
+from kode.core.tools.docstring import parse_docstring
 
 __all__ = ["to_result", "tool"]
 

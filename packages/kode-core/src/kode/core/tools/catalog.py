@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
 from kode.core.errors import NotBoundError, UsageError
-from kode.core.tool.base import Tool
+from kode.core.tools.base import Tool
 
 __all__ = ["ToolRegistry", "default_tools"]
 

@@ -18,8 +18,8 @@ from kode.core import jsontext
 from kode.core.clock import RealClock
 from kode.core.errors import SandboxUnavailableError, UsageError
 from kode.core.kernel.message import Json, MediaBlock, TextBlock
-from kode.core.tool.base import Suspended, Tool, ToolContext, ToolError, ToolOutcome
-from kode.core.tool.define import to_result, tool
+from kode.core.tools.base import Suspended, Tool, ToolContext, ToolError, ToolOutcome
+from kode.core.tools.define import to_result, tool
 
 
 def context(**changes: Any) -> ToolContext:

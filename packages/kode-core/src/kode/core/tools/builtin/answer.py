@@ -6,7 +6,7 @@ from typing import Any
 
 from kode.core import jsontext
 from kode.core.sandbox.output import HeadTail, join_cut
-from kode.core.tool.base import ToolContext, ToolOutcome
+from kode.core.tools.base import ToolContext, ToolOutcome
 
 __all__ = ["answer", "answer_text", "budget", "size_of"]
 

@@ -8,9 +8,9 @@ from typing import Annotated
 from pydantic import Field
 
 from kode.core.sandbox.base import Stream
-from kode.core.tool.base import ToolContext, ToolOutcome
-from kode.core.tool.builtin.answer import answer_text, budget
-from kode.core.tool.define import tool
+from kode.core.tools.base import ToolContext, ToolOutcome
+from kode.core.tools.builtin.answer import answer_text, budget
+from kode.core.tools.define import tool
 
 __all__ = ["bash_run"]
 

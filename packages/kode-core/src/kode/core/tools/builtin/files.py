@@ -8,9 +8,9 @@ from typing import Annotated
 from pydantic import Field
 
 from kode.core.sandbox.base import Sandbox, shown
-from kode.core.tool.base import ToolContext, ToolError, ToolOutcome
-from kode.core.tool.builtin.answer import answer, budget, size_of
-from kode.core.tool.define import tool
+from kode.core.tools.base import ToolContext, ToolError, ToolOutcome
+from kode.core.tools.builtin.answer import answer, budget, size_of
+from kode.core.tools.define import tool
 
 __all__ = ["fs_read", "fs_write"]
 

@@ -13,8 +13,8 @@ from kode.core.clock import RealClock
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import TextBlock
 from kode.core.sandbox.local import LocalSandbox
-from kode.core.tool.base import Tool, ToolContext, ToolOutcome
-from kode.core.tool.builtin import bash_run, fs_glob, fs_grep, fs_read, fs_write
+from kode.core.tools.base import Tool, ToolContext, ToolOutcome
+from kode.core.tools.builtin import bash_run, fs_glob, fs_grep, fs_read, fs_write
 
 
 class Bench:

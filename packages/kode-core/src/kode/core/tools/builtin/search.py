@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from kode.core.sandbox.base import shown
-from kode.core.tool.base import ToolContext, ToolOutcome
-from kode.core.tool.builtin.answer import answer, budget, size_of
-from kode.core.tool.define import tool
+from kode.core.tools.base import ToolContext, ToolOutcome
+from kode.core.tools.builtin.answer import answer, budget, size_of
+from kode.core.tools.define import tool
 
 __all__ = ["fs_glob", "fs_grep"]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import kode.core.sandbox.catalog
-import kode.core.tool.catalog
+import kode.core.tools.catalog
 from kode.core.errors import NotBoundError, SandboxError, UsageError
 from kode.core.sandbox.catalog import SandboxFactory
 from kode.core.sandbox.local import LocalSandbox
-from kode.core.tool.base import Tool
-from kode.core.tool.builtin import bash_run, fs_read
-from kode.core.tool.catalog import ToolRegistry
-from kode.core.tool.define import tool
+from kode.core.tools.base import Tool
+from kode.core.tools.builtin import bash_run, fs_read
+from kode.core.tools.catalog import ToolRegistry
+from kode.core.tools.define import tool
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def brought(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
     def find(**wanted: str) -> EntryPoints:
         return EntryPoints(points).select(**wanted)
 
-    monkeypatch.setattr(kode.core.tool.catalog, "entry_points", find)
+    monkeypatch.setattr(kode.core.tools.catalog, "entry_points", find)
     monkeypatch.setattr(kode.core.sandbox.catalog, "entry_points", find)
     return points
 
@@ -55,7 +55,7 @@ def test_a_tool_is_found_by_its_name(brought: list[EntryPoint]) -> None:
 
 
 def test_a_wheel_brings_a_tool(brought: list[EntryPoint]) -> None:
-    place = "kode.core.tool.builtin:bash_run"
+    place = "kode.core.tools.builtin:bash_run"
     brought += [EntryPoint("bash_run", place, "kode.tool"), EntryPoint("bash_run", place, "kode.tool")]
     registry = ToolRegistry()
     assert registry.names() == ("bash_run",)
@@ -67,11 +67,11 @@ def test_a_wheel_brings_a_tool(brought: list[EntryPoint]) -> None:
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        (["kode.core.tool.builtin:none"], "cannot be loaded"),
+        (["kode.core.tools.builtin:none"], "cannot be loaded"),
         (["kode.none:x"], "cannot be loaded"),
-        (["kode.core.tool.builtin:fs_read"], "no tool named"),
+        (["kode.core.tools.builtin:fs_read"], "no tool named"),
         (["os:getcwd"], "no tool named"),
-        (["kode.core.tool.builtin:bash_run", "other:bash_run"], "Two wheels claim"),
+        (["kode.core.tools.builtin:bash_run", "other:bash_run"], "Two wheels claim"),
     ],
 )
 def test_what_a_wheel_brings_may_be_wrong(brought: list[EntryPoint], values: list[str], why: str) -> None:

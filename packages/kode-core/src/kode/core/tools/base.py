@@ -1,6 +1,6 @@
 """The tool contract: what a tool is, what it is given, and what it may answer.
 
-A tool is a plain value: a name, a schema, flags, and one async function. ``kode.core.tool.define.tool`` makes
+A tool is a plain value: a name, a schema, flags, and one async function. ``kode.core.tools.define.tool`` makes
 one of a Python function; whoever has a JSON schema already (MCP) builds ``Tool`` directly.
 
 A tool never breaks a run: whatever goes wrong becomes a result that the model is shown (``Tool.call``). Only
