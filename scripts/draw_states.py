@@ -16,8 +16,8 @@ from kode.core.kernel.words import RESULT_STATUS, Breakpoint, Phase, Status
 
 PAGE = Path(__file__).parents[1] / "docs/internals/states.md"
 
-# Where handlers lead, as a person would say it. tests/core/kernel/test_states_page.py compares them with the changes
-# of phase that happen.
+# Where handlers lead, as a person would say it. tests/core/kernel/test_states_page.py compares them with the
+# changes of phase that happen.
 ARROWS: tuple[tuple[Phase, str, Phase], ...] = (
     (Phase.IDLE, "message or timer", Phase.BOUNDARY),
     (Phase.BOUNDARY, "Proceed asks the model", Phase.THINKING),
@@ -54,8 +54,9 @@ def _lines() -> Iterator[str]:
     yield from _words(Phase)
     yield "## The table"
     yield ""
-    yield "What each input does in each phase. *wait*: offered again after the next change. *late*: nobody waits for it,"
-    yield "dropped with an event. *reject*: an inbox item used up with an event. *illegal*: an error, nothing changes."
+    yield "What each input does in each phase. *wait*: offered again after the next change. *late*: nobody"
+    yield "waits for it, dropped with an event. *reject*: an inbox item used up with an event."
+    yield "*illegal*: an error, nothing changes."
     yield ""
     yield f"| input | {' | '.join(PHASES)} |"
     yield "|---|" + "---|" * len(PHASES)
@@ -64,7 +65,7 @@ def _lines() -> Iterator[str]:
     yield ""
     yield "## Breakpoints"
     yield ""
-    yield "What a person sees. The first line that fits the calls of the open step, else what follows the table."
+    yield "What a person sees. The first line that fits the calls of the open step, else the last three."
     yield ""
     yield "| a call is | breakpoint |"
     yield "|---|---|"
@@ -74,7 +75,7 @@ def _lines() -> Iterator[str]:
     yield f"| – (the history is compacted) | {Breakpoint.PRE_MODEL} |"
     yield f"| – | {Breakpoint.READY} |"
     yield ""
-    yield f"{Breakpoint.POST_TOOL} is passed within a commit only; `breakpoint_changed` names the stages passed."
+    yield f"{Breakpoint.POST_TOOL} is only passed within a commit; `breakpoint_changed` names those."
     yield ""
     yield "## Statuses"
     yield ""

@@ -1,4 +1,4 @@
-"""What scripts/drive-kernel runs: random journeys of agents through the pure kernel, counted by row of the table."""
+"""What scripts/drive-kernel runs: random journeys through the pure kernel, counted by row of the table."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def main() -> int:
     rare = report(rows)
     took = time.monotonic() - began
     print(
-        f"{rows.total()} transitions in {journeys} journeys, seed {options.seed}, {took:.1f} s; no invariant broke."
+        f"{rows.total()} transitions in {journeys} journeys, seed {options.seed}, {took:.1f} s: "
+        "no invariant broke."
     )
     if rare:
         print(f"Hit fewer than {LEAST} times: {', '.join(rare)}", file=sys.stderr)

@@ -130,7 +130,8 @@ def render(play: Any) -> Iterator[str]:
         for input in after.postponed:
             yield f"  waits    {type(input).__name__} {input.item}"
         if after.state != before:
-            yield f"  at       {before.status} {before.breakpoint} -> {after.state.status} {after.state.breakpoint}"
+            now = after.state
+            yield f"  at       {before.status} {before.breakpoint} -> {now.status} {now.breakpoint}"
         yield from _section(
             "message", (f"#{m.seq} {m.role} {' | '.join(map(_block, m.blocks))}" for m in after.messages)
         )

@@ -1,12 +1,13 @@
 """KODE: a runtime kernel for long-running LLM agents.
 
-Everything public that most programs need is here, loaded when it is first asked for.
+What most programs need is here, imported when it is first asked for.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kode.core.lazy import exports
 
 if TYPE_CHECKING:
     from kode.core.config import AgentConfig, Dependencies
@@ -29,32 +30,35 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Agent": "runtime.agent",
-    "AgentConfig": "config",
-    "AgentPool": "runtime.pool",
-    "AgentTemplate": "template",
-    "Dependencies": "config",
-    "Envelope": "event.base",
-    "KodeError": "errors",
-    "Limits": "kernel.limits",
-    "LocalSandbox": "sandbox.local",
-    "MediaBlock": "kernel.message",
-    "MemoryStore": "store.memory",
-    "PermissionPolicy": "kernel.permission",
-    "Rule": "kernel.permission",
-    "RunResult": "runtime.result",
-    "ScriptedProvider": "provider.scripted",
-    "SqliteStore": "store.sqlite",
-    "TextBlock": "kernel.message",
-    "Tool": "tools.base",
-    "ToolContext": "tools.base",
-    "ToolError": "tools.base",
-    "Usage": "kernel.message",
-    "open_store": "store.open",
-    "templates": "template",
-    "tool": "tools.define",
-}
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        "Agent": "runtime.agent",
+        "AgentConfig": "config",
+        "AgentPool": "runtime.pool",
+        "AgentTemplate": "template",
+        "Dependencies": "config",
+        "Envelope": "event.base",
+        "KodeError": "errors",
+        "Limits": "kernel.limits",
+        "LocalSandbox": "sandbox.local",
+        "MediaBlock": "kernel.message",
+        "MemoryStore": "store.memory",
+        "PermissionPolicy": "kernel.permission",
+        "Rule": "kernel.permission",
+        "RunResult": "runtime.result",
+        "ScriptedProvider": "provider.scripted",
+        "SqliteStore": "store.sqlite",
+        "TextBlock": "kernel.message",
+        "Tool": "tools.base",
+        "ToolContext": "tools.base",
+        "ToolError": "tools.base",
+        "Usage": "kernel.message",
+        "open_store": "store.open",
+        "templates": "template",
+        "tool": "tools.define",
+    },
+)
 
 __all__ = [
     "Agent",
@@ -82,17 +86,3 @@ __all__ = [
     "templates",
     "tool",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module 'kode.core' has no attribute {name!r}")
-    # The submodule `tool` has the name of the function `tool`: the function is put over it here.
-    value = getattr(import_module(f"kode.core.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

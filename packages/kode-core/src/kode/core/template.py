@@ -7,16 +7,23 @@ made from it, so a later change of the registered template changes no agent that
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from kode.core.errors import NotBoundError, RecordCorruptError, UsageError
-from kode.core.jsontext import dump
+from kode.core.errors import NotBoundError, RecordCorruptError, SchemaTooNewError, UsageError
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Json
 from kode.core.kernel.permission import PermissionPolicy
 
+if TYPE_CHECKING:
+    from kode.core.store.schema import Adapter
+
 __all__ = ["AgentTemplate", "TemplateRegistry", "decode_template", "encode_template", "templates"]
+
+VERSION = 1
+"""Format of a stored template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +39,8 @@ class AgentTemplate:
     version: str = "1"
     model: str = ""
     """``provider:model``, or a provider's name for its default model."""
-    tools: tuple[str, ...] | Literal["*"] = ()
-    """Names in the tool registry; ``"*"`` for all that are registered when the agent is created."""
+    tools: tuple[str, ...] = ()
+    """Names in the tool registry; ``("*",)`` for all that are registered when the agent is created."""
     permission: PermissionPolicy = PermissionPolicy()
     limits: Limits = Limits()
     sandbox: str = "local"
@@ -60,8 +67,6 @@ class AgentTemplate:
                 )
         for name in ("tools", "hooks", "plugins", "subagents"):
             value = getattr(self, name)
-            if value == "*" and name == "tools":
-                continue
             if isinstance(value, str) or not all(isinstance(one, str) for one in value):
                 raise UsageError(
                     f"AgentTemplate.{name} is {value!r}; give a list of names.", code="bad_template", field=name
@@ -118,7 +123,8 @@ templates = TemplateRegistry()
 
 def encode_template(template: AgentTemplate) -> tuple[Json, str]:
     """Template to the text that is stored, and its digest."""
-    text = dump(_adapter().dump_python(template, mode="json", exclude_none=True))
+    body = _adapter().write(template)
+    text = Json('{"v":%d,"template":%s}' % (VERSION, body.decode()))
     return text, hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -127,22 +133,28 @@ def decode_template(text: Json) -> AgentTemplate:
 
     Raises:
         RecordCorruptError: It is none.
+        SchemaTooNewError: A newer KODE wrote it.
     """
     try:
-        return _adapter().validate_json(text)
-    except (ValueError, UsageError) as error:
+        found = json.loads(text)
+        version, body = found["v"], found["template"]
+        if isinstance(version, int) and version > VERSION:
+            raise SchemaTooNewError(
+                f"The stored template has version {version}, this KODE reads up to {VERSION}; upgrade it.",
+                found=version,
+                known=VERSION,
+            )
+        template: AgentTemplate = _adapter().read(json.dumps(body).encode())
+    except (ValueError, TypeError, KeyError, UsageError) as error:
         raise RecordCorruptError(
             f"The stored template cannot be read: {error}.", kind="document", raw=text.encode()
         ) from None
+    return template
 
 
-_cache: list[Any] = []
+@cache
+def _adapter() -> Adapter:
+    # Every field is written, defaults too: a default that changes later must not change the agents that exist.
+    from kode.core.store.schema import Adapter
 
-
-def _adapter() -> Any:
-    # Built at first use: it costs milliseconds that an import need not pay.
-    if not _cache:
-        from pydantic import TypeAdapter
-
-        _cache.append(TypeAdapter(AgentTemplate))
-    return _cache[0]
+    return Adapter(AgentTemplate, {}, elide=False)

@@ -1,6 +1,30 @@
 """What observers receive, and the place where live and stored events meet."""
 
-from kode.core.event.base import Envelope, Position
-from kode.core.event.hub import Hub, Subscription, switchboard
+from __future__ import annotations
 
-__all__ = ["Envelope", "Hub", "Position", "Subscription", "switchboard"]
+from typing import TYPE_CHECKING
+
+from kode.core.lazy import exports
+
+if TYPE_CHECKING:
+    from kode.core.event.base import Envelope, Position
+    from kode.core.event.hub import Hub, Subscription, switchboard
+
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        "Envelope": "base",
+        "Hub": "hub",
+        "Position": "base",
+        "Subscription": "hub",
+        "switchboard": "hub",
+    },
+)
+
+__all__ = [
+    "Envelope",
+    "Hub",
+    "Position",
+    "Subscription",
+    "switchboard",
+]

@@ -1,4 +1,4 @@
-"""Calls of the open step: planning taken over, slots, answers, decisions, seals, and the message that closes it."""
+"""Calls of the open step: plans, slots, answers, decisions, seals, and the message that closes it."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def _over_limit(planned: PlannedCall, allowed: int | None) -> PlannedCall:
 def _open_call(draft: Draft, seq: int, block: int, use: ToolUseBlock, planned: PlannedCall) -> None:
     plan = planned.plan
     call = Call(
-        draft.the_run.number, draft.step, draft.next_n, use.id, use.name, seq, block, CallStatus.PENDING, plan,
-        draft.at, use.input, planned.input, audit=(Audit(draft.at, CallStatus.PENDING),),
+        draft.the_run.number, draft.step, draft.next_n, use.id, use.name, seq, block, CallStatus.PENDING,
+        plan, draft.at, use.input, planned.input, audit=(Audit(draft.at, CallStatus.PENDING),),
     )  # fmt: skip
     draft.next_n += 1
     draft.calls = (*draft.calls, call)

@@ -1,13 +1,13 @@
 """The notebook of one batch: handlers write in it, ``finish`` makes a new ``State`` of it.
 
-It lives only inside ``transition``/``advance``; outside, states are values. It exists so that a batch of inputs
-builds one state, not one per line changed.
+It lives only inside ``transition``/``advance``; outside, states are values. It exists so that a batch of
+inputs builds one state, not one per line changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -43,7 +43,7 @@ class Context:
     at: int
     """Microseconds, UTC; the kernel clamps it so that it never goes back."""
     fence: int = 0
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     used_us: int = 0
     """Processing time since the last batch."""
 
@@ -179,7 +179,8 @@ class Draft:
 
     def note(
         self,
-        type: str,
+        kind: str,
+        /,
         *,
         call: str | None = None,
         ref: Ref | None = None,
@@ -189,7 +190,7 @@ class Draft:
         """Add a durable event and give it the next cursor."""
         run, step = (0, 0) if self.run is None else (self.run.number, self.step)
         text = None if preview_of is None else preview(preview_of)
-        event = Event(type, self.updated_at, self.next_cursor, run, step, call, ref, text, data)
+        event = Event(kind, self.updated_at, self.next_cursor, run, step, call, ref, text, data)
         self.next_cursor += 1
         self.events.append(event)
         return event

@@ -46,7 +46,7 @@ class RunTool:
 
 @dataclass(frozen=True, slots=True)
 class CompactHistory:
-    """Summarise messages ``start`` (inclusive) to ``stop`` (exclusive); what is appended meanwhile does no harm."""
+    """Summarise messages ``start`` to ``stop`` (exclusive); what is appended meanwhile does no harm."""
 
     id: str
     attempt: Attempt

@@ -1,7 +1,7 @@
 """Events: what observers are told. The channel and the durability belong to the type.
 
-A *durable* event is stored in the commit of its cause and has a cursor. A *live* one is shown to whoever listens and
-is gone. Events hold references and previews, never copies of messages or results.
+A *durable* event is stored in the commit of its cause and has a cursor. A *live* one is shown to whoever
+listens and is gone. Events hold references and previews, never copies of messages or results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What happens to the window and beside the run: compaction, snapshots, reverts, documents, timers, deliveries."""
+"""The window and what is beside the run: compaction, snapshots, reverts, documents, timers, deliveries."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def take_snapshot(draft: Draft, got: SnapshotTaken) -> None:
             got.parent,
             draft.tokens,
             draft.template,
-        )  # fmt: skip
+        )
     )
     draft.note("snapshot_created", id=got.id, seq=draft.next_seq)
 
@@ -204,7 +204,7 @@ def _fire(draft: Draft, timer: Timer) -> None:
 
 
 def _again(timer: Timer, at: int) -> tuple[Timer, ...]:
-    """The timer's next time, armed in the commit in which it fired; times that were slept through are skipped."""
+    """The timer's next time, armed in the commit in which it fired; times slept through are skipped."""
     if timer.every_us is None:
         return ()
     missed = max(at - timer.due_at, 0) // timer.every_us

@@ -1,7 +1,7 @@
 """Inputs: what happened. The only way to change a state is to feed it one.
 
-Two kinds reach the kernel: items that any process may put into an agent's inbox (they carry ``item``, their id), and
-facts that the agent's own driver found. Answers to effects name the effect.
+Two kinds reach the kernel: items that any process may put into an agent's inbox (they carry ``item``, their
+id), and facts that the agent's own driver found. Answers to effects name the effect.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class MessageReceived:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalDecided:
-    """A person answered question ``n`` of a call. A changed ``input`` was planned again by the shell (``plan``)."""
+    """A person answered question ``n`` of a call. The shell planned a changed ``input`` again (``plan``)."""
 
     item: str
     call: str
@@ -208,7 +208,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Proceed:
-    """All that has arrived was offered: decide what to start. ``hold``: journal a model call at most, start no tool."""
+    """All that has arrived was offered: decide what to start. ``hold``: a model call at most, and no tool."""
 
     hold: bool = False
 
@@ -220,7 +220,7 @@ class TimePassed:
 
 @dataclass(frozen=True, slots=True)
 class DeadlineReached:
-    """``deadline``: the request's time is over, the run rests. ``processing_timeout``: the run is sealed and ends."""
+    """``deadline``: the request's time is over, the run rests. ``processing_timeout``: the run ends."""
 
     reason: StopReason
 
@@ -247,7 +247,7 @@ class TimerCancelled:
 
 @dataclass(frozen=True, slots=True)
 class CompactionRequested:
-    """Summarise messages ``start`` to ``stop``; the cut is a safe point before a user message, chosen by the shell."""
+    """Summarise messages ``start`` to ``stop``; the shell cut at a safe point before a user message."""
 
     start: int
     stop: int

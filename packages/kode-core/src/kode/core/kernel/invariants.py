@@ -1,4 +1,4 @@
-"""What is true of every state, every transition and every history; checked by tests and by whoever doubts a record.
+"""What is true of every state, every transition and every history, for tests and whoever doubts a record.
 
 Nothing here is needed to run an agent, and nothing else in the kernel calls it.
 """

@@ -20,7 +20,7 @@ class Limits:
     """
 
     processing_timeout_s: float | None = 300.0
-    """Working time of one run, human waits and down-time not counted; then its calls are sealed and it ends."""
+    """Working time of one run without human waits and down-time; then its calls are sealed and it ends."""
     tool_timeout_s: float | None = 120.0
     model_timeout_s: float | None = 600.0
     tool_buffer_size: int = 10_485_760
@@ -73,7 +73,8 @@ class Limits:
                 )
         if self.lease_margin_s >= self.lease_s:
             raise UsageError(
-                f"Limits.lease_margin_s is {self.lease_margin_s!r}; give less than lease_s ({self.lease_s!r}).",
+                f"Limits.lease_margin_s is {self.lease_margin_s!r}; "
+                f"give less than lease_s ({self.lease_s!r}).",
                 code="bad_limit",
                 field="lease_margin_s",
                 value=repr(self.lease_margin_s),

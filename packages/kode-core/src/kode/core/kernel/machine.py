@@ -1,7 +1,7 @@
 """The machine: ``transition`` applies one input, ``advance`` a batch. Pure functions of values.
 
-``advance`` is what a driver calls: it offers all that has arrived, offers again what had to wait, lets the agent
-proceed, and says what changed. Its result is one commit.
+``advance`` is what a driver calls: it offers all that has arrived, offers again what had to wait, lets the
+agent proceed, and says what changed. Its result is one commit.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def advance(state: State, inputs: Sequence[Input], context: Context, *, hold: bo
     """Apply a batch and proceed.
 
     Args:
+        state: What it applies to; it is not changed.
         inputs: In the order of arrival. What must wait is offered again after each change of phase.
+        context: Time, fence and bounds of this batch.
         hold: Start nothing (the driver is about to stop); a model call is journaled at most.
 
     Raises:
@@ -75,7 +77,7 @@ def advance(state: State, inputs: Sequence[Input], context: Context, *, hold: bo
 
 
 def _offer(draft: Draft, inputs: Sequence[Input]) -> list[Input]:
-    """Offer each input in its turn; what had to wait goes before what came later, as soon as the phase allows."""
+    """Offer each input in its turn; what had to wait goes before what came later, once the phase allows."""
     waiting: list[Input] = []
     for input in inputs:
         phase = draft.phase

@@ -1,7 +1,8 @@
 """Messages and their content blocks: what a model is shown and what it said.
 
-Values inside are plain and immutable. Anything JSON-shaped (a tool's input, a vendor's opaque part) is kept as
-canonical JSON *text* (``Json``), so that a record is read back byte for byte and the kernel never parses it.
+Values inside are plain and immutable. Anything JSON-shaped (a tool's input, a vendor's opaque part) is kept
+as canonical JSON *text* (``Json``), so that a record is read back byte for byte and the kernel never parses
+it.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class ToolUseBlock:
 
 @dataclass(frozen=True, slots=True)
 class MediaBlock:
-    """An image, audio, video or file; exactly one of ``url``, ``file_id``, ``data``, ``blob`` says where it is."""
+    """An image, audio, video or file; one of ``url``, ``file_id``, ``data``, ``blob`` says where it is."""
 
     type: Literal["image", "audio", "video", "file"]
     media_type: str | None = None
@@ -154,7 +155,7 @@ class Message:
     run: int = 0
     step: int = 0
     origin: str | None = None
-    """Where it came from: ``inbox:<item id>``, ``reminder:<item id>``, ``timer:<id>``, ``tools``, or None for the model."""
+    """``inbox:<item id>``, ``reminder:<item id>``, ``timer:<id>``, ``tools``, or None for the model."""
     sender: str | None = None
     """Who spoke, as the sender said."""
     provider: str | None = None

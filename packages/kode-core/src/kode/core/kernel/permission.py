@@ -42,7 +42,8 @@ class Rule:
                 re.compile(pattern)
             except re.error as error:
                 raise UsageError(
-                    f"Rule for {self.tool!r}: the pattern {pattern!r} for {name!r} is no regular expression: {error}.",
+                    f"Rule for {self.tool!r}: the pattern {pattern!r} for {name!r} "
+                    f"is no regular expression: {error}.",
                     code="bad_rule",
                 ) from None
 

@@ -85,8 +85,8 @@ def end_run(
     """End the run for good, tell observers, and answer the parent that waits for it."""
     run = draft.the_run
     draft.note(
-        "done", ref=None if answer_seq is None else Ref(answer_seq), preview_of=None if error is None else error.text,
-        reason=reason.value, status=RESULT_STATUS[reason],
+        "done", ref=None if answer_seq is None else Ref(answer_seq),
+        preview_of=None if error is None else error.text, reason=reason.value, status=RESULT_STATUS[reason],
     )  # fmt: skip
     record = _record(draft, run, reason)
     draft.runs[run.number] = replace(

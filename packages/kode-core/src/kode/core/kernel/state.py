@@ -1,7 +1,7 @@
 """The state of an agent as a value. It holds no messages: a transition appends those.
 
-All of it is stored in the header (what changes rarely lies in documents, named here by digest). Times are integer
-microseconds since the epoch.
+All of it is stored in the header (what changes rarely lies in documents, named here by digest). Times are
+integer microseconds since the epoch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """Wakes the agent at ``due_at``, in whatever process. ``kind`` ``message`` starts a run with ``data`` as text."""
+    """Wakes the agent at ``due_at``, in whatever process. Kind ``message`` starts a run with ``data``."""
 
     id: str
     due_at: int

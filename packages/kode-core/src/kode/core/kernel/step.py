@@ -34,7 +34,8 @@ def replied(draft: Draft, got: ModelReplied) -> None:
     uses = [(i, block) for i, block in enumerate(got.blocks) if isinstance(block, ToolUseBlock)]
     if [i for i, _ in uses] != [planned.block for planned in got.calls]:
         raise IllegalInputError(
-            f"ModelReplied plans blocks {[p.block for p in got.calls]}, but its tool uses are {[i for i, _ in uses]}."
+            f"ModelReplied plans blocks {[p.block for p in got.calls]}, "
+            f"but its tool uses are {[i for i, _ in uses]}."
         )
     if uses and len({use.id for _, use in uses} - {""}) < len(uses):
         raise IllegalInputError(
@@ -47,8 +48,8 @@ def replied(draft: Draft, got: ModelReplied) -> None:
     seq = None
     if got.blocks:
         seq = draft.append(
-            "assistant", got.blocks, provider=got.provider, model=got.model, attempt=got.attempt or str(model.attempt),
-            stop_reason=got.stop.value, usage=got.usage,
+            "assistant", got.blocks, provider=got.provider, model=got.model,
+            attempt=got.attempt or str(model.attempt), stop_reason=got.stop.value, usage=got.usage,
         )  # fmt: skip
         _note_blocks(draft, seq, got)
     if uses and seq is not None:
@@ -94,7 +95,7 @@ def failed(draft: Draft, got: ModelFailed) -> None:
 def proceed(draft: Draft, got: Proceed) -> None:
     """All that has arrived was offered: start what may start now.
 
-    The only place that asks for a model call or gives slots away, so that what arrives together is seen together.
+    The only place that asks for a model call or gives slots away: what arrives together is seen together.
     """
     if draft.parked is not None:
         return

@@ -3,12 +3,14 @@
 Rules, in order:
 
 1. An input is *done* by the handler its cell names, or
-2. *postponed*: it is offered again after the next change (messages, which stay in the inbox, and compactions), or
+2. *postponed*: it is offered again after the next change (messages, which stay in the inbox, and
+   compactions), or
 3. *late*: nobody waits for it any more; dropped with a ``late_answer`` event, or
 4. *rejected*: an inbox item that cannot be applied; used up with an ``input_rejected`` event, or
 5. *illegal*: the shell is wrong; ``IllegalInputError``, nothing changes.
 
-A handler may still find its effect closed or its question answered, and treats the input as late or rejected then.
+A handler may still find its effect closed or its question answered, and treats the input as late or rejected
+then.
 """
 
 from __future__ import annotations

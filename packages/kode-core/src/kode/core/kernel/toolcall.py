@@ -52,7 +52,7 @@ Recovery = Literal["retry", "seal", "ask"]
 """What a crash does to a call that may have started: run it again, seal it, or ask a person."""
 
 Verdict = Literal["allow", "ask", "deny", "answer", "unknown", "invalid", "limit"]
-"""What planning found: run it, ask first, refuse it, answer at once, no such tool, bad input, over a limit."""
+"""What planning found: run it, ask first, refuse it, answer at once, no such tool, bad input, a limit."""
 
 ApprovalState = Literal["pending", "approved", "refused", "expired", "superseded"]
 
@@ -113,7 +113,7 @@ def call_id(run: int, step: int, n: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of one step. ``input`` and ``result`` are held while the step is open; then the history holds them."""
+    """One call of one step. Once the step is closed, ``input`` and ``result`` are in the history only."""
 
     run: int
     step: int

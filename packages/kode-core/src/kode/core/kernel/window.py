@@ -1,6 +1,7 @@
 """Windows: which part of the history a model is shown, as a value.
 
-The history itself is never shortened. A compaction adds a record and moves the window; a revert moves it back.
+The history itself is never shortened. A compaction adds a record and moves the window; a revert moves it
+back.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Window:
         return self.ranges[-1].start
 
     def bounded(self, stop: int) -> tuple[Range, ...]:
-        """Ranges with the open end set to ``stop``; pinned messages as ranges of one; rising, empty ones left out."""
+        """Ranges that end at ``stop``, with pinned messages as ranges of one; rising, without empty ones."""
         inside = [Range(r.start, min(stop if r.stop is None else r.stop, stop)) for r in self.ranges]
         singles = [Range(p, p + 1) for p in self.pinned if p < stop and not any(_holds(r, p) for r in inside)]
         return tuple(
@@ -53,7 +54,7 @@ def check_window(window: Window, next_seq: int) -> None:
     """Refuse a window that no history of that length can have.
 
     Raises:
-        IllegalInputError: Its ranges overlap, do not rise, or end beyond the history; or not only the last is open.
+        IllegalInputError: Ranges overlap, do not rise, or end beyond the history; or not the last is open.
     """
     *closed, last = window.ranges or (Range(0, 0),)
     edges = [edge for r in closed for edge in (r.start, -1 if r.stop is None else r.stop)]

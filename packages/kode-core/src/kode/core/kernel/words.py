@@ -88,4 +88,4 @@ RESULT_STATUS: dict[StopReason, ResultStatus] = {
 }
 
 ResumeStrategy = Literal["continue", "crash", "manual"]
-"""``continue``: go on, each call by its recovery. ``crash``: seal all and end the run. ``manual``: only look."""
+"""``continue``: go on, each call by its recovery. ``crash``: seal all, end the run. ``manual``: look."""

@@ -117,7 +117,7 @@ class Agent:
         recipe = config.recipe(deps.template_registry())
         uid = deps.ids.uid()
         binding = bind(recipe, deps)
-        if recipe.tools == "*":
+        if recipe.tools == ("*",):
             recipe = recipe.changed(tools=tuple(binding.tools))
         id = config.agent_id or deps.ids.agent_id()
         await create_agent(id, uid, recipe, config, deps)

@@ -57,7 +57,7 @@ def bind(template: AgentTemplate, deps: Dependencies) -> Binding:
     """
     provider = deps.provider_named(template.model)
     registry = deps.tool_registry()
-    names = registry.names() if template.tools == "*" else template.tools
+    names = registry.names() if template.tools == ("*",) else template.tools
     tools = {name: registry.get(name) for name in names}
     mode = template.permission.mode
     if mode not in MODES and mode not in deps.modes:

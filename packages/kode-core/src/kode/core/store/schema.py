@@ -38,14 +38,15 @@ _CONFIG = cs.CoreConfig(strict=True, extra_fields_behavior="forbid")
 class Adapter:
     """Reads and writes one type as JSON, both in one call into compiled code.
 
-    Fields that hold their default are not written, and a reader puts the default back: changing a default changes what
+    With ``elide``, fields that hold their default are not written, and a reader puts the default back: changing a default changes what
     is stored. None is the default of a field that may be None and has no other. Fields in ``apart`` are neither
     written nor read; after ``read`` they are *unset*.
     """
 
-    __slots__ = ("_read", "_write")
+    __slots__ = ("_elide", "_read", "_write")
 
-    def __init__(self, hint: Any, apart: Mapping[type, frozenset[str]]) -> None:
+    def __init__(self, hint: Any, apart: Mapping[type, frozenset[str]], *, elide: bool = True) -> None:
+        self._elide = elide
         schema = _schema(hint, apart)
         self._read = SchemaValidator(schema, _CONFIG).validate_json
         self._write = SchemaSerializer(schema, cs.CoreConfig(ser_json_inf_nan="constants")).to_json
@@ -56,7 +57,7 @@ class Adapter:
         Raises:
             PydanticSerializationError: The value is not of its type, or holds a lone surrogate.
         """
-        return self._write(value, exclude_defaults=True, warnings="error")
+        return self._write(value, exclude_defaults=self._elide, warnings="error")
 
     def read(self, data: bytes) -> Any:
         """Read a value.

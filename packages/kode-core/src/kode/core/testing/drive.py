@@ -1,8 +1,8 @@
 """Drives the pure kernel at random over legal inputs, and holds it to its invariants at every step.
 
-``legal_inputs`` makes a batch that a correct shell might feed to a state: answers to open effects, answers that come
-too late, what people send, time that passes, crashes. It takes any ``random.Random``, so a seed repeats a journey and
-hypothesis (``strategies.randoms()``) can shrink one.
+``legal_inputs`` makes a batch that a correct shell might feed to a state: answers to open effects, answers
+that come too late, what people send, time that passes, crashes. It takes any ``random.Random``, so a seed
+repeats a journey and hypothesis (``strategies.randoms()``) can shrink one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TEXT = (TextBlock("text"),)
 _SECOND = 1_000_000
 
 
-# ---- legal inputs ---------------------------------------------------------------------------------------------
+# ---- legal inputs ------------------------------------------------------------------------------------------
 
 
 def legal_inputs(
@@ -50,7 +50,7 @@ def legal_inputs(
     Args:
         state: Where the agent is.
         random: What chooses.
-        context: The one that the batch will be applied with. ``Resumed`` is legal only under a fence above all others.
+        context: The one to apply the batch with. ``Resumed`` is legal only under a fence above all others.
         waiting: Messages that had to wait before; they come first in the batch.
         most: Add at most so many inputs to those.
         rows: Counts the rows that the batch hits.
@@ -102,7 +102,7 @@ def legal_input(state: State, random: Random, context: Context) -> i.Input:
             return made
 
 
-# ---- answers to what is open, or was --------------------------------------------------------------------------
+# ---- answers to what is open, or was -----------------------------------------------------------------------
 
 
 def _some_id(state: State, random: Random, kind: str) -> str:
@@ -188,7 +188,7 @@ def _compacted(state: State, random: Random, context: Context | None = None) -> 
     )
 
 
-# ---- what people, drivers and time do -------------------------------------------------------------------------
+# ---- what people, drivers and time do ----------------------------------------------------------------------
 
 
 def _item(random: Random) -> str:
@@ -290,7 +290,7 @@ _OTHERS: dict[type, Callable[[State, Random, Context], i.Input | None]] = {
 _MAKERS = tuple(_OTHERS.items())
 
 
-# ---- a journey ------------------------------------------------------------------------------------------------
+# ---- a journey ---------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -299,10 +299,10 @@ class Journey:
 
     random: Random
     rows: Rows = field(default_factory=Counter)
-    state: State = State("agent", "uid", 1, 1)
+    state: State = field(default_factory=lambda: State("agent", "uid", 1, 1))
     fence: int = 1
     at: int = 1
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     messages: list[Message] = field(default_factory=list)
     calls: dict[str, Call] = field(default_factory=dict)
     runs: dict[int, RunRecord] = field(default_factory=dict)

@@ -1,1 +1,41 @@
 """Tools: what an agent can do beside talking."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kode.core.lazy import exports
+
+if TYPE_CHECKING:
+    from kode.core.tools.base import Suspended, Tool, ToolContext, ToolError, ToolOutcome, ToolResult
+    from kode.core.tools.catalog import default_tools, ToolRegistry
+    from kode.core.tools.define import to_result, tool
+
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        "Suspended": "base",
+        "Tool": "base",
+        "ToolContext": "base",
+        "ToolError": "base",
+        "ToolOutcome": "base",
+        "ToolRegistry": "catalog",
+        "ToolResult": "base",
+        "default_tools": "catalog",
+        "to_result": "define",
+        "tool": "define",
+    },
+)
+
+__all__ = [
+    "Suspended",
+    "Tool",
+    "ToolContext",
+    "ToolError",
+    "ToolOutcome",
+    "ToolRegistry",
+    "ToolResult",
+    "default_tools",
+    "to_result",
+    "tool",
+]

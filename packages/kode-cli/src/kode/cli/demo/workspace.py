@@ -1,0 +1,162 @@
+"""The work folder: a copy of the files, so that nothing of the user's is touched and nothing changes under the agent.
+
+What cannot be read is not hidden: it becomes an empty file or folder that cannot be read either.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import kode.core
+from kode.cli.demo.settings import FILES, Settings
+from kode.core.sandbox.base import IGNORED
+
+__all__ = ["CannotStartError", "Copied", "copy_files", "default_source", "make_work", "remove_files"]
+
+LEFT_OUT = IGNORED | {
+    ".hypothesis",
+    ".import_linter_cache",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".tox",
+    ".venv-tools",
+}
+"""Names that are not copied: caches and environments, which the agent's search would pass by anyway."""
+MAX_BYTES = 4 * 2**30
+MAX_FILES = 200_000
+
+
+class CannotStartError(Exception):
+    """What a person gave cannot be used; the text says what to do."""
+
+
+@dataclass(slots=True)
+class Copied:
+    """What was copied."""
+
+    files: int = 0
+    size: int = 0
+    left_out: set[str] = field(default_factory=set)
+    """Names of folders that were passed by."""
+    special: int = 0
+    """Sockets, pipes and devices, which are not copied."""
+    unreadable: int = 0
+
+
+def default_source() -> Path:
+    """Find the checkout that this program runs from, or else its own installed source."""
+    package = Path(kode.core.__file__).resolve().parent
+    for folder in package.parents:
+        if (folder / ".git").exists() and (folder / "packages" / "kode-core").is_dir():
+            return folder
+    return package
+
+
+def make_work(work: Path | None) -> Path:
+    """Make the work folder, or take the given one if it is empty.
+
+    Raises:
+        CannotStartError: It cannot be used.
+    """
+    try:
+        if work is None:
+            return Path(tempfile.mkdtemp(prefix="kode-demo-")).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        if any(work.iterdir()):
+            raise CannotStartError(f"The work folder {str(work)!r} is not empty and holds no demo; give another one.")
+        (work / ".probe").write_text("")
+        (work / ".probe").unlink()
+    except OSError as error:
+        shown = tempfile.gettempdir() if work is None else str(work)
+        raise CannotStartError(f"The work folder cannot be made at {shown!r}: {_why(error)}.") from None
+    return work.resolve()
+
+
+def copy_files(source: Path, settings: Settings) -> Copied:
+    """Copy everything below ``source`` into the work folder; links stay links.
+
+    Raises:
+        CannotStartError: It is no folder, cannot be read, is too large, or there is no room for it.
+    """
+    try:
+        os.listdir(source)
+    except OSError as error:
+        raise CannotStartError(f"{str(source)!r} cannot be surveyed: {_why(error)}; give a folder.") from None
+    copied = Copied()
+    target = settings.work / FILES
+    try:
+        target.mkdir()
+        _copy_folder(os.fsencode(source.resolve()), os.fsencode(target), os.fsencode(settings.work), copied)
+    except OSError as error:
+        raise CannotStartError(f"The files cannot be copied to {str(target)!r}: {_why(error)}.") from None
+    return copied
+
+
+def remove_files(settings: Settings) -> None:
+    """Remove the copy, folders that cannot be read included."""
+    target = settings.work / FILES
+    for folder, names, _ in os.walk(target):
+        for name in names:
+            path = os.path.join(folder, name)
+            if not os.path.islink(path):
+                os.chmod(path, 0o700)
+    shutil.rmtree(target, ignore_errors=True)
+
+
+def _copy_folder(source: bytes, target: bytes, work: bytes, copied: Copied) -> None:
+    with os.scandir(source) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        to = os.path.join(target, entry.name)
+        if os.fsdecode(entry.name) in LEFT_OUT:
+            copied.left_out.add(os.fsdecode(entry.name))
+        elif entry.is_symlink():
+            os.symlink(os.readlink(entry.path), to)
+        elif entry.is_dir():
+            if os.path.realpath(entry.path) != work:
+                _copy_below(entry.path, to, work, copied)
+        elif entry.is_file():
+            _copy_file(entry.path, to, copied)
+        else:
+            copied.special += 1
+
+
+def _copy_below(source: bytes, target: bytes, work: bytes, copied: Copied) -> None:
+    os.mkdir(target)
+    try:
+        os.listdir(source)
+    except PermissionError:
+        copied.unreadable += 1
+        os.chmod(target, 0)
+        return
+    _copy_folder(source, target, work, copied)
+
+
+def _copy_file(source: bytes, target: bytes, copied: Copied) -> None:
+    size = os.lstat(source).st_size
+    copied.files += 1
+    copied.size += size
+    if copied.files > MAX_FILES or copied.size > MAX_BYTES:
+        raise CannotStartError(
+            f"There is too much to copy: more than {MAX_FILES:,} files or {MAX_BYTES // 2**30} GB; give a smaller folder."
+        )
+    try:
+        shutil.copyfile(source, target, follow_symlinks=False)
+        os.chmod(target, stat.S_IMODE(os.lstat(source).st_mode) | 0o400)
+    except PermissionError:
+        copied.unreadable += 1
+        with open(target, "wb"):
+            os.chmod(target, 0)
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "the disk is full"
+    return (error.strerror or str(error)).lower()
