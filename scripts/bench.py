@@ -15,16 +15,18 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from kode.core import Agent, AgentTemplate, Dependencies, MemoryStore, ScriptedProvider, SqliteStore
 from kode.core.kernel.message import Message, TextBlock
-from kode.core.provider import call, say
+from kode.core.provider import BlockStart, BlockStop, Capabilities, ReplyEnd, TextDelta, call, say
 from kode.core.store.base import Store
-from kode.core.tools.define import tool
+from kode.core.tools import tool
 
 ROUNDS = 10
 
@@ -307,12 +309,38 @@ async def memory(folder: str) -> dict[str, Any]:
 # ---- streaming ------------------------------------------------------------------------------------------------
 
 
-async def deltas(folder: str) -> dict[str, Any]:
-    """2,000 deltas in bursts of 20 to 10 subscribers, from the first delta to the last subscriber's last."""
+class Bursts:
+    """A model that says 2,000 deltas, 20 at a time, as a network would bring them."""
 
+    name = model = "bursts"
+    window_tokens = 100_000
+    capabilities = Capabilities()
+
+    def stream(self, request: Any) -> Any:
+        """One reply."""
+        return self._open()
+
+    @asynccontextmanager
+    async def _open(self) -> Any:
+        yield self._chunks()
+
+    async def _chunks(self) -> Any:
+        yield BlockStart(0, "text")
+        for n in range(2_000):
+            if n % 20 == 0:
+                await anyio.lowlevel.checkpoint()
+            yield TextDelta(0, "ab ")
+        yield BlockStop(0)
+        yield ReplyEnd()
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+async def deltas(folder: str) -> dict[str, Any]:
+    """2,000 deltas in bursts of 20 to 10 subscribers, the whole run from enqueue to the last subscriber's last."""
     async with MemoryStore() as store:
-        provider = ScriptedProvider(say("ab " * 2_000, chunk=3, burst=20), keep_requests=False)
-        deps = dependencies(store, provider)
+        deps = dependencies(store, Bursts())  # type: ignore[arg-type]
 
         async def work() -> None:
             agent = await Agent.create(template=TEMPLATE, dependencies=deps)
@@ -330,6 +358,7 @@ async def deltas(folder: str) -> dict[str, Any]:
             async with anyio.create_task_group() as tasks:
                 for _ in range(10):
                     tasks.start_soon(follow, await agent.subscribe())
+                await anyio.lowlevel.checkpoint()
                 await agent.complete()
             assert counts == [2_000] * 10, counts
 

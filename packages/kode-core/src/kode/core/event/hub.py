@@ -83,6 +83,12 @@ class Hub:
         self.reply = self.attempt = None
         self.wake()
 
+    def forget(self) -> None:
+        """Let the log go while nobody drives; who still wants to read it reads the store."""
+        if not self.driven:
+            self.base += len(self.log)
+            self.log.clear()
+
     def publish(self, events: Sequence[Event]) -> None:
         """Show durable events, once their commit is durable."""
         for event in events:

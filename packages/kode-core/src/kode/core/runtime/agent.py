@@ -398,9 +398,10 @@ class Agent:
         return self.template.limits
 
     def release_window(self) -> None:
-        """Let the messages in memory go; they are read again when the model is asked."""
+        """Let the messages and events in memory go; they are read again when somebody needs them."""
         if self._resident is not None and self._driver is None:
             self._resident.release()
+            self._hub.forget()
 
     # ---- inside -----------------------------------------------------------------------------------------------
 
@@ -500,7 +501,7 @@ def _given(
         UsageError: Something is missing, given twice, or unknown.
     """
     config_names = set(AgentConfig.__dataclass_fields__)
-    deps_names = {n for n in Dependencies.__dataclass_fields__ if not n.startswith("_")}
+    deps_names = {name for name, field in Dependencies.__dataclass_fields__.items() if field.init}
     strange = sorted(set(bound) - config_names - deps_names)
     if strange:
         raise UsageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kode.core.config import Dependencies
@@ -34,7 +34,7 @@ class Binding:
     make_sandbox: Callable[[], Sandbox]
     output: OutputSchema | None = None
     reasoning: Reasoning | None = None
-    sandbox: Sandbox | None = field(default=None)
+    sandbox: Sandbox | None = field(default=None, init=False)
 
     def open_sandbox(self) -> Sandbox:
         """The agent's sandbox, made at first use."""
@@ -50,11 +50,18 @@ class Binding:
 
 
 def bind(template: AgentTemplate, deps: Dependencies) -> Binding:
-    """Find everything a template names.
+    """Find everything a template names. Agents of one template share what was found; each has its own sandbox.
 
     Raises:
         NotBoundError: Something is not registered here; the agent is untouched.
     """
+    known = deps.bound.get(template)
+    if known is None:
+        known = deps.bound[template] = _bind(template, deps)
+    return replace(known)
+
+
+def _bind(template: AgentTemplate, deps: Dependencies) -> Binding:
     provider = deps.provider_named(template.model)
     registry = deps.tool_registry()
     names = registry.names() if template.tools == ("*",) else template.tools

@@ -126,7 +126,8 @@ class Driver:
         if holding.lease.takes > self.limits.max_recoveries and not by_hand and state.run is not None:
             self.drive.stop = "parked"
             return [Parked(StopReason.CRASH_LOOP)]
-        if state.sandbox_ref is not None:
+        own = self.binding.sandbox
+        if state.sandbox_ref is not None and (own is None or own.ref != state.sandbox_ref):
             # Before anything is said about its calls, end what a dead driver's sandbox left running.
             killed = await self.deps.sandbox_factory().kill_ref(state.sandbox_ref)
             if killed:
@@ -151,5 +152,9 @@ class Driver:
                     tasks.cancel_scope.cancel()
         finally:
             self.hub.end()
+        failure = failure or self.box.failure
         if failure is not None:
             raise failure
+        if self.box.look:
+            # Somebody rang after the last look. Whoever owns the agent must hear it, for we are done.
+            self.hub.ring()

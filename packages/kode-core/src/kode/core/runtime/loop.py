@@ -177,9 +177,12 @@ class Loop:
         transition = advance(before, [*inputs, *self._sandbox()], context, hold=hold)
         state = transition.state
         idle = not state.effects and state.status is not Status.WORKING
-        commit = self._commit(transition, release=idle, answered=any(isinstance(i, _ANSWERS) for i in inputs))
+        commit = self._commit(transition, inputs, release=idle, answered=any(isinstance(i, _ANSWERS) for i in inputs))
         if not (commit.events or commit.consumed or commit.seen > self.resident.seen or transition.effects):
-            return _Step(idle, False)
+            woken = self.resident.wake_at
+            if not idle or woken is None or woken > state.updated_at:
+                return _Step(idle, False)
+            # It is due for nothing (its last driver died with the lease): say when it really is, or it stays due.
         committed = await self._save(commit)
         self._used_from = monotonic
         self._adopt(transition, commit, committed)
@@ -192,13 +195,18 @@ class Loop:
         ref = self.binding.open_sandbox().ref if self.binding.tools else None
         return [SandboxBound(ref)] if self.resident.state.sandbox_ref != ref else []
 
-    def _commit(self, transition: Transition, *, release: bool, answered: bool) -> Commit:
+    def _commit(
+        self, transition: Transition, inputs: Sequence[Input], *, release: bool, answered: bool
+    ) -> Commit:
         state, resident = transition.state, self.resident
         consumed: dict[int, Item] = {}
         if self._offered:
-            postponed = {id(input) for input in transition.postponed}
-            consumed = {at: item for at, (item, input) in self._offered.items() if id(input) not in postponed}
-        moments = [wake_at(state), *(i.not_before for i in resident.inbox if i.position not in consumed)]
+            # What was not offered this time (a clock was set back) is as little used up as what must wait.
+            taken = {id(input) for input in inputs} - {id(input) for input in transition.postponed}
+            consumed = {at: item for at, (item, input) in self._offered.items() if id(input) in taken}
+        # An item whose moment has come and that is still here was postponed: it waits for the agent.
+        waiting = (i.not_before for i in resident.inbox if i.position not in consumed)
+        moments = [wake_at(state), *(at for at in waiting if at is not None and at > state.updated_at)]
         return Commit(
             state=state,
             commit_id=self.deps.ids.commit_id(),
@@ -238,6 +246,18 @@ class Loop:
             await self.clock.sleep(min(delay, max(self.holding.left(), 0.01)))
             delay = min(delay * 2, 2.0)
 
+    async def _renew(self) -> None:
+        """Hold the lease longer; while the store is away, ask again as long as it lasts."""
+        delay = 0.05
+        while True:
+            try:
+                return await self.holding.renew()
+            except StoreUnavailableError:
+                if self.holding.left() <= 0:
+                    raise
+            await self.clock.sleep(min(delay, max(self.holding.left(), 0.01)))
+            delay = min(delay * 2, 2.0)
+
     def _adopt(self, transition: Transition, commit: Commit, committed: Committed) -> None:
         """Become what is durable now, show it, and stop what is not wanted any more."""
         resident, drive = self.resident, self.drive
@@ -262,7 +282,7 @@ class Loop:
     async def _start(self, effects: Sequence[Effect]) -> None:
         """Start what is durable, with enough of the lease left that nobody else can start it too."""
         if effects and self.holding.left() < self.limits.lease_margin_s:
-            await self.holding.renew()
+            await self._renew()
         for effect in effects:
             self._active.add(effect.id)
             if self._idle:
@@ -302,9 +322,16 @@ class Loop:
     async def _metronome(self) -> None:
         """Beat at intervals, so that an ordinary wait needs no time-out of its own."""
         every = self.limits.due_poll_s
+        unread = 0
         while True:
             await self.clock.sleep(every)
             self._next_beat = self.clock.monotonic() + every
+            unread = unread + 1 if self.box.tick else 0
+            if unread > 1 and self.holding.left() <= 0:
+                # The loop has not come back for two beats: it hangs on a store that does not answer.
+                text = "The store has not answered for as long as the lease lasted."
+                self.box.fail(StoreUnavailableError(text, code="no_answer"))
+                self.tasks.cancel_scope.cancel()
             self.box.beat()
 
     async def _wait(self) -> None:
@@ -320,7 +347,7 @@ class Loop:
                 with self.clock.move_on_after(seconds):
                     await box.wait()
         if self.holding.left() < self.holding.term / 2:
-            await self.holding.renew()
+            await self._renew()
         if box.look or box.tick:
             box.look = box.tick = False
             await self.resident.read_inbox(self.store)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kode.core.errors import NotFoundError
+from kode.core.errors import NotFoundError, StoreUnavailableError
 from kode.core.kernel.machine import Transition
 from kode.core.kernel.message import Block, Message
 from kode.core.kernel.state import State
@@ -56,6 +56,7 @@ class Resident:
         self.state = transition.state
         self.version = committed.version
         self.seen = commit.seen
+        self.wake_at = None
         if commit.consumed:
             self.inbox = [item for item in self.inbox if item.position not in commit.consumed]
         if committed.inbox:
@@ -68,8 +69,11 @@ class Resident:
                 window[message.seq] = message
 
     async def read_inbox(self, store: Store) -> None:
-        """Read what was enqueued beyond what was offered."""
-        self._add(await store.read_inbox(self.agent_id, self.state.uid, after=self.seen))
+        """Read what was enqueued beyond what was offered; a store that is away just now is asked with the next look."""
+        try:
+            self._add(await store.read_inbox(self.agent_id, self.state.uid, after=self.seen))
+        except StoreUnavailableError:
+            return
 
     def _add(self, items: Iterable[Item]) -> None:
         known = {item.position for item in self.inbox}
