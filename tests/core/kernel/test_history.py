@@ -216,6 +216,10 @@ def test_a_timer_speaks_when_it_is_due(play: Any) -> None:
     assert (play.state.timers, play.state.run.number, play.history[0].origin) == ((), 1, "timer:t")
     assert "scheduler_triggered" in play.types(got)
     assert play.state.model is not None
+    play.say("Later")
+    play.reply(WRITE)
+    play.feed(play.finished())
+    assert (play.state.run.item, play.state.run.taken) == (None, 1), "no message started it"
 
 
 def test_a_reminder_and_a_signal_start_nothing(play: Any) -> None:

@@ -118,7 +118,7 @@ class Planner:
     def _search(self, listed: Done, paths: Sequence[str]) -> Turn:
         more = "more than " if (listed.value or {}).get("truncated") else ""
         words = ("TODO", *_words(paths))
-        searches = [("fs_grep", {"pattern": word, "path": FILES, "max_results": 2_000}) for word in words]
+        searches = [("fs_grep", {"pattern": word, "path": FILES, "max_results": 4_000}) for word in words]
         shown = ", ".join(repr(word) for word in words)
         return calls(*searches, text=f"{more}{len(paths):,} paths. Searching them for {shown}.")
 

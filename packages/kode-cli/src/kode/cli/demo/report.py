@@ -54,7 +54,7 @@ def write_report(survey: Survey) -> str:
     lines += ["", "## Lines that hold a text", "", "| text | lines | files |", "|---|---:|---:|"]
     for hit in survey.hits:
         more = "+" if hit.truncated else ""
-        lines.append(f"| {_cell(hit.text)} | {hit.lines}{more} | {hit.files}{more} |")
+        lines.append(f"| `{_cell(hit.text)}` | {hit.lines}{more} | {hit.files}{more} |")
     lines += ["", "## Read", ""]
     lines += [f"* {_cell(path)}: {_cell(text)}" for path, text in survey.read.items()] or ["Nothing could be read."]
     lines += ["", "## How it was counted", "", _story(survey), ""]

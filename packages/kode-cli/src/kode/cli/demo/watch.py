@@ -55,7 +55,7 @@ class Moment:
             raise ValueError(text)
         return cls("seconds", seconds)
 
-    def delay(self, settings: Settings, began: float) -> float:
+    def delay(self, settings: Settings) -> float:
         """Seconds from the event that opens the stage to the kill."""
         spans = {
             "start": 0.25,
@@ -127,6 +127,8 @@ class Watcher:
         self.refs: set[str] = set()
         """Marks of every sandbox the agent had."""
         self._show, self._began, self._killed = show, began, killed
+        self._strangers = set(left_of(0, (), settings.work))
+        """Others that stand in the work folder, such as the shell that started us."""
         self._popen: subprocess.Popen[bytes] | None = None
 
     async def run(self, moments: Sequence[Moment]) -> int:
@@ -141,6 +143,10 @@ class Watcher:
         """End the process that runs now."""
         if self._popen is not None:
             _kill(self._popen)
+
+    def left(self, group: int) -> list[int]:
+        """Find processes of the agent that run now."""
+        return [pid for pid in left_of(group, self.refs, self.settings.work) if pid not in self._strangers]
 
     async def _one(self, moment: Moment | None) -> int | None:
         """Run one process; None if it was killed."""
@@ -171,14 +177,14 @@ class Watcher:
         """Follow its events until it ends (False) or is killed (True)."""
         at = None
         if moment is not None and moment.stage in ("start", "seconds"):
-            at = process.began + moment.delay(self.settings, process.began)
+            at = process.began + moment.delay(self.settings)
         models = 0
         while popen.poll() is None:
             for event in await self._follow():
                 models += event.type == "breakpoint_changed" and event.data.get("current") == "STREAMING_MODEL"
                 models += event.type == "agent_resumed" and bool(event.data.get("again"))
                 if at is None and moment is not None and moment.opened_by(event, models):
-                    at = time.monotonic() + moment.delay(self.settings, process.began)
+                    at = time.monotonic() + moment.delay(self.settings)
             wait = _POLL_S if at is None else min(_POLL_S, at - time.monotonic())
             if wait <= 0:
                 os.kill(popen.pid, signal.SIGKILL)
@@ -208,7 +214,7 @@ class Watcher:
             if kill.state.sandbox_ref is not None:
                 self.refs.add(kill.state.sandbox_ref)
         while True:
-            kill.left = left_of(process.pid, self.refs, self.settings.work)
+            kill.left = self.left(process.pid)
             kill.gone_s = time.monotonic() - killed_at
             if not kill.left or kill.gone_s > _GONE_S:
                 break

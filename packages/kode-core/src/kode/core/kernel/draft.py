@@ -49,20 +49,16 @@ class Context:
 
 
 def _changer(kind: type[_T]) -> Callable[..., _T]:
-    """Make a ``dataclasses.replace`` for one class, five times as fast: every batch makes a dozen copies."""
+    """Make a ``dataclasses.replace`` for one class, four times as fast: every batch makes a dozen copies."""
     names = tuple(f.name for f in fields(kind))  # type: ignore[arg-type]  # mypy: not every type is a dataclass
+    place = {name: i for i, name in enumerate(names)}
     read = attrgetter(*names)
-    # The slots themselves: a frozen instance's own way to be filled, without the detour over __init__.
-    slots = {name: getattr(kind, name).__set__ for name in names}
-    writers = tuple(slots.values())
 
     def change(value: _T, **changes: Any) -> _T:
-        made = object.__new__(kind)
-        for write, old in zip(writers, read(value), strict=True):
-            write(made, old)
+        values = list(read(value))
         for name, new in changes.items():
-            slots[name](made, new)
-        return made
+            values[place[name]] = new
+        return kind(*values)
 
     return change
 

@@ -25,9 +25,9 @@ def take_message(draft: Draft, got: MessageReceived) -> None:
         draft.reject(got.item, "A message needs blocks, and none that only a model or a tool may make.")
         return
     if draft.run is None and got.kind == "user":
-        start_run(draft, got.context)
+        start_run(draft, got.context, got.item)
     if draft.run is not None:
-        draft.change_run(item=draft.run.item or got.item, taken=draft.run.taken + 1)
+        draft.change_run(taken=draft.run.taken + 1)
     origin = "inbox" if got.kind == "user" else "reminder"
     seq = draft.append(
         "user", got.blocks, origin=f"{origin}:{got.item}", sender=got.sender, metadata=got.metadata
@@ -41,9 +41,9 @@ def take_message(draft: Draft, got: MessageReceived) -> None:
     )
 
 
-def start_run(draft: Draft, context: Json | None = None) -> None:
+def start_run(draft: Draft, context: Json | None = None, item: str | None = None) -> None:
     """Open the next run."""
-    draft.run = Run(draft.next_run, draft.at, draft.next_seq, draft.next_cursor, context=context)
+    draft.run = Run(draft.next_run, draft.at, draft.next_seq, draft.next_cursor, item=item, context=context)
     draft.next_run += 1
     draft.step = 0
     draft.next_n = 0

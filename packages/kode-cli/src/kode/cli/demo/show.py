@@ -1,0 +1,185 @@
+"""What a person sees: a line for each thing that happens, as it happens. Plain lines, so a pipe gets the same."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from rich.console import Console
+from rich.text import Text
+
+from kode.cli.demo.settings import Settings
+from kode.cli.demo.verify import Check
+from kode.cli.demo.watch import Kill, Process
+from kode.cli.demo.workspace import Copied
+from kode.core.kernel.events import Event
+from kode.core.kernel.toolcall import CallStatus
+
+__all__ = ["Timeline"]
+
+_ARGUMENT = re.compile(r'"(?:path|pattern|cmd)":"((?:[^"\\]|\\.)*)')
+
+_SLOW = ("bash_run", "file_follow", "fs_write")
+"""Tools whose start is shown too; of the others only the end."""
+
+
+class Timeline:
+    """Prints a demo, and keeps what it printed as data.
+
+    Args:
+        console: Where to.
+        origin: ``time.monotonic()`` that times are counted from.
+    """
+
+    def __init__(self, console: Console, origin: float) -> None:
+        self.console = console
+        self.origin = origin
+        self.lines: list[dict[str, object]] = []
+        self._calls: dict[str, str] = {}
+        self._took: dict[str, float] = {}
+        self._open: list[str] = []
+        """Calls that the last kill left open and that may be run again."""
+
+    # ---- before and after
+
+    def opening(self, settings: Settings, copied: Copied | None) -> None:
+        """Say what is worked on."""
+        self._head("A durable agent on real files, killed in mid-work")
+        if copied is not None:
+            left = f"; not {', '.join(sorted(copied.left_out))}" if copied.left_out else ""
+            odd = f"; {copied.unreadable} not readable" if copied.unreadable else ""
+            odd += f"; {copied.special} special" if copied.special else ""
+            self._fact("files", f"{copied.files:,}, {copied.size:,} bytes, copied from {settings.source}{odd}{left}")
+        self._fact("work", str(settings.work))
+
+    def closing(self, checks: list[Check], settings: Settings, kept: bool) -> None:
+        """Print a verdict per check, and where things are."""
+        self._head("Checked from outside")
+        for check in checks:
+            glyph, style = ("✓", "green") if check.ok else ("✗", "bold red")
+            self._line(Text(f"  {glyph} ", style), Text(check.name, "" if check.ok else "red"))
+            self._line(Text("      "), Text(_plain(check.detail), "dim"), hang=6)
+        good = all(check.ok for check in checks)
+        self._head("All checks passed" if good else "SOME CHECKS FAILED", "bold green" if good else "bold red")
+        for name, path in (("report", settings.report), ("database", settings.database)):
+            if path.exists():
+                self._fact(name, str(path))
+        if kept:
+            self._fact("files", str(settings.work / "files"))
+
+    def stopped(self, settings: Settings) -> None:
+        """Say how to go on after Ctrl-C."""
+        self._head("Stopped; the agent is in the store and can go on where it was", "bold yellow")
+        self._line(Text(f"  kode demo --work {settings.work}"))
+
+    # ---- while it runs
+
+    def began(self, process: Process) -> None:
+        """A process of the agent was started."""
+        what = "starts" if process.number == 1 else "starts and opens the same store"
+        self._head(f"Process {process.number} (pid {process.pid}) {what}")
+        self._keep("process", f"{process.pid}")
+
+    def killed(self, kill: Kill) -> None:
+        """A process was killed: say what the store knows, and whether anything of it is left."""
+        self._at("✗", f"SIGKILL from outside, {kill.after_s:.1f} s after it began", "bold red")
+        self._keep("kill", kill.moment.stage)
+        state = kill.state
+        self._head("What the store knows", "bold")
+        if state is None:
+            self._fact("agent", "not made yet: nothing was acknowledged, so nothing is lost")
+        else:
+            run = "no run" if state.run is None else f"run {state.run.number}, step {state.step}"
+            self._fact("breakpoint", f"{state.breakpoint.value} ({run})")
+            self._fact("stored", f"{len(kill.messages)} messages, {state.next_cursor - 1} events")
+            self._open = [c.id for c in state.calls if c.status is CallStatus.EXECUTING and c.plan.recovery == "retry"]
+            for call in state.calls:
+                note = "" if call.status.final else f", after a crash: {call.plan.recovery}"
+                self._fact("call", f"{call.id} {call.tool} {call.status.value}{note}")
+        left = f"STILL THERE: {kill.left}" if kill.left else f"none left {kill.gone_s * 1000:.0f} ms after the kill"
+        self._fact("processes", left)
+
+    def show(self, event: Event) -> None:
+        """Print one event, if it says something to a person."""
+        draw = getattr(self, f"_on_{event.type}", None)
+        if draw is not None:
+            draw(event)
+
+    def _on_run_started(self, event: Event) -> None:
+        self._at("●", f"run {event.run} starts")
+
+    def _on_text_chunk_end(self, event: Event) -> None:
+        self._at("»", event.preview or "", "cyan")
+
+    def _on_tool_start(self, event: Event) -> None:
+        found = _ARGUMENT.search(event.preview or "")
+        what = re.split(r"\\n", found[1])[0] if found else ""
+        what = what.removeprefix("# ").removeprefix("files/")
+        name = f"{event.data.get('tool')} {what}".strip()
+        self._calls[str(event.call)] = name
+        if event.data.get("tool") in _SLOW:
+            self._at("▸", f"{event.call} {name} …")
+
+    def _on_tool_executed(self, event: Event) -> None:
+        self._took[str(event.call)] = float(event.data.get("duration_us") or 0) / 1e6
+
+    def _on_tool_end(self, event: Event) -> None:
+        if event.data.get("status") == "SEALED":
+            return
+        name = self._calls.get(str(event.call), str(event.data.get("tool")))
+        took = self._took.get(str(event.call))
+        fine = event.data.get("status") == "COMPLETED"
+        tail = "" if took is None else f"  {took:.2f} s"
+        self._at("✓" if fine else "!", f"{event.call} {name}{tail}", "green" if fine else "yellow")
+
+    def _on_agent_resumed(self, event: Event) -> None:
+        names = {"again": "model asked again", "rerun": "re-run", "sealed": "sealed", "asked": "asked about"}
+        parts = [f"{event.data[key]} {text}" for key, text in names.items() if event.data.get(key)]
+        self._at("↻", f"RESUMED from the store: {', '.join(parts) or 'nothing was open'}", "bold magenta")
+        for call in self._open:
+            self._at("↻", f"RE-RUN {call} {self._calls.get(call, '')}: it changes nothing, or the same twice", "magenta")
+        self._open = []
+
+    def _on_tool_sealed(self, event: Event) -> None:
+        name = self._calls.get(str(event.call), "")
+        self._at("⊘", f"SEALED {event.call} {name}: {event.preview}", "bold yellow")
+
+    def _on_error(self, event: Event) -> None:
+        self._at("!", f"{event.preview}", "yellow")
+
+    def _on_done(self, event: Event) -> None:
+        self._at("●", f"run {event.run} ends: {event.data.get('reason')}")
+
+    # ---- inside
+
+    def _head(self, text: str, style: str = "bold") -> None:
+        self.console.print()
+        self._line(Text(text, style))
+
+    def _fact(self, name: str, value: str) -> None:
+        self._line(Text(f"  {name:<11}", "dim"), Text(_plain(value)), hang=13)
+
+    def _at(self, glyph: str, text: str, style: str = "") -> None:
+        seconds = time.monotonic() - self.origin
+        shown = _plain(text)
+        self._keep(glyph, shown)
+        self._line(Text(f"{seconds:6.1f}s  ", "dim"), Text(f"{glyph} ", style), Text(shown, style), hang=11)
+
+    def _keep(self, kind: str, text: str) -> None:
+        self.lines.append({"at_s": round(time.monotonic() - self.origin, 3), "kind": kind, "text": text})
+
+    def _line(self, *parts: Text, hang: int = 0) -> None:
+        """Print one line; what does not fit goes on below, set in by ``hang``."""
+        text = Text.assemble(*parts)
+        width = max(self.console.width, 40)
+        lines = list(text[hang:].wrap(self.console, width - hang)) or [Text()]
+        for number, line in enumerate(lines):
+            line.rstrip()
+            margin = Text(" " * hang) if number else text[:hang]
+            self.console.print(margin + line, soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Keep what came from files and models from steering the terminal."""
+    return "".join(letter if letter.isprintable() else "\\n" if letter == "\n" else "?" for letter in text)
+
