@@ -1,7 +1,7 @@
 """A file of version 1 as it lies on people's disks: agents in all their states must be found in it for ever.
 
-``scripts/make-fixtures-sqlite`` writes ``tests/fixtures/v1/agents.db`` with ``write``. Its values are those of the
-records' own fixtures, so each kind of record is there and each field of it is set.
+``scripts/make-fixtures-sqlite`` writes ``tests/fixtures/v1/agents.db`` with ``write``. Its values are those
+of the records' own fixtures, so each kind of record is there and each field of it is set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ FILE = ROOT / "tests/fixtures/v1/agents.db"
 VALUES: dict[str, Any] = runpy.run_path(str(ROOT / "tests/core/store/test_fixtures.py"))
 AT: int = VALUES["AT"]
 FULL: State = VALUES["STATE"]
-BODIES = [DocumentBody("template", "coder", Json('"t"')), DocumentBody("todo", "main", Json('{"items":["é"]}'))]
+BODIES = [
+    DocumentBody("template", "coder", Json('"t"')),
+    DocumentBody("todo", "main", Json('{"items":["é"]}')),
+]
 OLD = DocumentBody("todo", "main", Json('["old"]'))
 
 
@@ -95,9 +98,7 @@ async def _paused(store: Store) -> None:
     state = replace(FULL, agent_id="paused", uid="u-paused", effects=(), calls=(asked, child), parked=None)
     state = replace(state, next_seq=1, documents=(), window=Window())
     said = Message(0, "user", (TextBlock("do it"),), AT)
-    await store.commit(
-        Commit(state, "p-1", None, None, AT, wake_at=AT + 60, messages=[said], calls=[asked, child])
-    )
+    await store.commit(Commit(state, "p-1", None, None, AT, wake_at=AT + 60, messages=[said], calls=[asked, child]))
 
 
 async def _staged(store: Store) -> None:
@@ -116,7 +117,7 @@ async def _nothing(agent_id: str) -> None:
     pass
 
 
-# ---- reading it ------------------------------------------------------------------------------------------------
+# ---- reading it --------------------------------------------------------------------------------------------
 
 
 async def everything(store: Store, agent_id: str) -> list[Any]:

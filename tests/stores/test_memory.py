@@ -36,9 +36,7 @@ class SmallStore(MemoryStore):
         return await super().apply(agent_id, conditions, puts, deletes)
 
 
-class TestSmallBatches(
-    CommitContract, InboxContract, DueContract, LeaseContract, ReadingContract, WholeAgentContract
-):
+class TestSmallBatches(CommitContract, InboxContract, DueContract, LeaseContract, ReadingContract, WholeAgentContract):
     @pytest.fixture
     async def store(self, clock: VirtualClock) -> AsyncIterator[Store]:
         async with SmallStore(clock) as store:

@@ -28,7 +28,16 @@ def headers() -> st.SearchStrategy[Record]:
     wake_at = st.none() | TIMES
     return st.builds(
         lambda id, uid, wake_at, seen, tenant: row(
-            "header", id, "", agent_id=id, uid=uid, wake_at=wake_at, seen=seen, tenant=tenant, max_inbox=2, max_message_bytes=5
+            "header",
+            id,
+            "",
+            agent_id=id,
+            uid=uid,
+            wake_at=wake_at,
+            seen=seen,
+            tenant=tenant,
+            max_inbox=2,
+            max_message_bytes=5,
         ),
         AGENTS,
         UIDS,
@@ -43,7 +52,13 @@ def plain(kind: Any) -> st.SearchStrategy[Record]:
         name: st.none() | (st.integers(-(2**63), 2**63 - 1) if sort == "int" else st.sampled_from(["", "x", "é"]))
         for name, sort in COLUMNS[kind]
     }
-    return st.builds(lambda key, uid, body, c: row(kind, key, uid, body, **c), KEYS, UIDS, st.binary(max_size=3), st.fixed_dictionaries(columns))
+    return st.builds(
+        lambda key, uid, body, c: row(kind, key, uid, body, **c),
+        KEYS,
+        UIDS,
+        st.binary(max_size=3),
+        st.fixed_dictionaries(columns),
+    )
 
 
 LEASES = st.builds(
@@ -53,7 +68,10 @@ LEASES = st.builds(
     TIMES,
 )
 CONSUMED = st.builds(
-    lambda key, uid, at: row("consumed", key, uid, position=1, run=1, expires_at=at), st.sampled_from("xyz"), UIDS, TIMES
+    lambda key, uid, at: row("consumed", key, uid, position=1, run=1, expires_at=at),
+    st.sampled_from("xyz"),
+    UIDS,
+    TIMES,
 )
 PUTS = headers() | LEASES | CONSUMED | KINDS.flatmap(plain)
 ADDRESSES = st.one_of(
@@ -67,7 +85,11 @@ CONDITIONS = st.one_of(
     st.builds(lambda id, uid: Condition("equals", Key("header", "", id), "uid", uid), AGENTS, UIDS),
     st.builds(lambda id, at: Condition("equals", Key("header", "", id), "wake_at", at), AGENTS, st.none() | TIMES),
     st.builds(lambda uid, now: Condition("free", Key("lease", uid, ""), value=now), UIDS, TIMES),
-    st.builds(lambda uid, n: Condition("no_inbox_after", Key("inbox", uid, ""), value=int_key(n)), UIDS, st.integers(0, 3)),
+    st.builds(
+        lambda uid, n: Condition("no_inbox_after", Key("inbox", uid, ""), value=int_key(n)),
+        UIDS,
+        st.integers(0, 3),
+    ),
 )
 Step = Callable[[Store], Any]
 
@@ -88,8 +110,13 @@ def applies() -> st.SearchStrategy[Step]:
 
 def appends() -> st.SearchStrategy[Step]:
     return st.builds(
-        lambda agent, id, kind, not_before, size, now, bounded: lambda s: s.append_inbox(
-            agent, row("inbox", "", "", id=id, kind=kind, not_before=not_before, size=size), now=now, bounded=bounded
+        lambda agent, id, kind, not_before, size, now, bounded: (
+            lambda s: s.append_inbox(
+                agent,
+                row("inbox", "", "", id=id, kind=kind, not_before=not_before, size=size),
+                now=now,
+                bounded=bounded,
+            )
         ),
         AGENTS,
         st.sampled_from("xyz"),
@@ -103,8 +130,8 @@ def appends() -> st.SearchStrategy[Step]:
 
 def scans() -> st.SearchStrategy[Step]:
     return st.builds(
-        lambda kind, uid, prefix, after, before, limit, reverse: lambda s: s.scan(
-            "a", kind, uid, prefix=prefix, after=after, before=before, limit=limit, reverse=reverse
+        lambda kind, uid, prefix, after, before, limit, reverse: (
+            lambda s: s.scan("a", kind, uid, prefix=prefix, after=after, before=before, limit=limit, reverse=reverse)
         ),
         KINDS | st.sampled_from(["inbox", "consumed"]),
         UIDS,

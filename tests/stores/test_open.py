@@ -19,7 +19,10 @@ from kode.core.testing.conformance.store import Author
 @pytest.mark.anyio
 async def test_urls_of_what_is_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    memory, relative = open_store("memory:"), open_store("sqlite:///sub/a%20b.db?durability=process&busy_timeout_s=0.5")
+    memory, relative = (
+        open_store("memory:"),
+        open_store("sqlite:///sub/a%20b.db?durability=process&busy_timeout_s=0.5"),
+    )
     assert isinstance(memory, MemoryStore)
     assert isinstance(relative, SqliteStore)
     assert (relative.path, relative.durability, relative._busy_timeout_s) == ("sub/a b.db", "process", 0.5)

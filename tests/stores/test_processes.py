@@ -79,7 +79,11 @@ async def test_acknowledged_items_and_commits_of_all_processes_are_there(tmp_pat
     path = tmp_path / "x.db"
     async with SqliteStore(path) as store:
         await Author(store).create()
-        workers = [start(path, "enqueue", "q", 60), start(path, "commit", "a", 30), start(path, "commit", "b", 30)]
+        workers = [
+            start(path, "enqueue", "q", 60),
+            start(path, "commit", "a", 30),
+            start(path, "commit", "b", 30),
+        ]
         go(*workers)
         said = [worker.communicate(timeout=60)[0] for worker in workers]
         assert [worker.returncode for worker in workers] == [0, 0, 0]
@@ -90,7 +94,9 @@ async def test_acknowledged_items_and_commits_of_all_processes_are_there(tmp_pat
         waiting = {found.id for found in loaded.inbox}
         for n in range(60):
             # Each is still in the inbox or was consumed, never both and never neither.
-            again = await store._read(lambda db, n=n: db.execute("SELECT 1 FROM consumed WHERE key = ?", (f"q-{n}",)).fetchone())
+            again = await store._read(
+                lambda db, n=n: db.execute("SELECT 1 FROM consumed WHERE key = ?", (f"q-{n}",)).fetchone()
+            )
             assert (again is not None) is (f"q-{n}" not in waiting)
         page = await store.read_messages("agent", limit=100)
         texts = {m.seq: getattr(m.blocks[0], "text", "") for m in page.items}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
@@ -35,7 +36,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
         yield store
 
 
-# ---- group commit ----------------------------------------------------------------------------------------------
+# ---- group commit ------------------------------------------------------------------------------------------
 
 
 async def test_concurrent_commits_share_transactions(store: SqliteStore) -> None:
@@ -100,7 +101,7 @@ async def test_a_store_may_be_used_from_one_loop_after_another(tmp_path: Path) -
     await store.close()
 
 
-# ---- the file --------------------------------------------------------------------------------------------------
+# ---- the file ----------------------------------------------------------------------------------------------
 
 
 async def test_it_is_made_for_its_owner_only(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ async def test_it_is_made_for_its_owner_only(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         for part in ("", "-wal", "-shm"):
             assert stat.S_IMODE(path.with_name(path.name + part).stat().st_mode) == 0o600
-    assert [p.name for p in path.parent.iterdir()] == ["agents.db"]
+    assert os.listdir(path.parent) == ["agents.db"]
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA application_id").fetchone() == (0x4B4F4445,)
         assert db.execute("PRAGMA user_version").fetchone() == (1,)
@@ -129,7 +130,7 @@ async def test_what_was_there_is_found_again_and_a_closed_store_says_so(tmp_path
     await store.open()
     assert await store.exists("agent")
     await store.close()
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert os.listdir(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("durability", ["power", "process"])
@@ -250,7 +251,7 @@ async def test_erased_text_is_not_left_in_the_file(tmp_path: Path) -> None:
             assert b"unmistakable" not in path.with_name(path.name + part).read_bytes()
 
 
-# ---- costs -----------------------------------------------------------------------------------------------------
+# ---- costs -------------------------------------------------------------------------------------------------
 
 
 async def test_look_ups_are_answered_from_an_index(store: SqliteStore) -> None:

@@ -60,7 +60,14 @@ async def large(author: Author, base: Commit) -> Commit:
 
     write, author.write = author.write, keep  # type: ignore[method-assign]
     with pytest.raises(KeyError):
-        await author.say(*[f"{n}" for n in range(8)], events=2, calls=base.calls, consumed=base.consumed, taken=base.taken, state={"calls": base.state.calls})
+        await author.say(
+            *[f"{n}" for n in range(8)],
+            events=2,
+            calls=base.calls,
+            consumed=base.consumed,
+            taken=base.taken,
+            state={"calls": base.state.calls},
+        )
     author.write = write  # type: ignore[method-assign]
     return kept[0]
 

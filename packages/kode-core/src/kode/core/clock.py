@@ -35,13 +35,11 @@ class Clock(Protocol):
 
     def move_on_after(
         self, seconds: float | None, *, shield: bool = False
-    ) -> AbstractContextManager[anyio.CancelScope]:
+    ) -> AbstractContextManager[anyio.CancelScope, bool]:
         """Cancel what is inside after that long and go on behind it; None: never."""
         ...
 
-    def fail_after(
-        self, seconds: float | None, *, shield: bool = False
-    ) -> AbstractContextManager[anyio.CancelScope]:
+    def fail_after(self, seconds: float | None, *, shield: bool = False) -> AbstractContextManager[anyio.CancelScope, bool]:
         """Cancel what is inside after that long and raise `TimeoutError`; None: never."""
         ...
 
@@ -69,12 +67,10 @@ class RealClock:
 
     def move_on_after(
         self, seconds: float | None, *, shield: bool = False
-    ) -> AbstractContextManager[anyio.CancelScope]:
+    ) -> AbstractContextManager[anyio.CancelScope, bool]:
         """Cancel what is inside after that long and go on behind it; None: never."""
         return anyio.move_on_after(seconds, shield=shield)
 
-    def fail_after(
-        self, seconds: float | None, *, shield: bool = False
-    ) -> AbstractContextManager[anyio.CancelScope]:
+    def fail_after(self, seconds: float | None, *, shield: bool = False) -> AbstractContextManager[anyio.CancelScope, bool]:
         """Cancel what is inside after that long and raise `TimeoutError`; None: never."""
         return anyio.fail_after(seconds, shield=shield)

@@ -59,7 +59,9 @@ class AgentTemplate:
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id.strip() or len(self.id) > 200:
-            raise UsageError(f"AgentTemplate.id is {self.id!r}; give a name of 1 to 200 characters.", code="bad_template")
+            raise UsageError(
+                f"AgentTemplate.id is {self.id!r}; give a name of 1 to 200 characters.", code="bad_template"
+            )
         for name in ("system_prompt", "version", "model", "sandbox"):
             if not isinstance(getattr(self, name), str):
                 raise UsageError(
@@ -106,7 +108,8 @@ class TemplateRegistry:
         if found is None:
             known = ", ".join(sorted(self._known)) or "none"
             raise NotBoundError(
-                f"No template {id!r} is registered (known: {known}); call templates.register(AgentTemplate({id!r}, …)).",
+                f"No template {id!r} is registered (known: {known}); "
+                f"call templates.register(AgentTemplate({id!r}, …)).",
                 code="unknown_template",
                 template=id,
             )
@@ -124,7 +127,7 @@ templates = TemplateRegistry()
 def encode_template(template: AgentTemplate) -> tuple[Json, str]:
     """Template to the text that is stored, and its digest."""
     body = _adapter().write(template)
-    text = Json('{"v":%d,"template":%s}' % (VERSION, body.decode()))
+    text = Json(f'{{"v":{VERSION},"template":{body.decode()}}}')
     return text, hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -89,4 +89,6 @@ def _story(survey: Survey) -> str:
     times = "once" if survey.cut_off == 1 else f"{survey.cut_off} times"
     if survey.cut_off == survey.tries:
         return f"The count was cut off {times}; its file was whole, so it did not have to run again."
-    return f"The count was cut off {times}, looked at, and run again into a new file; try {survey.tries} came to its end."
+    return (
+        f"The count was cut off {times}, looked at, and run again into a new file; try {survey.tries} came to its end."
+    )

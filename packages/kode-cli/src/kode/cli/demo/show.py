@@ -137,7 +137,9 @@ class Timeline:
         parts = [f"{event.data[key]} {text}" for key, text in names.items() if event.data.get(key)]
         self._at("↻", f"RESUMED from the store: {', '.join(parts) or 'nothing was open'}", "bold magenta")
         for call in self._open:
-            self._at("↻", f"RE-RUN {call} {self._calls.get(call, '')}: it changes nothing, or the same twice", "magenta")
+            self._at(
+                "↻", f"RE-RUN {call} {self._calls.get(call, '')}: it changes nothing, or the same twice", "magenta"
+            )
         self._open = []
 
     def _on_tool_sealed(self, event: Event) -> None:
@@ -182,4 +184,3 @@ class Timeline:
 def _plain(text: str) -> str:
     """Keep what came from files and models from steering the terminal."""
     return "".join(letter if letter.isprintable() else "\\n" if letter == "\n" else "?" for letter in text)
-

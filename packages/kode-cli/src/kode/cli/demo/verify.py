@@ -96,7 +96,9 @@ async def verify(settings: Settings, store: Store, watcher: Watcher) -> list[Che
     except KodeError as error:
         return [*checks, Check("agent is sound", False, error.message)]
     status = "unfinished" if run is None else run.status
-    checks.append(Check("run ended in order", status == "ok" and not state.calls, f"{status}, agent {state.status.value}"))
+    checks.append(
+        Check("run ended in order", status == "ok" and not state.calls, f"{status}, agent {state.status.value}")
+    )
     checks.append(_history_valid(messages, calls))
     checks.append(_nothing_lost(messages, events, watcher))
     checks.append(_side_effects(settings, calls))
@@ -119,7 +121,11 @@ def _report(settings: Settings) -> list[Check]:
         _same("report: counts", {name: row[0] for name, row in counts.items()}, truth.numbers),
         _biggest({name: int(row[0]) for name, row in biggest.items()}, truth),
     ]
-    said = {f"{text.strip('`')!r} {what}": row[at] for text, row in hits.items() for at, what in enumerate(("lines", "files"))}
+    said = {
+        f"{text.strip('`')!r} {what}": row[at]
+        for text, row in hits.items()
+        for at, what in enumerate(("lines", "files"))
+    }
     real = {f"{t!r} {what}": truth.hits[t][at] for t in truth.hits for at, what in enumerate(("lines", "files"))}
     return [*checks, _same("report: hits", said, real)]
 
@@ -129,8 +135,7 @@ def _same(name: str, said: dict[str, str], real: dict[str, int]) -> Check:
     wrong = [
         f"{what}: said {number}, is {real.get(what)}"
         for what, number in said.items()
-        if what not in real
-        or (int(number[:-1]) > real[what] if number.endswith("+") else int(number) != real[what])
+        if what not in real or (int(number[:-1]) > real[what] if number.endswith("+") else int(number) != real[what])
     ]
     wrong += [f"{what}: not said" for what in real.keys() - said.keys()]
     shown = ", ".join(f"{number} {what}" for what, number in said.items())

@@ -127,21 +127,21 @@ class Hub:
 
     # ---- for subscribers
 
-    def on(self, type: str, handler: Callable[[Envelope], None]) -> Callable[[], None]:
+    def on(self, kind: str, handler: Callable[[Envelope], None]) -> Callable[[], None]:
         """Call a function for each event of a type; returns what takes it off again.
 
         Raises:
             UsageError: ``bad_filter``: there is no such type.
         """
-        _wanted(None, (type,))
-        handlers = self._handlers.setdefault(type, [])
+        _wanted(None, (kind,))
+        handlers = self._handlers.setdefault(kind, [])
         handlers.append(handler)
 
         def off() -> None:
             if handler in handlers:
                 handlers.remove(handler)
             if not handlers:
-                self._handlers.pop(type, None)
+                self._handlers.pop(kind, None)
 
         return off
 
@@ -336,5 +336,7 @@ def _wanted(channels: Collection[Channel] | None, kinds: Collection[str] | None)
     if channels is None and kinds is None:
         return None
     return frozenset(
-        t for t, channel in CHANNEL.items() if (channels is None or channel in channels) and (kinds is None or t in kinds)
+        kind
+        for kind, channel in CHANNEL.items()
+        if (channels is None or channel in channels) and (kinds is None or kind in kinds)
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kode.core.lazy import exports
 
 if TYPE_CHECKING:
-    from kode.core.provider.assemble import Assembler, BadInput, fold, Reply, Shown
+    from kode.core.provider.assemble import Assembler, BadInput, Reply, Shown, fold
     from kode.core.provider.base import (
         BlockKind,
         BlockStart,
@@ -37,22 +37,22 @@ if TYPE_CHECKING:
         Uploaded,
         UsageReport,
     )
-    from kode.core.provider.catalog import Claim, default_providers, GROUP, ProviderCatalog, ProviderFactory
-    from kode.core.provider.failure import Failure, FAILURES, provider_error, retry_after_s, stop_for
-    from kode.core.provider.retry import next_delay, retrying, RetryPolicy
+    from kode.core.provider.catalog import GROUP, Claim, ProviderCatalog, ProviderFactory, default_providers
+    from kode.core.provider.failure import FAILURES, Failure, provider_error, retry_after_s, stop_for
+    from kode.core.provider.retry import RetryPolicy, next_delay, retrying
     from kode.core.provider.script import (
+        Expect,
+        Gate,
+        Turn,
         broken,
         call,
         calls,
         cut,
         delay,
-        Expect,
         fail,
-        Gate,
         last_text,
         say,
         text_of,
-        Turn,
     )
     from kode.core.provider.scripted import Answer, Script, ScriptedProvider
 
@@ -123,6 +123,8 @@ __getattr__, __dir__ = exports(
 )
 
 __all__ = [
+    "FAILURES",
+    "GROUP",
     "Answer",
     "Assembler",
     "BadInput",
@@ -137,9 +139,7 @@ __all__ = [
     "CountsTokens",
     "Effort",
     "Expect",
-    "FAILURES",
     "Failure",
-    "GROUP",
     "Gate",
     "InputDelta",
     "MediaKind",

@@ -88,7 +88,7 @@ class Agent:
         self.template = template
         self._binding = binding
         self._deps = deps
-        self._hub: Hub = switchboard(deps.store, agent_id)
+        self.hub: Hub = switchboard(deps.store, agent_id)
         self._resident: Resident | None = None
         self._driver: Driver | None = None
 
@@ -146,7 +146,7 @@ class Agent:
         agent = await cls.open(agent_id, dependencies)
         if strategy != "manual":
             try:
-                await agent._drive(strategy=strategy, by_hand=by_hand)
+                await agent.drive(strategy=strategy, by_hand=by_hand)
             except LeaseLostError as error:
                 if error.code != "held":
                     raise
@@ -234,12 +234,12 @@ class Agent:
         until = None if timeout_s is None else self._deps.clock.monotonic() + timeout_s
         while True:
             try:
-                drive = await self._drive(until=until)
+                drive = await self.drive(until=until)
                 break
             except (LeaseLostError, ConflictError, FencedError):
                 if until is not None and self._deps.clock.monotonic() >= until:
                     return queued(self.agent_id)
-                await self._hub.wait(self._deps.clock, self.limits.due_poll_s)
+                await self.hub.wait(self._deps.clock, self.limits.due_poll_s)
         return await self._last_result(drive)
 
     def stream(
@@ -259,7 +259,7 @@ class Agent:
         async def run() -> RunResult:
             return await self.run(message, timeout_s=timeout_s)
 
-        return Stream(lambda: self.subscribe(channels, kinds=kinds), run, self._hub.wake)
+        return Stream(lambda: self.subscribe(channels, kinds=kinds), run, self.hub.wake)
 
     # ---- watching ---------------------------------------------------------------------------------------------
 
@@ -274,19 +274,19 @@ class Agent:
         place = since if isinstance(since, Position) or since is None else Position.parse(since)
         start = 0
         if place is None:
-            start = self._hub.cursor if self._hub.driven and self._hub.cursor is not None else await self._cursor()
+            start = self.hub.cursor if self.hub.driven and self.hub.cursor is not None else await self._cursor()
         return Subscription(
-            self._hub, self._deps.store, self._deps.clock, since=place, start=start, channels=channels, kinds=kinds,
+            self.hub, self._deps.store, self._deps.clock, since=place, start=start, channels=channels, kinds=kinds,
             poll_s=self.limits.due_poll_s,
         )  # fmt: skip
 
-    def on(self, type: str, handler: Callable[[Any], None]) -> Callable[[], None]:
+    def on(self, kind: str, handler: Callable[[Any], None]) -> Callable[[], None]:
         """Call ``handler(envelope)`` for each event of that type that a driver of this process publishes.
 
         It is called in the driver's task and must be quick; what it raises is logged and changes nothing. Returns a
         function that takes it off. To miss nothing, also what other processes do, use ``subscribe``.
         """
-        return self._hub.on(type, handler)
+        return self.hub.on(kind, handler)
 
     async def status(self) -> AgentView:
         """What the agent is at, as stored."""
@@ -376,10 +376,14 @@ class Agent:
         state = await self._deps.store.fork(self.agent_id, new_id, new_uid=self._deps.ids.uid(), at=at)
         return Agent(new_id, state.uid, self.template, bind(self.template, self._deps), self._deps)
 
-    async def close(self) -> None:
-        """Let go of the sandbox and what is resident; the agent stays stored and can be opened again."""
+    def stop(self) -> None:
+        """Have a drive of this handle rest at the next moment: tools get the grace, the agent stays resumable."""
         if self._driver is not None:
             self._driver.stop()
+
+    async def close(self) -> None:
+        """Let go of the sandbox and what is resident; the agent stays stored and can be opened again."""
+        self.stop()
         self._resident = None
         await self._binding.close()
 
@@ -401,15 +405,15 @@ class Agent:
         """Let the messages and events in memory go; they are read again when somebody needs them."""
         if self._resident is not None and self._driver is None:
             self._resident.release()
-            self._hub.forget()
+            self.hub.forget()
 
     # ---- inside -----------------------------------------------------------------------------------------------
 
-    async def _drive(
+    async def drive(
         self, *, strategy: ResumeStrategy = "continue", by_hand: bool = False, until: float | None = None
     ) -> Drive:
-        """Drive under a lease of our own; see ``Driver.run``."""
-        driver = Driver(self.agent_id, self._resident, self._binding, self._deps, self._hub, self.limits)
+        """Drive until nothing is open, under a lease of our own; see ``Driver.run``. What a pool calls."""
+        driver = Driver(self.agent_id, self._resident, self._binding, self._deps, self.hub, self.limits)
         self._driver, former = driver, self._driver
         try:
             return await driver.run(strategy=strategy, by_hand=by_hand, deadline=_rest_at(until, self._deps))
@@ -428,13 +432,13 @@ class Agent:
                     return found
             look = True
             try:
-                drive = await self._drive(until=until)
+                drive = await self.drive(until=until)
             except (LeaseLostError, ConflictError, FencedError):
                 left = None if until is None else until - clock.monotonic()
                 if left is not None and left <= 0:
                     return queued(self.agent_id)
                 poll = self.limits.due_poll_s
-                await self._hub.wait(clock, poll if left is None else min(poll, left))
+                await self.hub.wait(clock, poll if left is None else min(poll, left))
                 continue
             record = drive.runs.get(drive.taken.get(sent.item_id, 0))
             if record is not None:
@@ -478,7 +482,7 @@ class Agent:
         now = self._deps.clock.now()
         item = input_item(input, at=now, priority=priority, not_before=not_before)
         done = await self._deps.store.enqueue(self.agent_id, item)
-        self._hub.ring()
+        self.hub.ring()
         return done
 
     async def _state(self) -> State:
@@ -505,7 +509,8 @@ def _given(
     strange = sorted(set(bound) - config_names - deps_names)
     if strange:
         raise UsageError(
-            f"Agent.create knows no {', '.join(map(repr, strange))}; it takes {', '.join(sorted(config_names | deps_names))}.",
+            f"Agent.create knows no {', '.join(map(repr, strange))}; "
+            f"it takes {', '.join(sorted(config_names | deps_names))}.",
             code="bad_argument",
         )
     if "tools" in bound and dependencies is None and config is None:

@@ -22,10 +22,10 @@ from kode.core.kernel.inputs import (
     CallResolved,
     Delivered,
     HistoryCompacted,
+    Input,
     InterruptRequested,
     ModelFailed,
     ModelReplied,
-    Input,
     ToolFinished,
     ToolSuspended,
 )
@@ -148,7 +148,7 @@ class Worker:
             )
         except ProviderError:
             raise
-        except Exception as error:  # noqa: BLE001 - a provider's own fault ends the run with an error, not the process
+        except Exception as error:
             raise provider_error(
                 "protocol", f"Provider {provider.name} failed with {type(error).__name__}: {error}"
             ) from error
@@ -171,9 +171,9 @@ class Worker:
             timeout_s=effect.timeout_s,
         )
 
-    def _live(self, type: str, attempt: str | None = None, call: str | None = None, delta: str = "") -> None:
+    def _live(self, kind: str, attempt: str | None = None, call: str | None = None, delta: str = "") -> None:
         hub = self.hub
-        event = Event(type, step=self.resident.state.step, call=call)
+        event = Event(kind, step=self.resident.state.step, call=call)
         hub.publish_live(Envelope(hub.agent_id, event, hub.cursor or 0, attempt, delta=delta))
 
     def _show(self, shown: Shown, attempt: str) -> None:
@@ -207,14 +207,18 @@ class Worker:
             return self._finished(effect.id, outcome)
         if effect.id in self._dropped:
             return None
-        text = f"{call.tool} did not end within {effect.timeout_s:g} s and was stopped; it may have had part of its effect."
+        text = (
+            f"{call.tool} did not end within {effect.timeout_s} s and was stopped; "
+            "it may have had part of its effect."
+        )
         return ToolFinished(effect.id, (TextBlock(text),), True)
 
     def _context(self, call: Call, effect: RunTool, scope: anyio.CancelScope) -> ToolContext:
         state = self.resident.state
 
         def emit(event_type: str, data: Json) -> None:
-            self.note(Event("tool_custom_event", call=call.id, data={"tool": call.tool, "event": event_type, "json": data}))
+            told = {"tool": call.tool, "event": event_type, "json": data}
+            self.note(Event("tool_custom_event", call=call.id, data=told))
 
         def progress(text: str) -> None:
             self._live("tool_progress", str(effect.attempt), call.id, text)

@@ -346,7 +346,7 @@ class Loop:
             else:
                 with self.clock.move_on_after(seconds):
                     await box.wait()
-        if self.holding.left() < self.holding.term / 2:
+        if self.holding.left() <= self.holding.term / 2:
             await self._renew()
         if box.look or box.tick:
             box.look = box.tick = False

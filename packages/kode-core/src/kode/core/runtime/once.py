@@ -33,7 +33,9 @@ async def apply_once(
             done = transition(resident.state, input, context)
         except IllegalInputError as error:
             raise UsageError(
-                f"{error.message} Wait until the step is over, or interrupt it first.", code="not_safe", agent_id=agent_id
+                f"{error.message} Wait until the step is over, or interrupt it first.",
+                code="not_safe",
+                agent_id=agent_id,
             ) from None
         state = done.state
         committed = await deps.store.commit(

@@ -6,10 +6,10 @@ What planning finds rides in the input, so that what is unknown, invalid or deni
 from __future__ import annotations
 
 from kode.core.jsontext import parse
+from kode.core.kernel.inputs import PlannedCall
 from kode.core.kernel.message import Json, ToolUseBlock
 from kode.core.kernel.permission import judge
 from kode.core.kernel.toolcall import Plan, Verdict
-from kode.core.kernel.inputs import PlannedCall
 from kode.core.provider.assemble import Reply
 from kode.core.runtime.binding import Binding
 from kode.core.tools.base import Tool
@@ -26,7 +26,8 @@ def plan_calls(binding: Binding, reply: Reply) -> tuple[PlannedCall, ...]:
             continue
         tool = binding.tools.get(block.name)
         if tool is not None and index in bad:
-            reason = f"The arguments of {block.name} cannot be read: {bad[index].reason}. They were: {bad[index].raw[:500]}"
+            why, raw = bad[index].reason, bad[index].raw[:500]
+            reason = f"The arguments of {block.name} cannot be read: {why}. They were: {raw}"
             planned.append(PlannedCall(index, _plan(tool, "invalid", reason)))
         else:
             planned.append(PlannedCall(index, plan_input(binding, block.name, block.input)))

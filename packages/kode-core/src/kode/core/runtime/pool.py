@@ -15,7 +15,6 @@ from anyio.abc import TaskGroup
 
 from kode.core.config import AgentConfig, Dependencies
 from kode.core.errors import ConflictError, FencedError, KodeError, LeaseLostError, StoreUnavailableError, UsageError
-from kode.core.event.hub import switchboard
 from kode.core.kernel.limits import Limits
 from kode.core.runtime.agent import Agent
 
@@ -60,9 +59,8 @@ class AgentPool:
         tasks, self._tasks = self._tasks, None
         self._closing = True
         for agent in self._agents.values():
-            agent._hub.on_call = None
-            if agent._driver is not None:
-                agent._driver.stop()
+            agent.hub.on_call = None
+            agent.stop()
         if tasks is not None:
             with self.dependencies.clock.move_on_after(self.limits.cancel_grace_s + 1, shield=True):
                 while self._driving:
@@ -98,7 +96,7 @@ class AgentPool:
             return
         agent = self._agents.pop(agent_id, None)
         if agent is not None:
-            agent._hub.on_call = None
+            agent.hub.on_call = None
             await agent.close()
 
     def wake(self, agent_id: str) -> None:
@@ -127,8 +125,7 @@ class AgentPool:
 
     def _adopt(self, agent: Agent) -> Agent:
         known = self._agents.setdefault(agent.agent_id, agent)
-        hub = switchboard(self.dependencies.store, agent.agent_id)
-        hub.on_call = lambda: self.wake(agent.agent_id)
+        known.hub.on_call = lambda: self.wake(agent.agent_id)
         return known
 
     async def _drive(self, agent_id: str) -> None:
@@ -137,7 +134,7 @@ class AgentPool:
             while True:
                 self._driving[agent_id] = False
                 agent = await self.open(agent_id)
-                await agent._drive()
+                await agent.drive()
                 if not self._driving[agent_id] or self._closing:
                     return
         except (LeaseLostError, ConflictError, FencedError):

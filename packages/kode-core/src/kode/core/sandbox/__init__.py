@@ -8,7 +8,7 @@ from kode.core.lazy import exports
 
 if TYPE_CHECKING:
     from kode.core.sandbox.base import ExecResult, Sandbox
-    from kode.core.sandbox.catalog import default_sandboxes, SandboxFactory
+    from kode.core.sandbox.catalog import SandboxFactory, default_sandboxes
     from kode.core.sandbox.local import LocalSandbox
 
 __getattr__, __dir__ = exports(

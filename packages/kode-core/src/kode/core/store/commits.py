@@ -1,7 +1,7 @@
 """The write door: `commit` and `enqueue`.
 
-A commit is one `apply` in the good case. Its conditions stand in the order of the checks: uid, fence, version (where a
-`commit_id` seen before is told from a conflict), then what only calls for another try.
+A commit is one `apply` in the good case. Its conditions stand in the order of the checks: uid, fence, version
+(where a `commit_id` seen before is told from a conflict), then what only calls for another try.
 """
 
 from __future__ import annotations
@@ -69,14 +69,15 @@ class Writing(Staging):
     """Writes."""
 
     async def commit(self, commit: Commit) -> Committed:
-        """Write a transition: all or nothing, durable when it returns. Repeating it after a lost answer is safe.
+        """Write a transition: all or nothing, durable when it returns. Repeating it is safe.
 
-        `Committed.inbox` holds what waits beyond `seen`: always when a release was asked for and refused, else if the
-        store could tell at no cost.
+        `Committed.inbox` holds what waits beyond `seen`: always when a release was asked for and refused,
+        else if the store could tell at no cost.
 
         Raises:
             AgentExistsError: A create found an agent of that id.
-            ConflictError: The agent is gone, is another one of that id, or has another version: stop, load again.
+            ConflictError: The agent is gone, is another one of that id, or has another version: stop, load
+                again.
             FencedError: A newer fence was given out; also when this very commit had landed before that.
             LeaseLostError: No fence was given and a lease lives.
         """
@@ -114,7 +115,8 @@ class Writing(Staging):
         Raises:
             NotFoundError: No such agent.
             DuplicateIdError: The id was used with another body.
-            InboxFullError: `max_inbox` messages wait. Decisions, interrupts and resolutions are never refused.
+            InboxFullError: `max_inbox` messages wait. Decisions, interrupts and resolutions are never
+                refused.
             UsageError: ``too_big``: the message is larger than `max_message_bytes`.
         """
         check_agent_id(agent_id)
@@ -129,20 +131,22 @@ class Writing(Staging):
             return _known(agent_id, item, done)
         raise _refused(agent_id, record, done)
 
-    # ---- inside -----------------------------------------------------------------------------------------------
+    # ---- inside --------------------------------------------------------------------------------------------
 
     def _checks(self, commit: Commit, attempt: _Try) -> tuple[list[tuple[_Why, Condition]], list[Record]]:
         """Say what must hold for the commit to land, and what becomes of the lease.
 
-        Whether an item beyond `seen` waits decides when the agent must wake, and an enqueue may come between any look
-        and this write. Three cases, of which none costs the common commit a second round trip:
+        Whether an item beyond `seen` waits decides when the agent must wake, and an enqueue may come between
+        any look and this write. Three cases, of which none costs the common commit a second round trip:
 
         * The state itself is due now (an effect is open): nothing to find out.
-        * A fence is held and not released, though no effect is open. Rare, for a lease is given back with the last
-          effect. `wake_at` is now: while the lease lives `due` does not list the agent, so it costs nothing; if the
-          driver dies, whoever comes finds the items, or nothing, and goes away with the right `wake_at`.
-        * Nobody holds the agent afterwards: `wake_at` must be exact, neither losing an item nor waking a pool for
-          nothing. So it is a condition that nothing waits, and only when something does there is a second try.
+        * A fence is held and not released, though no effect is open. Rare, for a lease is given back with the
+          last effect. `wake_at` is now: while the lease lives `due` does not list the agent, so it costs
+          nothing; if the driver dies, whoever comes finds the items, or nothing, and goes away with the right
+          `wake_at`.
+        * Nobody holds the agent afterwards: `wake_at` must be exact, neither losing an item nor waking a pool
+          for nothing. So it is a condition that nothing waits, and only when something does there is a second
+          try.
         """
         state = commit.state
         header, lease = header_key(state.agent_id), lease_key(state.uid)
@@ -166,12 +170,11 @@ class Writing(Staging):
             checks.append(("inbox", Condition("no_inbox_after", key, value=rec.int_key(commit.seen))))
         return checks, leases
 
-    def _reset_takes(
-        self, commit: Commit, attempt: _Try
-    ) -> tuple[list[tuple[_Why, Condition]], list[Record]]:
-        """Set the take-over counter to 0 if there is something to reset: only this store's own leases are known.
+    def _reset_takes(self, commit: Commit, attempt: _Try) -> tuple[list[tuple[_Why, Condition]], list[Record]]:
+        """Set the take-over counter to 0 where needed; only leases given out by this object are known.
 
-        A renewal may come between, so the lease is written back on the condition that its end is still the one known.
+        A renewal may come between, so the lease is written back on the condition that its end is still the
+        one known.
         """
         if not commit.answered or commit.fence is None:
             return [], []
@@ -233,7 +236,7 @@ class Writing(Staging):
         raise _error(commit, why, header, lease)
 
 
-# ---- making records --------------------------------------------------------------------------------------------
+# ---- making records ----------------------------------------------------------------------------------------
 
 
 def _checked(commit: Commit) -> Commit:
@@ -294,7 +297,7 @@ def _documents(commit: Commit) -> list[Record]:
     return found
 
 
-# ---- answers that are errors ------------------------------------------------------------------------------------
+# ---- answers that are errors -------------------------------------------------------------------------------
 
 
 def _error(commit: Commit, why: _Why, header: Record | None, lease: Record | None) -> KodeError:
@@ -314,7 +317,7 @@ def _error(commit: Commit, why: _Why, header: Record | None, lease: Record | Non
         )
     if why == "lease" and lease is not None:
         return LeaseLostError(
-            f"{agent_id!r} is driven by {lease.columns['holder']!r}; acquire the lease, or enqueue and let it work.",
+            f"{agent_id!r} is driven by {lease.columns['holder']!r}; enqueue and let it work.",
             code="held",
             agent_id=agent_id,
             holder=lease.columns["holder"],

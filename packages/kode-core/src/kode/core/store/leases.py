@@ -1,7 +1,7 @@
 """Leases: who may drive an agent, until when, and under which fence.
 
-A lease's record is never removed while its agent lives, for it holds the last fence given: a commit is compared with
-that, whether the lease is held, lapsed or given back.
+A lease's record is never removed while its agent lives, for it holds the last fence given: a commit is
+compared with that, whether the lease is held, lapsed or given back.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ class Leasing(Reading):
 
     def __init__(self) -> None:
         self._retaken: dict[str, Lease] = {}
-        """Leases given out here that count take-overs, by uid: what `answered` must reset. Most count none."""
+        """Leases given out here that count take-overs, by uid: what `answered` must reset."""
 
     async def acquire(self, agent_id: str, holder: str, ttl_s: float) -> Lease:
         """Take the right to drive an agent. The fence rises every time, the same holder's too.
 
-        A lease that was not given back counts a take-over (`Lease.takes`): it lapsed, its process is dead, or its own
-        holder lost it. One that was given back keeps the count; a commit with `answered` sets it to 0.
+        A lease that was not given back counts a take-over (`Lease.takes`): it lapsed, its process is dead, or
+        its own holder lost it. One that was given back keeps the count; a commit with `answered` sets it to
+        0.
 
         Raises:
             NotFoundError: No such agent.
@@ -89,7 +90,7 @@ class Leasing(Reading):
             kept = replace(kept, takes=0 if record is None else integer(record.columns["takes"]))
         self._retaken.pop(lease.uid, None)
         raise LeaseLostError(
-            f"The lease of {lease.holder!r} on {lease.agent_id!r} (fence {lease.fence}) is no longer its own; stop driving.",
+            f"The lease of {lease.holder!r} on {lease.agent_id!r} (fence {lease.fence}) is lost; stop driving.",
             agent_id=lease.agent_id,
             holder=lease.holder,
             fence=lease.fence,
@@ -118,7 +119,7 @@ class Leasing(Reading):
         header, record = await self._header_and_lease(agent_id)
         return self._live_lease(record, header, await self.now())
 
-    # ---- inside -----------------------------------------------------------------------------------------------
+    # ---- inside --------------------------------------------------------------------------------------------
 
     async def _header_and_lease(self, agent_id: str) -> tuple[Record, Record | None]:
         return await self._settled(agent_id, lambda: _read_both(agent_id))
@@ -146,11 +147,9 @@ def _read_both(agent_id: str) -> plans.Plan[tuple[Record, Record | None]]:
 
 
 def _unchanged(record: Record) -> list[Condition]:
-    """Say that a lease is still as it was read: the fence tells takers apart, `until` a renewal, `takes` an answer."""
+    """Say that a lease is as it was read: nobody took it, renewed it, or answered."""
     key = record.address
-    return [
-        Condition("equals", key, name, record.columns[name]) for name in ("fence", "holder", "until", "takes")
-    ]
+    return [Condition("equals", key, name, record.columns[name]) for name in ("fence", "holder", "until", "takes")]
 
 
 def _same(lease: Lease) -> list[Condition]:

@@ -1,8 +1,9 @@
 """Whether a lease's holder still runs, when it ran on this very machine.
 
-A holder's name tells the machine, its boot, the pid namespace, the pid and the moment the process started. With them a
-dead process's lease is free at once instead of after its term. Only certain knowledge counts: what cannot be told is
-alive, for a wrong "dead" would let two drivers drive one agent until the fence stops one of them.
+A holder's name tells the machine, its boot, the pid namespace, the pid and the moment the process started.
+With them a dead process's lease is free at once instead of after its term. Only certain knowledge counts:
+what cannot be told is alive, for a wrong "dead" would let two drivers drive one agent until the fence stops
+one of them.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _read(path: str) -> str:
 
 @cache
 def _machine() -> str:
-    """Tell machines apart. Containers may share an image's machine-id; then their boots are the same kernel's too."""
+    """Tell machines apart. Containers that share an image's machine-id share a kernel's boot too."""
     return (_read("/etc/machine-id") or os.uname().nodename).replace(_MARK, "_") or _UNKNOWN
 
 
@@ -81,7 +82,7 @@ def _namespace() -> str:
 
 
 def _start(pid: int) -> str | None:
-    """Moment a process started, in clock ticks since the boot; "gone" for a zombie; None where it cannot be told."""
+    """When a process started, in ticks since the boot; "gone": a zombie; None: cannot be told."""
     stat = _read(f"/proc/{pid}/stat")
     # The name in parentheses may hold anything, so count from its end: state is field 3, start time field 22.
     fields = stat.rpartition(")")[2].split()

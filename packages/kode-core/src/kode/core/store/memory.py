@@ -1,7 +1,7 @@
-"""`MemoryStore`: dictionaries and sorted keys. For tests, for agents that need not last, and as the plain model.
+"""`MemoryStore`: dictionaries and sorted keys. For tests, and for agents that need not last.
 
-Every primitive runs to its end without awaiting anything, so that each is atomic on asyncio and trio alike. A caller
-that loops over many of them should let others run now and then.
+Every primitive runs to its end without awaiting anything, so that each is atomic on asyncio and trio alike. A
+caller that loops over many of them should let others run now and then.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from types import MappingProxyType
 from typing import Self, TypeAlias
 from urllib.parse import SplitResult
 
+from kode.core.clock import Clock, RealClock
 from kode.core.errors import UsageError
 from kode.core.store.base import Store
-
-from kode.core.clock import Clock, RealClock
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
 from kode.core.store.open import query
 from kode.core.store.primitives import Durability, prefix_end
@@ -93,7 +92,7 @@ class MemoryStore(Store):
         """Tell the time by the clock that was given."""
         return self._clock.now()
 
-    # ---- writing ----------------------------------------------------------------------------------------------
+    # ---- writing -------------------------------------------------------------------------------------------
 
     async def apply(
         self,
@@ -167,7 +166,7 @@ class MemoryStore(Store):
         """See `Records.blob_put`."""
         self._put(_own(Record("blob", "", sha256, {"size": len(data), "media_type": media_type}, bytes(data))))
 
-    # ---- reading ----------------------------------------------------------------------------------------------
+    # ---- reading -------------------------------------------------------------------------------------------
 
     async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
         """See `Records.get`."""
@@ -195,9 +194,7 @@ class MemoryStore(Store):
         end = prefix_end(prefix)
         if end is not None:
             stop = min(stop, bisect_left(keys, end))
-        chosen = (
-            keys[max(start, stop - limit) : stop][::-1] if reverse else keys[start : min(stop, start + limit)]
-        )
+        chosen = keys[max(start, stop - limit) : stop][::-1] if reverse else keys[start : min(stop, start + limit)]
         return [shelf.rows[key] for key in chosen]
 
     async def due(self, now: int, limit: int, after: Due | None = None) -> list[Due]:
@@ -217,16 +214,14 @@ class MemoryStore(Store):
         """See `Records.agents`."""
         if tenant is None:
             return await self.scan("", "header", "", prefix=prefix, after=after, limit=limit)
-        everyone = await self.scan(
-            "", "header", "", prefix=prefix, after=after, limit=len(self._wakes) + 2**62
-        )
+        everyone = await self.scan("", "header", "", prefix=prefix, after=after, limit=len(self._wakes) + 2**62)
         return [record for record in everyone if record.columns["tenant"] == tenant][:limit]
 
     async def blob_get(self, sha256: str) -> Record | None:
         """See `Records.blob_get`."""
         return self._row("blob", "", sha256)
 
-    # ---- inside -----------------------------------------------------------------------------------------------
+    # ---- inside --------------------------------------------------------------------------------------------
 
     def _row(self, kind: Kind, uid: str, key: str) -> Record | None:
         shelf = self._shelves.get((kind, uid))

@@ -31,13 +31,13 @@ _WHEELS: Final = {
 def open_store(url: str, *, clock: Clock | None = None) -> Store:
     """Make the store that a URL names; `async with` it, or open and close it.
 
-    ``memory:`` · ``sqlite:///relative.db`` · ``sqlite:////absolute.db?durability=process&busy_timeout_s=5``. Other
-    schemes come from wheels that register a subclass of `Store` under the entry-point group ``kode.store``; it is asked
-    by `Store.from_url`. Nothing of a wheel is imported before its scheme is used.
+    ``memory:`` · ``sqlite:///relative.db`` · ``sqlite:////absolute.db?durability=process&busy_timeout_s=5``.
+    Other schemes come from wheels that register a subclass of `Store` under the entry-point group
+    ``kode.store``; it is asked by `Store.from_url`. Nothing of a wheel is imported before its scheme is used.
 
     Raises:
-        UsageError: The scheme is unknown (the message names the wheel to install), or two wheels claim it, or the URL
-            says something that the store does not know.
+        UsageError: The scheme is unknown (the message names the wheel to install), or two wheels claim it, or
+            the URL says something that the store does not know.
     """
     parts = urlsplit(url)
     kind = _find(parts.scheme).load()
@@ -93,7 +93,9 @@ def _find(scheme: str) -> EntryPoint:
         # The URL itself may hold a password.
         known = ", ".join(sorted({*_BUILT_IN, *_WHEELS}))
         raise UsageError(
-            f"No store is known for the scheme {scheme!r}; known are {known}.", code="unknown_store", scheme=scheme
+            f"No store is known for the scheme {scheme!r}; known are {known}.",
+            code="unknown_store",
+            scheme=scheme,
         )
     raise UsageError(
         f"The store scheme {scheme!r} needs a wheel: pip install {wheel}.",

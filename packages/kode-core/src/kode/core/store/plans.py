@@ -1,7 +1,8 @@
 """Reading as a plan: a generator that asks for records and returns what it made of them.
 
-A plan does no I/O, so one text serves every store: the default runs it one round trip at a time, SQLite runs all of it
-in one thread and one snapshot. What the header does not name does not exist, and it is here that this is kept.
+A plan does no I/O, so one text serves every store: the default runs it one round trip at a time, SQLite runs
+all of it in one thread and one snapshot. What the header does not name does not exist, and it is here that
+this is kept.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Page(Generic[T, C]):
     """Where to go on: the next `after` (or `before`, reading backwards). None: that was all there was."""
 
 
-# ---- the header and what it needs ------------------------------------------------------------------------------
+# ---- the header and what it needs --------------------------------------------------------------------------
 
 
 def get(*keys: Key) -> Plan[list[Record | None]]:
@@ -157,9 +158,7 @@ def need_header(agent_id: str) -> Plan[Record]:
 
 def no_agent(agent_id: str) -> NotFoundError:
     """Make the error for an agent that is not stored."""
-    return NotFoundError(
-        f"No agent {agent_id!r} is stored here; create it or check the id.", agent_id=agent_id
-    )
+    return NotFoundError(f"No agent {agent_id!r} is stored here; create it or check the id.", agent_id=agent_id)
 
 
 def read_state(agent_id: str) -> Plan[State]:
@@ -203,9 +202,7 @@ def load(agent_id: str, live: Callable[[Record | None, Record], Lease | None]) -
 
 def message_range(uid: str, start: int, stop: int, limit: int) -> Scan:
     """Ask for messages `start` (inclusive) to `stop` (exclusive)."""
-    return Scan(
-        "message", uid, after=rec.int_key(start - 1) if start else "", before=rec.int_key(stop), limit=limit
-    )
+    return Scan("message", uid, after=rec.int_key(start - 1) if start else "", before=rec.int_key(stop), limit=limit)
 
 
 def inbox_after(uid: str, seen: int) -> Plan[tuple[Item, ...]]:
@@ -214,14 +211,14 @@ def inbox_after(uid: str, seen: int) -> Plan[tuple[Item, ...]]:
     return tuple(rec.read_item(record) for record in rows)
 
 
-# ---- pages -----------------------------------------------------------------------------------------------------
+# ---- pages -------------------------------------------------------------------------------------------------
 
 
 def bounded_scan(ask: Scan, limit: int, max_bytes: int) -> Plan[tuple[list[Record], bool]]:
     """Read until a count or a number of bytes is reached, at least one record; and whether more may follow.
 
-    Nobody knows how large the records are before they are there, so the first chunk is small and the next ones are
-    measured by it.
+    Nobody knows how large the records are before they are there, so the first chunk is small and the next
+    ones are measured by it.
     """
     found: list[Record] = []
     used = 0
@@ -271,9 +268,7 @@ def calls(
     return Page(named, rows[-1].key if more else None)
 
 
-def events(
-    agent_id: str, after: int, limit: int, max_bytes: int, before: int | None
-) -> Plan[Page[Event, int]]:
+def events(agent_id: str, after: int, limit: int, max_bytes: int, before: int | None) -> Plan[Page[Event, int]]:
     """See `Reading.read_events`, forwards."""
     state = yield from read_state(agent_id)
     stop = state.next_cursor if before is None else min(before, state.next_cursor)

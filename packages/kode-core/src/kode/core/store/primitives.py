@@ -26,8 +26,8 @@ MAX_ITEM_ID = 500
 class Records(ABC):
     """The primitives. A store of one's own subclasses `Store`, which holds the rest, and writes these.
 
-    All but `open` and `close` may be called concurrently. A call that raises has written nothing, except that after
-    `StoreUnavailableError` and after cancellation the write may have landed; repeating it is safe.
+    All but `open` and `close` may be called concurrently. A call that raises has written nothing, except that
+    after `StoreUnavailableError` and after cancellation the write may have landed; repeating it is safe.
     """
 
     durability: Durability = "power"
@@ -35,7 +35,7 @@ class Records(ABC):
     max_batch: int | None = None
     """Most records (puts and deletes together) one `apply` can take; None: any number."""
     same_host: bool = False
-    """Whether all users of this store are on one machine, so that a dead process's lease can be told at once."""
+    """Whether all its users are on one machine, so that a dead process's lease is seen at once."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -59,11 +59,12 @@ class Records(ABC):
     ) -> int | None:
         """Judge the conditions in order and write, all in one atomic act.
 
-        A put inserts a record or replaces the whole of it. A delete of what is not there is fine. A key that is both
-        put and deleted is put. `agent_id` says where records lie that have no uid, and which shard is meant.
+        A put inserts a record or replaces the whole of it. A delete of what is not there is fine. A key that
+        is both put and deleted is put. `agent_id` says where records lie that have no uid, and which shard is
+        meant.
 
-        Returns:
-            None when it is done and durable; else the index of the first condition that failed, and nothing is written.
+        Returns: None when it is done and durable; else the index of the first condition that failed, and
+        nothing is written.
         """
 
     async def apply_and_look(
@@ -76,16 +77,16 @@ class Records(ABC):
         uid: str,
         after: str,
     ) -> tuple[int | None, list[Record]]:
-        """Do `apply` and, where that costs nothing more, read the inbox records after that key in the same act.
+        """Do `apply` and, where it costs nothing more, read the inbox after that key in the same act.
 
-        The default does not look. A store whose engine answers both in one round trip should: it is how a driver
-        learns of an interrupt with its next commit.
+        The default does not look. A store whose engine answers both in one round trip should: it is how a
+        driver learns of an interrupt with its next commit.
         """
         return await self.apply(agent_id, conditions, puts, deletes), []
 
     @abstractmethod
     async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
-        """Read records by their keys in one round trip, in the order asked; None for one that is not there."""
+        """Read records by key in one round trip, in the order asked; None for what is not there."""
 
     @abstractmethod
     async def scan(
@@ -100,38 +101,40 @@ class Records(ABC):
         limit: int,
         reverse: bool = False,
     ) -> list[Record]:
-        """Read records of one kind whose key begins with `prefix`, is greater than `after` and less than `before`.
+        """Read records of a kind whose key begins with `prefix`, is above `after` and below `before`.
 
-        At most `limit`, in rising order of keys (bytes of their UTF-8), or falling with `reverse`. A record whose key is
-        "" is never among them.
+        At most `limit`, in rising order of keys (bytes of their UTF-8), or falling with `reverse`. A record
+        whose key is "" is never among them.
         """
 
     @abstractmethod
     async def append_inbox(self, agent_id: str, record: Record, *, now: int, bounded: bool) -> Appended:
         """Put an item at the end of an agent's inbox, in one atomic and durable act.
 
-        `record` has no key yet, and a uid only if it is meant for that identity alone; its `id` column is the item's
-        id. In this order:
+        `record` has no key yet, and a uid only if it is meant for that identity alone; its `id` column is the
+        item's id. In this order:
 
         1. no header of `agent_id`, or one of another uid than the record's: `gone`;
         2. an inbox record of that id exists: `waiting`, with it;
         3. a consumed record of that id exists with `expires_at` > `now`: `consumed`, with it;
         4. `bounded` and the `size` column exceeds the header's `max_message_bytes`: `too_big`;
         5. `bounded` and the header's `max_inbox` items of kind message and reminder wait: `full`;
-        6. else `new`: it gets a position above every position in the inbox and above the header's `seen`; the header's
-           `wake_at` becomes the smaller of itself and max(`now`, `not_before`). Nothing else of the header changes.
+        6. else `new`: it gets a position above every position in the inbox and above the header's `seen`; the
+           header's `wake_at` becomes the smaller of itself and max(`now`, `not_before`). Nothing else of the
+           header changes.
         """
 
     @abstractmethod
     async def due(self, now: int, limit: int, after: Due | None = None) -> list[Due]:
         """List agents with `wake_at` <= `now` whose lease is free (no holder, or `until` <= `now`).
 
-        In the order of (`wake_at`, agent id), those behind `after`; answered from an index. A hint: `acquire` decides.
+        In the order of (`wake_at`, agent id), those behind `after`; answered from an index. A hint: `acquire`
+        decides.
         """
 
     @abstractmethod
     async def agents(self, prefix: str, after: str, limit: int, tenant: str | None = None) -> list[Record]:
-        """List headers in the order of their agent ids: those that begin with `prefix` and are greater than `after`."""
+        """List headers in the order of their ids: those that begin with `prefix` and are above `after`."""
 
     @abstractmethod
     async def blob_put(self, sha256: str, data: bytes, media_type: str) -> None:

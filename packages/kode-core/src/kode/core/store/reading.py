@@ -27,12 +27,12 @@ PAGE_BYTES = 4_194_304
 class Reading(Records):
     """Reads. A page holds at most `limit` items and about `max_bytes` of records, but at least one item.
 
-    All of them raise `NotFoundError` when there is no such agent (but `load` and `exists`), and `RecordCorruptError`
-    for a record that cannot be read, which is left as it is.
+    All of them raise `NotFoundError` when there is no such agent (but `load` and `exists`), and
+    `RecordCorruptError` for a record that cannot be read, which is left as it is.
     """
 
     async def read_plan(self, agent_id: str, plan: Plan[T]) -> T:
-        """Run a plan, one round trip for each thing it asks. For speed a store may run it whole, in one snapshot."""
+        """Run a plan, one round trip for each thing it asks. A store may run it whole, in one snapshot."""
         try:
             ask = next(plan)
             while True:
@@ -109,7 +109,7 @@ class Reading(Records):
         max_bytes: int = PAGE_BYTES,
         backwards: bool = False,
     ) -> Page[Call, str]:
-        """Read calls in the order they were asked for, of one run or all. `after` and `before` are a page's `next`."""
+        """Read calls in the order they were asked for; `after` and `before` are a page's `next`."""
         prefix = "" if run is None else rec.call_prefix(run)
         return await self._settled(
             agent_id, lambda: plans.calls(agent_id, prefix, after, before, limit, max_bytes, backwards)
@@ -146,9 +146,7 @@ class Reading(Records):
         backwards: bool = False,
     ) -> Page[RunRecord, int]:
         """Read run records numbered above `after` and below `before`; `backwards`: the newest first."""
-        return await self._settled(
-            agent_id, lambda: plans.runs(agent_id, after, before, limit, max_bytes, backwards)
-        )
+        return await self._settled(agent_id, lambda: plans.runs(agent_id, after, before, limit, max_bytes, backwards))
 
     async def read_run(self, agent_id: str, number: int) -> RunRecord | None:
         """Read what became of a run; None while nothing is recorded of it, or when it was pruned."""
@@ -191,7 +189,7 @@ class Reading(Records):
             raise NotFoundError(f"No blob {sha256} is stored here.", sha256=sha256)
         return record.body
 
-    # ---- inside -----------------------------------------------------------------------------------------------
+    # ---- inside --------------------------------------------------------------------------------------------
 
     async def settle(self, agent_id: str, header: Record) -> None:
         """Bring the commit that a header names as staged to its places. Anyone may; `Writing` does."""

@@ -1,9 +1,10 @@
-"""Commits too large for one `apply` of an engine that bounds it: rows first, the header as the act, then settling.
+"""Commits too large for one `apply`: rows first, the header as the act, then settling.
 
 1. The rows are put under kind ``staged``, keyed by the commit's id, in portions; nobody looks at them.
 2. The header is put under the commit's conditions and names them. With that the commit is durable.
-3. *Settling* brings the rows to their places in portions, each on the condition that the header still names them, then
-   has the header name them no more, then removes them. Whoever reads or commits settles first; two may at once.
+3. *Settling* brings the rows to their places in portions, each on the condition that the header still names
+   them, then has the header name them no more, then removes them. Whoever reads or commits settles first; two
+   may at once.
 
 What a process leaves behind before step 2, or before the end of step 3, is removed by `prune`.
 """
@@ -31,7 +32,7 @@ class Staging(Leasing):
     async def _write(
         self, commit: Commit, conditions: list[Condition], puts: list[Record], deletes: list[Key]
     ) -> tuple[int | None, list[Record]]:
-        """Apply a commit whose header is the last put: in one `apply`, or staged when it is too large for that."""
+        """Apply a commit whose header is the last put: at once, or staged when it is too large."""
         agent_id, uid = commit.state.agent_id, commit.state.uid
         if self.max_batch is None or len(puts) + len(deletes) <= self.max_batch:
             after = rec.int_key(commit.seen)
@@ -90,9 +91,7 @@ class Staging(Leasing):
             if await self.apply(agent_id, [*conditions, wake_at], [done], ()) is None:
                 return
             (current,) = await self.get(agent_id, [header_key(agent_id)])
-        raise StoreError(
-            f"The header of {agent_id!r} changes too fast to settle its commit.", agent_id=agent_id
-        )
+        raise StoreError(f"The header of {agent_id!r} changes too fast to settle its commit.", agent_id=agent_id)
 
     async def _remove(self, agent_id: str, keys: Sequence[Key]) -> None:
         portion = self.max_batch or plans.SCAN

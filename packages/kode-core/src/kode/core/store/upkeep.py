@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kode.core.errors import (
@@ -30,7 +30,7 @@ __all__ = ["Pruned", "Upkeep"]
 COPIED = 500
 """Records copied at once, where the engine sets no bound."""
 STAGED_FOR = 3_600_000_000
-"""Staged rows of no commit are rubbish after an hour: nobody takes that long from its first row to its header."""
+"""Staged rows of no commit are rubbish after an hour: from first row to header takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class Upkeep(Writing):
     ) -> str:
         """Delete an agent and prove that no record of it is left; returns the uid it had.
 
-        With `uid`, an erasure that was interrupted after its first act is finished. Blobs are shared between agents and
-        stay.
+        With `uid`, an erasure that was interrupted after its first act is finished. Blobs are shared between
+        agents and stay.
 
         Raises:
             StoreError: ``not_erased``: something is left; `fields` name the kinds.
@@ -82,14 +82,12 @@ class Upkeep(Writing):
             gone = uid
         await self.drop(agent_id, gone)
         left = [
-            kind
-            for kind in rec.COLUMNS
-            if kind not in ("header", "blob") and await self._any(agent_id, kind, gone)
+            kind for kind in rec.COLUMNS if kind not in ("header", "blob") and await self._any(agent_id, kind, gone)
         ]
         (header,) = await self.get(agent_id, [header_key(agent_id)])
         if left or (header is not None and uid_of(header) == gone):
             raise StoreError(
-                f"Records of {agent_id!r} ({gone}) are left after it was erased: {', '.join(left) or 'header'}. Repeat it.",
+                f"Records of {agent_id!r} ({gone}) are left: {', '.join(left) or 'header'}. Erase it again.",
                 code="not_erased",
                 agent_id=agent_id,
                 uid=gone,
@@ -100,9 +98,9 @@ class Upkeep(Writing):
     async def fork(self, agent_id: str, new_id: str, *, new_uid: str, at: str | None = None) -> State:
         """Make a new agent with the history of another up to now, or up to a snapshot.
 
-        It starts READY, with an identity and inbox of its own and nothing used of its budgets; messages, calls,
-        compactions, snapshots and documents are copied. Repeating it with the same `new_uid` is safe. What an
-        interrupted fork leaves has no header, so it does not exist.
+        It starts READY, with an identity and inbox of its own and nothing used of its budgets; messages,
+        calls, compactions, snapshots and documents are copied. Repeating it with the same `new_uid` is safe.
+        What an interrupted fork leaves has no header, so it does not exist.
 
         Raises:
             NotFoundError: No such agent or snapshot.
@@ -114,7 +112,7 @@ class Upkeep(Writing):
         header, state, snapshot = await self._settled(agent_id, lambda: _fork_source(agent_id, at))
         if snapshot is None and state.calls:
             raise UsageError(
-                f"{agent_id!r} has open calls ({state.calls[0].id}, …); fork at a snapshot, or wait until they are answered.",
+                f"{agent_id!r} has open calls ({state.calls[0].id}, …); wait, or fork at a snapshot.",
                 code="not_safe",
                 agent_id=agent_id,
             )
@@ -138,15 +136,13 @@ class Upkeep(Writing):
         if taken is not None and uid_of(taken) == new_uid:
             return await self._settled(new_id, lambda: plans.read_state(new_id))
         await self.drop(new_id, new_uid)
-        raise AgentExistsError(
-            f"An agent {new_id!r} exists already; choose another id for the fork.", agent_id=new_id
-        )
+        raise AgentExistsError(f"An agent {new_id!r} exists already; choose another id for the fork.", agent_id=new_id)
 
     async def prune(self, agent_id: str, *, before: int, keep_events: int = 0, keep_runs: int = 0) -> Pruned:
         """Remove events and closed runs from before a moment, and what nothing reaches any more.
 
-        Messages, calls, compactions and snapshots stay, and every document that the agent or a snapshot names. Ids of
-        consumed items are forgotten once their time is over.
+        Messages, calls, compactions and snapshots stay, and every document that the agent or a snapshot
+        names. Ids of consumed items are forgotten once their time is over.
 
         Args:
             agent_id: Whose.
@@ -187,11 +183,9 @@ class Upkeep(Writing):
             ),
         )
 
-    # ---- inside -----------------------------------------------------------------------------------------------
+    # ---- inside --------------------------------------------------------------------------------------------
 
-    async def _take_header(
-        self, agent_id: str, holder: str | None, force: bool, uid: str | None = None
-    ) -> Record:
+    async def _take_header(self, agent_id: str, holder: str | None, force: bool, uid: str | None = None) -> Record:
         """Remove the header, if nobody else drives the agent; returns what it was."""
         check_agent_id(agent_id)
         for _ in range(TRIES):
@@ -219,18 +213,14 @@ class Upkeep(Writing):
                 )
             if await self.apply(agent_id, conditions, (), [header_key(agent_id)]) is None:
                 return header
-        raise ConflictError(
-            f"{agent_id!r} changes hands too often to be deleted; try again.", agent_id=agent_id
-        )
+        raise ConflictError(f"{agent_id!r} changes hands too often to be deleted; try again.", agent_id=agent_id)
 
     async def _any(self, agent_id: str, kind: Kind, uid: str) -> bool:
         if kind == "lease":
             return (await self.get(agent_id, [lease_key(uid)]))[0] is not None
         return bool(await self.scan(agent_id, kind, uid, limit=1))
 
-    async def _copy(
-        self, agent_id: str, new_id: str, uid: str, forked: State, snapshot: Snapshot | None
-    ) -> None:
+    async def _copy(self, agent_id: str, new_id: str, uid: str, forked: State, snapshot: Snapshot | None) -> None:
         """Bring the records that a fork takes with it under its uid."""
         stop, window = forked.next_seq, forked.window
         documents = {plans.document_key(forked.uid, document).key for document in forked.documents}
@@ -249,9 +239,7 @@ class Upkeep(Writing):
                     for row in found
                     for document in plans.snapshot_documents(row)
                 }
-        await self._copy_kind(
-            agent_id, new_id, Scan("document", uid), forked.uid, lambda row: row.key in documents
-        )
+        await self._copy_kind(agent_id, new_id, Scan("document", uid), forked.uid, lambda row: row.key in documents)
 
     async def _copy_kind(
         self, agent_id: str, new_id: str, ask: Scan, new_uid: str, taken: Callable[[Record], bool]
@@ -300,7 +288,7 @@ def _fork_source(agent_id: str, at: str | None) -> plans.Plan[tuple[Record, Stat
 
 
 def _forked(state: State, snapshot: Snapshot | None, new_id: str, new_uid: str, now: int) -> State:
-    """Make the state a fork begins with. Run and effect numbers go on, for the copied calls have such names."""
+    """Make the state a fork begins with. Run and step numbers go on, for copied calls bear them."""
     fork = replace(
         state,
         agent_id=new_id,

@@ -56,13 +56,11 @@ class VirtualClock:
 
     def move_on_after(
         self, seconds: float | None, *, shield: bool = False
-    ) -> AbstractContextManager[anyio.CancelScope]:
+    ) -> AbstractContextManager[anyio.CancelScope, bool]:
         """Cancel what is inside once it was advanced that far, and go on behind it."""
         return self._scope(seconds, shield, False)
 
-    def fail_after(
-        self, seconds: float | None, *, shield: bool = False
-    ) -> AbstractContextManager[anyio.CancelScope]:
+    def fail_after(self, seconds: float | None, *, shield: bool = False) -> AbstractContextManager[anyio.CancelScope, bool]:
         """Cancel what is inside once it was advanced that far, and raise `TimeoutError`."""
         return self._scope(seconds, shield, True)
 

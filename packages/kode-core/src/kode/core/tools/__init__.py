@@ -8,7 +8,7 @@ from kode.core.lazy import exports
 
 if TYPE_CHECKING:
     from kode.core.tools.base import Suspended, Tool, ToolContext, ToolError, ToolOutcome, ToolResult
-    from kode.core.tools.catalog import default_tools, ToolRegistry
+    from kode.core.tools.catalog import ToolRegistry, default_tools
     from kode.core.tools.define import to_result, tool
 
 __getattr__, __dir__ = exports(

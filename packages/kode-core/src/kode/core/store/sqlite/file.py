@@ -22,8 +22,8 @@ __all__ = ["connect", "map_errors", "must_reopen"]
 
 APPLICATION_ID: Final = 0x4B4F4445  # "KODE": how `file` and we tell our files from others
 SCHEMA_VERSION: Final = 1
-# A commit writes whole pages, and a page holds whole messages: 4 KiB is the least written per commit, and three
-# messages of 1 KB fill it well.
+# A commit writes whole pages, and a page holds whole messages: 4 KiB is the least written per commit, and
+# three messages of 1 KB fill it well.
 PAGE_SIZE: Final = 4_096
 STATEMENTS: Final = 512
 """Compiled statements kept by each connection."""
@@ -131,13 +131,21 @@ def _is_fresh(db: sqlite3.Connection, path: str) -> bool:
     return True
 
 
-# ---- errors ----------------------------------------------------------------------------------------------------
+# ---- errors ------------------------------------------------------------------------------------------------
 
 # SQLite's primary result codes: class, code, what happened, what to do.
 _MEANINGS: Final[dict[int, tuple[type[StoreError], str, str]]] = {
-    sqlite3.SQLITE_BUSY: (StoreUnavailableError, "store_locked", "another process holds its write lock; try again"),
+    sqlite3.SQLITE_BUSY: (
+        StoreUnavailableError,
+        "store_locked",
+        "another process holds its write lock; try again",
+    ),
     sqlite3.SQLITE_LOCKED: (StoreUnavailableError, "store_locked", "it is locked; try again"),
-    sqlite3.SQLITE_FULL: (StoreUnavailableError, "disk_full", "the disk is full; free some space and try again"),
+    sqlite3.SQLITE_FULL: (
+        StoreUnavailableError,
+        "disk_full",
+        "the disk is full; free some space and try again",
+    ),
     sqlite3.SQLITE_READONLY: (
         StoreUnavailableError,
         "read_only",
@@ -145,9 +153,21 @@ _MEANINGS: Final[dict[int, tuple[type[StoreError], str, str]]] = {
     ),
     sqlite3.SQLITE_IOERR: (StoreUnavailableError, "io_error", "the disk failed; look at the system's log"),
     sqlite3.SQLITE_NOMEM: (StoreUnavailableError, "no_memory", "no memory is left"),
-    sqlite3.SQLITE_CANTOPEN: (StoreError, "cannot_open", "it cannot be opened; check the path and its rights"),
-    sqlite3.SQLITE_PERM: (StoreError, "permission_denied", "access is denied; check the rights of file and folder"),
-    sqlite3.SQLITE_AUTH: (StoreError, "permission_denied", "access is denied; check the rights of file and folder"),
+    sqlite3.SQLITE_CANTOPEN: (
+        StoreError,
+        "cannot_open",
+        "it cannot be opened; check the path and its rights",
+    ),
+    sqlite3.SQLITE_PERM: (
+        StoreError,
+        "permission_denied",
+        "access is denied; check the rights of file and folder",
+    ),
+    sqlite3.SQLITE_AUTH: (
+        StoreError,
+        "permission_denied",
+        "access is denied; check the rights of file and folder",
+    ),
     sqlite3.SQLITE_NOTADB: (StoreError, "not_a_database", "it is no SQLite file; give another path"),
     sqlite3.SQLITE_CORRUPT: (
         StoreError,
@@ -155,7 +175,9 @@ _MEANINGS: Final[dict[int, tuple[type[StoreError], str, str]]] = {
         "it is damaged; it was left as it is, restore it from a backup",
     ),
 }
-_GIVE_UP: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN})
+_GIVE_UP: Final = frozenset(
+    {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN}
+)
 
 
 @contextmanager
@@ -180,7 +202,7 @@ def map_errors(path: str) -> Iterator[None]:
 
 
 def must_reopen(error: BaseException) -> bool:
-    """Tell whether a connection cannot be trusted after this: what it knows of the file may not be on the disk."""
+    """Tell whether a connection cannot be trusted after this: it may believe what is not on the disk."""
     return isinstance(error, sqlite3.Error) and _primary(error) in _GIVE_UP
 
 

@@ -1,7 +1,8 @@
-"""Records as rows: one table per kind, made from the closed list of columns. All functions here run in a thread.
+"""Records as rows: one table per kind, made from the closed list of columns. All of it runs in threads.
 
-Each table has its rowid, a unique index on (owner, key) and nothing else, but for the two look-ups that need one: an
-inbox item's id, and the headers that are due. `owner` is a record's uid (a header has a column of that name).
+Each table has its rowid, a unique index on (owner, key) and nothing else, but for the two look-ups that need
+one: an inbox item's id, and the headers that are due. `owner` is a record's uid (a header has a column of
+that name).
 """
 
 from __future__ import annotations
@@ -52,8 +53,7 @@ def _table(kind: Kind) -> Table:
         put=f'INSERT INTO "{kind}" (owner, "key", {quoted}body) VALUES ({marks}?) '
         f'ON CONFLICT (owner, "key") DO UPDATE SET {updates}',
         delete=f'DELETE FROM "{kind}" WHERE owner = ? AND "key" = ?',
-        drop=f'DELETE FROM "{kind}" WHERE rowid IN '
-        f'(SELECT rowid FROM "{kind}" WHERE owner = ? LIMIT {DROPPED})',
+        drop=f'DELETE FROM "{kind}" WHERE rowid IN (SELECT rowid FROM "{kind}" WHERE owner = ? LIMIT {DROPPED})',
     )
 
 
@@ -69,9 +69,7 @@ _INBOX_ID = TABLES["inbox"].select + " AND id = ?"
 _INBOX_LAST = 'SELECT max("key") FROM inbox WHERE owner = ?'
 _INBOX_AFTER = 'SELECT 1 FROM inbox WHERE owner = ? AND "key" > ? LIMIT 1'
 # Counts no further than it must.
-_INBOX_FULL = (
-    "SELECT count(*) FROM (SELECT 1 FROM inbox WHERE owner = ? AND kind IN ('message', 'reminder') LIMIT ?)"
-)
+_INBOX_FULL = "SELECT count(*) FROM (SELECT 1 FROM inbox WHERE owner = ? AND kind IN ('message', 'reminder') LIMIT ?)"
 _WAKE = "UPDATE header SET wake_at = min(ifnull(wake_at, ?1), ?1) WHERE owner = '' AND \"key\" = ?2"
 _DUE = (
     'SELECT h."key", h.wake_at FROM header h LEFT JOIN lease l ON l.owner = h.uid AND l."key" = \'\' '
@@ -80,7 +78,7 @@ _DUE = (
 )
 
 
-# ---- reading ---------------------------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------------
 
 
 def record(table: Table, owner: str, row: tuple[Any, ...]) -> Record:
@@ -146,7 +144,7 @@ def _answer(db: sqlite3.Connection, ask: Ask) -> list[Record | None]:
     return get(db, ask.keys) if isinstance(ask, Get) else [*scan(db, ask)]
 
 
-# ---- writing: each call is judged first and writes after that, inside a transaction of the caller ------------------
+# ---- writing: each call is judged first and writes after that, inside a transaction of the caller ----------
 
 
 def apply(

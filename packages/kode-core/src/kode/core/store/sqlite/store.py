@@ -36,13 +36,13 @@ _limiters: RunVar[anyio.CapacityLimiter] = RunVar("kode_sqlite_readers")
 class SqliteStore(Store):
     """Keeps agents in one SQLite file, which any number of processes of one machine may use at once.
 
-    Writes of one process share transactions (see `writer`), reads run beside them in threads of their own and see the
-    last commit. File and folder are made when missing, readable by their owner only.
+    Writes of one process share transactions (see `writer`), reads run beside them in threads of their own and
+    see the last commit. File and folder are made when missing, readable by their owner only.
 
     Args:
         path: The file. ":memory:" is refused: use `MemoryStore`.
-        durability: ``power``: what is acknowledged is on the disk. ``process``: it survives the death of the process
-            and of others, a loss of power may take the last moments; the file stays sound.
+        durability: ``power``: what is acknowledged is on the disk. ``process``: it survives the death of the
+            process and of others, a loss of power may take the last moments; the file stays sound.
         busy_timeout_s: How long to wait for another process's transaction before `StoreUnavailableError`
             (``store_locked``).
         clock: What leases expire by; a virtual one for tests.
@@ -62,7 +62,8 @@ class SqliteStore(Store):
         self.path = str(Path(path))
         if self.path in (":memory:", "", "."):
             raise UsageError(
-                f"{str(path)!r} is no path of a file; for a store in memory take MemoryStore.", code="bad_path"
+                f"{str(path)!r} is no path of a file; for a store in memory take MemoryStore.",
+                code="bad_path",
             )
         if durability not in ("power", "process"):
             raise UsageError(f"durability is {durability!r}; give 'power' or 'process'.", code="bad_durability")
@@ -75,7 +76,7 @@ class SqliteStore(Store):
 
     @classmethod
     def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
-        """``sqlite:///relative.db`` or ``sqlite:////absolute.db``; options `durability` and `busy_timeout_s`."""
+        """``sqlite:///relative`` or ``sqlite:////absolute``; options `durability`, `busy_timeout_s`."""
         given = query(url, "durability", "busy_timeout_s")
         durability = given.get("durability", "power")
         if durability not in ("power", "process"):
@@ -86,7 +87,12 @@ class SqliteStore(Store):
             raise UsageError(
                 f"busy_timeout_s is {given['busy_timeout_s']!r}; give a number of seconds.", code="bad_url"
             ) from None
-        return cls(local_path(url), durability="power" if durability == "power" else "process", busy_timeout_s=timeout, clock=clock)
+        return cls(
+            local_path(url),
+            durability="power" if durability == "power" else "process",
+            busy_timeout_s=timeout,
+            clock=clock,
+        )
 
     async def open(self) -> None:
         """Open or create the file. Any other call does so too, unless the store was closed.
@@ -113,7 +119,7 @@ class SqliteStore(Store):
         """Tell the time by the clock that was given."""
         return self._clock.now()
 
-    # ---- writing ----------------------------------------------------------------------------------------------
+    # ---- writing -------------------------------------------------------------------------------------------
 
     async def apply(
         self,
@@ -170,12 +176,12 @@ class SqliteStore(Store):
     async def erase(
         self, agent_id: str, *, uid: str | None = None, holder: str | None = None, force: bool = False
     ) -> str:
-        """See `Store.erase`. The write-ahead log is emptied too, unless another process is reading from it."""
+        """See `Store.erase`. The write-ahead log is emptied too, unless another process reads from it."""
         gone = await super().erase(agent_id, uid=uid, holder=holder, force=force)
         await self._writer.alone(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").close())
         return gone
 
-    # ---- reading ----------------------------------------------------------------------------------------------
+    # ---- reading -------------------------------------------------------------------------------------------
 
     async def read_plan(self, agent_id: str, plan: Plan[T]) -> T:
         """Run a whole plan in one thread and one snapshot."""
@@ -214,7 +220,7 @@ class SqliteStore(Store):
         (record,) = await self.get("", [Key("blob", "", sha256)])
         return record
 
-    # ---- inside -----------------------------------------------------------------------------------------------
+    # ---- inside --------------------------------------------------------------------------------------------
 
     async def _ready(self) -> None:
         if self._state == "closed":
@@ -236,9 +242,7 @@ class SqliteStore(Store):
             try:
                 db = self._idle.pop()
             except IndexError:
-                db = connect(
-                    self.path, durability=self.durability, busy_timeout_s=self._busy_timeout_s, reader=True
-                )
+                db = connect(self.path, durability=self.durability, busy_timeout_s=self._busy_timeout_s, reader=True)
             try:
                 value = work(db)
             except sqlite3.Error:

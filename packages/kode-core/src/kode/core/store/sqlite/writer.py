@@ -1,11 +1,12 @@
 """Group commit: one connection that writes, and whoever comes first carries what the others bring.
 
-The first caller runs its job in a worker thread as one transaction. Callers that arrive meanwhile queue up; when it is
-done, the first of them takes all of the queue along as the next transaction, so that many concurrent commits share one
-fsync. No task waits for others than its own batch, and nothing runs in the background.
+The first caller runs its job in a worker thread as one transaction. Callers that arrive meanwhile queue up;
+when it is done, the first of them takes all of the queue along as the next transaction, so that many
+concurrent commits share one fsync. No task waits for others than its own batch, and nothing runs in the
+background.
 
-Each job is judged by itself: one that finds its condition failed writes nothing and hinders nobody. When one raises,
-the transaction is rolled back and every job of it is run again alone.
+Each job is judged by itself: one that finds its condition failed writes nothing and hinders nobody. When one
+raises, the transaction is rolled back and every job of it is run again alone.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Writer:
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function inside a transaction and return its value once that is durable.
 
-        A caller that is cancelled while its batch is under way does not hear whether it landed; one that still waits
-        in the queue is taken out of it.
+        A caller that is cancelled while its batch is under way does not hear whether it landed; one that
+        still waits in the queue is taken out of it.
         """
         job = _Job(work)
         self._queue.append(job)
@@ -112,8 +113,8 @@ class Writer:
     async def _lead(self, job: _Job[Any]) -> None:
         batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
         try:
-            # A thread cannot be cancelled, and the queue must not be left without a leader. A limiter of its own: the
-            # tools of a process may occupy every thread of the default one.
+            # A thread cannot be cancelled, and the queue must not be left without a leader. A limiter of its
+            # own: the tools of a process may occupy every thread of the default one.
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(self._write, batch, limiter=anyio.CapacityLimiter(1))
         finally:
@@ -122,7 +123,7 @@ class Writer:
                     other.turn.set()
             self._pass_on()
 
-    # ---- in the thread ----------------------------------------------------------------------------------------
+    # ---- in the thread -------------------------------------------------------------------------------------
 
     def _write(self, batch: list[_Job[Any]]) -> None:
         error = self._transaction(batch)

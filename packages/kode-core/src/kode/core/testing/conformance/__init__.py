@@ -1,1 +1,1 @@
-"""Contracts as test classes: subclass one, give it a fixture, and every implementation is held to the same promises."""
+"""Contracts as test classes: subclass one, give it a fixture, and it holds you to the promises."""

@@ -12,7 +12,10 @@ A store that goes by another clock than the one given overrides `elapse`.
 import pytest
 
 pytest.register_assert_rewrite(
-    *(f"kode.core.testing.conformance.store.{name}" for name in ("records", "commit", "inbox", "lease", "reading", "whole"))
+    *(
+        f"kode.core.testing.conformance.store.{name}"
+        for name in ("records", "commit", "inbox", "lease", "reading", "whole")
+    )
 )
 
 from kode.core.testing.conformance.store.author import Author, StoreCase  # noqa: E402 - after the rewrite above

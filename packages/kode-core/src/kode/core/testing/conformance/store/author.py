@@ -72,7 +72,12 @@ class Author:
         """Build a commit on what was written last. `state` changes come as a dict; `seen` never goes back."""
         state = replace(self.state, **fields.pop("state", {}))
         self.seen = max(self.seen, fields.pop("seen", 0), *fields.get("consumed", {0: None}))
-        given = {"commit_id": f"{state.uid}-{next(self._ids)}", "version": self.version, "fence": self.fence, "at": AT}
+        given = {
+            "commit_id": f"{state.uid}-{next(self._ids)}",
+            "version": self.version,
+            "fence": self.fence,
+            "at": AT,
+        }
         return Commit(state=state, seen=self.seen, **{**given, **fields})
 
     async def write(self, commit: Commit) -> Committed:

@@ -1,5 +1,7 @@
 """The contract of `commit`."""
 
+# ruff: noqa: D102 - the name of a test says what it shows
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -146,7 +148,7 @@ class CommitContract(StoreCase):
         for good in ("a" * 200, "A.b_c:d@e/f-9", "..a/b..", "..."):
             assert (await Author(store, good).create()).version == 1
 
-    # ---- the inbox and the lease in the same act ---------------------------------------------------------------
+    # ---- the inbox and the lease in the same act -----------------------------------------------------------
 
     async def test_consumed_items_leave_the_inbox_and_are_remembered(self, store: Store) -> None:
         author = Author(store)
@@ -199,9 +201,7 @@ class CommitContract(StoreCase):
         assert await store.due(AT, 9) == []
         assert [due.wake_at for due in await store.due(AT + 5, 9)] == [AT + 5]
 
-    async def test_an_enqueue_at_any_moment_of_a_driver_wakes_someone(
-        self, store: Store, clock: VirtualClock
-    ) -> None:
+    async def test_an_enqueue_at_any_moment_of_a_driver_wakes_someone(self, store: Store, clock: VirtualClock) -> None:
         author = Author(store)
         await author.create()
         await author.drive(ttl_s=1)

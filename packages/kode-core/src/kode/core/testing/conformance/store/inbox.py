@@ -1,5 +1,7 @@
 """The contracts of `enqueue` and `due`."""
 
+# ruff: noqa: D102 - the name of a test says what it shows
+
 from __future__ import annotations
 
 import anyio

@@ -1,5 +1,7 @@
 """The contract of leases."""
 
+# ruff: noqa: D102 - the name of a test says what it shows
+
 from __future__ import annotations
 
 from typing import Any
@@ -103,9 +105,7 @@ class LeaseContract(StoreCase):
         with pytest.raises(NotFoundError):
             await store.lease_of("nobody")
 
-    async def test_take_overs_are_counted_until_an_answer_is_committed(
-        self, store: Store, clock: VirtualClock
-    ) -> None:
+    async def test_take_overs_are_counted_until_an_answer_is_committed(self, store: Store, clock: VirtualClock) -> None:
         author = Author(store)
         await author.create()
         takes = []
@@ -123,7 +123,12 @@ class LeaseContract(StoreCase):
         takes.append(held.takes)
         await author.say("an answer", answered=True)
         found = lease_of(author, await store.lease_of("agent"))
-        assert (found.fence, found.holder, found.until, found.takes) == (held.fence, held.holder, held.until, 0)
+        assert (found.fence, found.holder, found.until, found.takes) == (
+            held.fence,
+            held.holder,
+            held.until,
+            0,
+        )
         # A lease value from before the answer does not bring the count back.
         takes.append((await store.renew(held, 1)).takes)
         await self.elapse(clock, 2)

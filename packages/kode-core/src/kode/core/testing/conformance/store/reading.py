@@ -1,5 +1,7 @@
 """The contract of `load` and the pages."""
 
+# ruff: noqa: D102 - the name of a test says what it shows
+
 from __future__ import annotations
 
 from typing import Any
@@ -7,9 +9,8 @@ from typing import Any
 import pytest
 
 from kode.core.errors import NotFoundError, RecordCorruptError
-from kode.core.kernel.message import Json, Message, TextBlock
+from kode.core.kernel.message import Json, Message, TextBlock, Usage
 from kode.core.kernel.state import Document, RunRecord
-from kode.core.kernel.message import Usage
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.window import Compaction, Range, Snapshot, Window
 from kode.core.kernel.words import StopReason
@@ -142,7 +143,13 @@ class ReadingContract(StoreCase):
         listed = await store.list_agents()
         assert [info.agent_id for info in listed] == ["a", "a/b", "c"]
         info = listed[1]
-        assert (info.uid, info.version, info.status, info.tenant, info.wake_at) == ("uid-a/b", 1, "READY", "t", AT)
+        assert (info.uid, info.version, info.status, info.tenant, info.wake_at) == (
+            "uid-a/b",
+            1,
+            "READY",
+            "t",
+            AT,
+        )
         assert [info.agent_id for info in await store.list_agents("a", "a", 5, "t")] == ["a/b"]
 
     async def test_blobs(self, store: Store) -> None:
@@ -202,7 +209,21 @@ def _name(one: Any) -> Any:
 
 def _run(number: int) -> RunRecord:
     return RunRecord(
-        number, "ok", StopReason.END_TURN, AT, AT + number, "i", 1, 0, 1, 1, 2, steps=1, calls=0, usage=Usage(), used_us=5
+        number,
+        "ok",
+        StopReason.END_TURN,
+        AT,
+        AT + number,
+        "i",
+        1,
+        0,
+        1,
+        1,
+        2,
+        steps=1,
+        calls=0,
+        usage=Usage(),
+        used_us=5,
     )
 
 

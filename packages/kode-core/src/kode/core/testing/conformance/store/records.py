@@ -1,5 +1,7 @@
 """The contract of the record primitives."""
 
+# ruff: noqa: D102 - the name of a test says what it shows
+
 from __future__ import annotations
 
 from typing import Any
@@ -142,9 +144,7 @@ class RecordsContract(StoreCase):
 
     async def test_agents_are_listed_by_prefix_and_tenant(self, store: Store) -> None:
         ids = ["a", "a/1", "a/2", "b"]
-        await store.apply(
-            A, (), [head(id, f"u{id}", tenant="t" if id != "a/1" else None) for id in ids], ()
-        )
+        await store.apply(A, (), [head(id, f"u{id}", tenant="t" if id != "a/1" else None) for id in ids], ())
 
         async def found(*given: Any) -> list[str]:
             return [r.key for r in await store.agents(*given)]
@@ -175,7 +175,7 @@ class RecordsContract(StoreCase):
         assert await store.get(A, [r.address for r in others]) == others
         assert await store.blob_get("ab") is not None
 
-    # ---- the inbox --------------------------------------------------------------------------------------------
+    # ---- the inbox -----------------------------------------------------------------------------------------
 
     async def _append(self, store: Store, id: str, now: int = 50, bounded: bool = True, **columns: Any) -> Any:
         given = {"id": id, "kind": "message", "size": 10, "at": 1, "priority": 0, **columns}
@@ -187,7 +187,12 @@ class RecordsContract(StoreCase):
         first, second = await self._append(store, "x", tenant="t"), await self._append(store, "y")
         assert [first.outcome, first.position, second.position] == ["new", 17, 18]
         (kept, _) = await store.scan(A, "inbox", "u", limit=9)
-        assert (kept.key, kept.uid, kept.columns["id"], kept.columns["tenant"]) == (int_key(17), "u", "x", "t")
+        assert (kept.key, kept.uid, kept.columns["id"], kept.columns["tenant"]) == (
+            int_key(17),
+            "u",
+            "x",
+            "t",
+        )
 
     async def test_append_refuses_another_identity(self, store: Store) -> None:
         await store.apply(A, (), [head()], ())
@@ -250,7 +255,7 @@ class RecordsContract(StoreCase):
                 tasks.start_soon(append, n)
         assert sorted(got) == sorted([*range(1, 16)] * 2)
 
-    # ---- due --------------------------------------------------------------------------------------------------
+    # ---- due -----------------------------------------------------------------------------------------------
 
     async def test_due_lists_who_must_wake_and_is_not_driven(self, store: Store) -> None:
         leases = {"c": ("h", 100), "d": ("h", 20), "e": (None, 100)}

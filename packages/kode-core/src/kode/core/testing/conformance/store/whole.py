@@ -1,5 +1,7 @@
 """The contract of what happens to whole agents: fork, delete, erase, prune."""
 
+# ruff: noqa: D102 - the name of a test says what it shows
+
 from __future__ import annotations
 
 import pytest
@@ -57,8 +59,19 @@ class WholeAgentContract(StoreCase):
     async def test_a_fork_starts_ready_with_the_history_and_nothing_else(self, store: Store) -> None:
         author = await self._history(store)
         state = await store.fork("agent", "fork/1", new_uid="uid-9")
-        assert (state.agent_id, state.uid, state.status, state.next_seq) == ("fork/1", "uid-9", Status.READY, 6)
-        assert (state.run, state.effects, state.timers, state.sandbox_ref, state.parent) == (None, (), (), None, None)
+        assert (state.agent_id, state.uid, state.status, state.next_seq) == (
+            "fork/1",
+            "uid-9",
+            Status.READY,
+            6,
+        )
+        assert (state.run, state.effects, state.timers, state.sandbox_ref, state.parent) == (
+            None,
+            (),
+            (),
+            None,
+            None,
+        )
         assert state.usage_total == Usage()
         assert state.next_run == author.state.next_run  # ids of copied calls are not used again
         assert state.lineage == (Ancestor("agent", "uid-1", 6),)
@@ -170,9 +183,7 @@ class WholeAgentContract(StoreCase):
         assert (await store.fork("agent", "fork", new_uid="uid-9", at="s1")).documents[0].digest == "d1"
         assert (await store.read_documents("fork"))[0].data == "[1]"
 
-    async def test_prune_forgets_ids_and_documents_that_nothing_names(
-        self, store: Store, clock: VirtualClock
-    ) -> None:
+    async def test_prune_forgets_ids_and_documents_that_nothing_names(self, store: Store, clock: VirtualClock) -> None:
         author = Author(store)
         for digest in ("d1", "d2"):
             await author.commit(

@@ -1,0 +1,319 @@
+"""Agents: made, opened, talked to, watched, copied, deleted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from kode.core.config import AgentConfig
+from kode.core.errors import (
+    AgentExistsError,
+    DuplicateIdError,
+    InboxFullError,
+    KodeError,
+    NotBoundError,
+    NotFoundError,
+    UsageError,
+)
+from kode.core.kernel.limits import Limits
+from kode.core.kernel.words import Status
+from kode.core.provider.base import ModelRequest
+from kode.core.provider.script import Gate, call, fail, last_text, say
+from kode.core.provider.retry import RetryPolicy
+from kode.core.runtime.agent import Agent
+from kode.core.template import AgentTemplate
+from kode.core.tools.base import ToolContext
+from kode.core.tools.define import tool
+
+
+@tool
+async def ping(context: ToolContext) -> str:
+    """Ping."""
+    return "pong"
+
+
+def echo(request: ModelRequest) -> str:
+    """Answer the last message."""
+    return f"re {last_text(request)}"
+
+
+# ---- handles --------------------------------------------------------------------------------------------------
+
+
+async def test_create_and_talk(lab: Any) -> None:
+    agent = await lab.agent(echo)
+    result = await agent.run("one")
+    assert (result.status, result.text, result.run) == ("ok", "re one", 1)
+    assert (await agent.chat("two")).text == "re two"
+    assert (await agent.complete("three")).text == "re three"
+    assert (await agent.complete()).text == "re three"
+    view = await agent.status()
+    assert (view.status, view.messages, view.driven, view.waiting) == (Status.READY, 6, False, 0)
+
+
+async def test_an_id_is_taken_once(lab: Any) -> None:
+    agent = await lab.agent(echo)
+    await agent.run("one")
+    with pytest.raises(AgentExistsError):
+        await lab.agent(echo)
+    assert (await agent.run("two")).text == "re two"
+
+
+async def test_open_writes_nothing(lab: Any) -> None:
+    agent = await lab.agent(echo)
+    before = (await agent.status()).version
+    again = await Agent.open("a", lab.deps(echo))
+    assert (await again.status()).version == before
+    with pytest.raises(NotFoundError):
+        await Agent.open("nobody", lab.deps(echo))
+
+
+async def test_what_is_not_bound_leaves_the_agent_untouched(lab: Any) -> None:
+    await lab.agent(echo, ping)
+    before = await lab.store.load("a")
+    config = AgentConfig(AgentTemplate("t", model="m", tools=("ping",)), agent_id="a")
+    for attempt in (
+        lambda: Agent.open("a", lab.deps(echo)),
+        lambda: Agent.resume("a", lab.deps(echo)),
+        lambda: Agent.resume_or_create(config, lab.deps(echo)),
+    ):
+        with pytest.raises(NotBoundError, match="ping"):
+            await attempt()
+    after = await lab.store.load("a")
+    assert (after.version, after.state, after.lease) == (before.version, before.state, None)
+    assert (await (await Agent.open("a", lab.deps(echo, ping))).run("hi")).text == "re hi"
+
+
+async def test_resume_or_create_creates_once(lab: Any) -> None:
+    config = AgentConfig(AgentTemplate("t", model="m"), agent_id="a")
+    agent = await Agent.resume_or_create(config, lab.deps(echo))
+    await agent.run("one")
+    again = await Agent.resume_or_create(config, lab.deps(echo))
+    assert again.uid == agent.uid
+    assert (await again.status()).messages == 2
+    assert config == AgentConfig(AgentTemplate("t", model="m"), agent_id="a")
+
+
+@pytest.mark.parametrize(
+    "message", ["", "  ", [], 5, None, {"a": 1}, [3], ["text"], b"bytes"], ids=lambda m: repr(m)
+)
+async def test_bad_messages_are_refused(lab: Any, message: Any) -> None:
+    agent = await lab.agent(echo)
+    with pytest.raises(UsageError):
+        await agent.send(message)
+    assert (await agent.status()).waiting == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"item_id": "x" * 600},
+        {"item_id": 5},
+        {"metadata": "{"},
+        {"metadata": "NaN"},
+        {"metadata": {"a": 1}},
+        {"kind": "strange"},
+        {"sender": 5},
+        {"priority": "high"},
+        {"not_before": "soon"},
+        {"context": "]"},
+    ],
+    ids=str,
+)
+async def test_bad_options_are_refused(lab: Any, options: dict[str, Any]) -> None:
+    agent = await lab.agent(echo)
+    with pytest.raises(KodeError):
+        await agent.send("hi", **options)
+    assert (await agent.status()).waiting == 0
+    assert (await agent.run("hi")).text == "re hi"
+
+
+# ---- the inbox ------------------------------------------------------------------------------------------------
+
+
+async def test_an_item_id_is_taken_once(lab: Any) -> None:
+    agent = await lab.agent(echo)
+    assert not (await agent.send("one", item_id="i")).duplicate
+    assert (await agent.send("one", item_id="i")).duplicate
+    with pytest.raises(DuplicateIdError):
+        await agent.send("other", item_id="i")
+    assert (await agent.run("one", item_id="i")).text == "re one"
+    assert (await agent.run("one", item_id="i")).text == "re one"
+    assert await lab.texts() == ["user: one", "assistant: re one"]
+    with pytest.raises(DuplicateIdError):
+        await agent.run("other", item_id="i")
+
+
+async def test_a_queue_of_twenty(lab: Any) -> None:
+    """All are taken, in their order, each once (predecessor: A2)."""
+    agent = await lab.agent(lambda request: say("ok"))
+    for n in range(20):
+        await agent.send(f"m{n}")
+    await agent.complete()
+    texts = [t for t in await lab.texts() if t.startswith("user")]
+    assert texts == [f"user: m{n}" for n in range(20)]
+
+
+async def test_the_inbox_is_bounded(lab: Any) -> None:
+    agent = await lab.agent(echo, limits=Limits(max_inbox=2))
+    await agent.send("1")
+    await agent.send("2")
+    with pytest.raises(InboxFullError):
+        await agent.send("3")
+    await agent.interrupt()
+    await agent.complete()
+    assert (await agent.run("4")).text == "re 4"
+
+
+async def test_priority_and_not_before(lab: Any) -> None:
+    agent = await lab.agent(echo)
+    await agent.send("late", not_before=lab.clock.now() + 10_000_000)
+    await agent.send("low")
+    await agent.send("high", priority=5)
+    await agent.complete()
+    assert [t for t in await lab.texts() if t.startswith("user")] == ["user: high", "user: low"]
+    assert await lab.store.due(lab.clock.now(), 10) == []
+    await lab.clock.advance(10)
+    assert [d.agent_id for d in await lab.store.due(lab.clock.now(), 10)] == ["a"]
+    assert (await agent.complete()).text == "re late"
+
+
+async def test_a_clock_that_is_set_back_loses_nothing(lab: Any) -> None:
+    gate = Gate()
+    agent = await lab.agent([say("first", gate=gate), say("second")])
+    async with anyio.create_task_group() as tasks:
+        run = lab.later(tasks, lambda: agent.run("one"))
+        await gate.reached()
+        await agent.send("two", not_before=lab.clock.now())
+        await lab.clock.advance(0.1)  # offered, and postponed
+        lab.clock.jump(-60)
+        gate.release()
+        assert (await run.wait()).text == "first"
+    lab.clock.jump(60)
+    assert (await agent.complete()).text == "second"
+    assert "user: two" in await lab.texts()
+
+
+async def test_a_reminder_starts_nothing(lab: Any) -> None:
+    agent = await lab.agent(lambda request: say(f"{len(request.messages)}"))
+    await agent.send("remember", kind="reminder")
+    assert (await agent.complete()).status == "queued"
+    assert (await agent.run("go")).text == "2"
+
+
+# ---- errors of the model --------------------------------------------------------------------------------------
+
+
+async def test_a_failed_run_never_shows_the_older_answer(lab: Any) -> None:
+    agent = await lab.agent([say("old"), fail("bad_request"), say("new")])
+    assert (await agent.run("1")).text == "old"
+    result = await agent.run("2")
+    assert (result.status, result.text) == ("error", "")
+    assert result.error is not None
+    assert result.error.code == "bad_request"
+    assert (await agent.complete()).status == "error"
+    assert (await agent.run("3")).text == "new"
+
+
+async def test_a_retry_is_a_new_attempt(lab: Any) -> None:
+    agent = await lab.agent([fail("overloaded"), fail("overloaded"), say("there")])
+    attempts: list[str] = []
+    agent.on("attempt_started", lambda envelope: attempts.append(envelope.attempt))
+    async with anyio.create_task_group() as tasks:
+        run = lab.later(tasks, lambda: agent.run("hi"))
+        result = await lab.pass_until(run, 0.5)
+    assert result.text == "there"
+    assert attempts == ["1.1", "1.2", "1.3"]
+    assert (await lab.kinds()).count("error") == 2
+    assert (await lab.store.read_messages("a")).items[-1].attempt == "1.3"
+
+
+async def test_retries_end(lab: Any) -> None:
+    deps = lab.deps([fail("overloaded")] * 3, retry=RetryPolicy(max_tries=3))
+    agent = await lab.agent((), deps=deps)
+    async with anyio.create_task_group() as tasks:
+        result = await lab.pass_until(lab.later(tasks, lambda: agent.run("hi")), 0.5)
+    assert (result.status, result.error.code) == ("error", "overloaded")
+
+
+async def test_a_model_that_does_not_answer(lab: Any) -> None:
+    deps = lab.deps([say("late", delay_s=100)], retry=RetryPolicy(max_tries=1))
+    agent = await lab.agent((), deps=deps, limits=Limits(model_timeout_s=5))
+    async with anyio.create_task_group() as tasks:
+        result = await lab.pass_until(lab.later(tasks, lambda: agent.run("hi")))
+    assert (result.status, result.error.code) == ("error", "timeout")
+    assert lab.clock.monotonic() < 8
+
+
+# ---- snapshots, forks, deletion -------------------------------------------------------------------------------
+
+
+async def test_snapshot_and_fork(lab: Any) -> None:
+    agent = await lab.agent(lambda request: say(str(len(request.messages))))
+    await agent.run("one")
+    name = await agent.snapshot(tags=["x"])
+    await agent.run("two")
+    fork = await agent.fork("b", at=name)
+    assert fork.uid != agent.uid
+    assert await lab.texts("b") == ["user: one", "assistant: 1"]
+    assert (await fork.run("three")).text == "3"
+    assert (await agent.run("four")).text == "5"
+    with pytest.raises(AgentExistsError):
+        await agent.fork("b")
+    with pytest.raises(NotFoundError):
+        await agent.fork("c", at="no such")
+    assert not await lab.store.exists("c")
+
+
+async def test_a_snapshot_leaves_nobody_due(lab: Any) -> None:
+    agent = await lab.agent(echo)
+    await agent.snapshot()
+    assert await lab.store.due(lab.clock.now() + 10**9, 10) == []
+    assert not (await agent.status()).driven
+
+
+async def test_an_agent_that_is_due_for_nothing_is_due_no_more(lab: Any) -> None:
+    """Its last driver died between a commit that kept the lease and the next one."""
+    agent = await lab.agent(echo)
+    loaded = await lab.store.load("a")
+    lease = await lab.store.acquire("a", "someone", 30)
+    from kode.core.store.contract import Commit
+
+    await lab.store.commit(Commit(loaded.state, "c", loaded.version, lease.fence, lab.clock.now()))
+    await lab.clock.advance(31)
+    assert len(await lab.store.due(lab.clock.now(), 10)) == 1
+    await agent.complete()
+    assert await lab.store.due(lab.clock.now(), 10) == []
+
+
+async def test_no_snapshot_in_mid_step(lab: Any) -> None:
+    asked = tool(needs_approval=True)(_nothing)
+    agent = await lab.agent([call("_nothing", {}), say("done")], asked)
+    assert (await agent.run("go")).status == "paused"
+    with pytest.raises(UsageError) as caught:
+        await agent.snapshot()
+    assert caught.value.code == "not_safe"
+    with pytest.raises(UsageError):
+        await agent.fork("b")
+    assert not (await agent.status()).driven
+
+
+async def _nothing(context: ToolContext) -> str:
+    """Do nothing."""
+    return "nothing"
+
+
+async def test_delete(lab: Any) -> None:
+    agent = await lab.agent(echo)
+    await agent.run("one")
+    other = await Agent.open("a", lab.deps(echo))
+    await agent.delete()
+    assert not await lab.store.exists("a")
+    for use in (lambda: other.run("x"), lambda: other.send("x"), other.status, other.interrupt, other.delete):
+        with pytest.raises(NotFoundError):
+            await use()
+    again = await lab.agent(echo)
+    assert again.uid != agent.uid
+    assert await lab.texts() == []
