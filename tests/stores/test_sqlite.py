@@ -101,6 +101,21 @@ async def test_a_store_may_be_used_from_one_loop_after_another(tmp_path: Path) -
     await store.close()
 
 
+async def test_what_runs_alone_has_no_transaction_and_shares_none(store: SqliteStore) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    async def work(name: str, alone: bool) -> None:
+        await store._writer.run(lambda db: seen.append((name, db.in_transaction)), alone=alone)
+
+    await store.open()
+    before = store._writer.transactions
+    async with anyio.create_task_group() as tasks:
+        for n, alone in enumerate((False, False, True, True, False, False)):
+            tasks.start_soon(work, f"{n}", alone)
+    assert sorted(seen) == [(f"{n}", n not in (2, 3)) for n in range(6)]
+    assert store._writer.transactions - before >= 3
+
+
 # ---- the file ----------------------------------------------------------------------------------------------
 
 

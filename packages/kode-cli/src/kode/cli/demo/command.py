@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import sys
@@ -14,7 +15,7 @@ import anyio
 import typer
 from rich.console import Console
 
-from kode.cli.demo.settings import AGENT_ID, Settings
+from kode.cli.demo.settings import AGENT_ID, FILES, Settings
 from kode.cli.demo.show import Timeline
 from kode.cli.demo.verify import Check, verify
 from kode.cli.demo.watch import Kill, Moment, Watcher
@@ -28,7 +29,10 @@ Option = typer.Option
 
 def demo(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="What to survey; a copy is used. Default: KODE's own source.")
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]", show_default=False, help="What to survey; a copy is used. Default: KODE's own source."
+        ),
     ] = None,
     work: Annotated[
         Path | None, Option(help="Work folder: a new one, or that of a demo that was stopped, which then goes on.")
@@ -50,7 +54,7 @@ def demo(
     No network, no keys: an offline planner stands in for the model. Exit code 1: a check failed.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show an arrow shows a question mark
     console = Console(highlight=False, quiet=as_json, emoji=False)
     timeline = Timeline(console, time.monotonic())
@@ -87,18 +91,20 @@ def _moments(kill_at: list[str] | None, seed: int | None) -> list[Moment]:
         return [Moment.choose(text, dice, middle=seed is None) for text in wanted if text != "never"]
     except ValueError as error:
         raise CannotStartError(
-            f"--kill-at does not know {error}; give start, model, read, command, write, random, never or seconds."
+            f"--kill-at does not know {str(error)!r}; give a stage, random, never, or seconds."
         ) from None
 
 
 def _prepare(
     folder: Path | None, work: Path | None, speed: float, moments: list[Moment], timeline: Timeline
 ) -> tuple[Settings, list[Moment]]:
-    """Make the work folder and copy the files; or take a folder in which a demo was stopped, which is not killed again."""
+    """Make the work folder and copy the files; or go on in one in which a demo was stopped, without another kill."""
     stored = None if work is None else Settings.load(work.resolve())
     if stored is not None:
         if folder is not None:
             raise CannotStartError(f"{str(work)!r} holds a demo of {stored.source!r}; leave DIR away to go on with it.")
+        if not (stored.work / FILES).is_dir():
+            raise CannotStartError(f"The demo in {str(work)!r} is finished; its report is {stored.report}.")
         timeline.opening(stored, None)
         return stored, []
     source = folder or default_source()
@@ -116,15 +122,17 @@ async def _run(settings: Settings, moments: Sequence[Moment], timeline: Timeline
     """Run the processes, then check."""
     async with SqliteStore(settings.database, durability="power") as store:
         watcher = Watcher(settings, store, timeline.show, timeline.began, timeline.killed)
+        await watcher.catch_up()
         code = await watcher.run(moments)
-        checks = await verify(settings, store, watcher)
-        if code != 0:
-            lines = settings.log.read_text(errors="replace").strip().splitlines()
-            checks.insert(0, Check("last process ended in order", False, lines[-1] if lines else f"exit code {code}"))
+        if code == 0:
+            checks = await verify(settings, store, watcher)
+        else:
+            why = (watcher.said.splitlines() or [f"exit code {code}"])[-1]
+            checks = [Check("the last process ended in order", False, why)]
     missed = len(moments) - len(watcher.kills)
-    if missed:
-        checks.append(Check("killed as asked", False, f"{missed} moments never came"))
-    timeline.closing(checks, settings, kept=False)
+    if missed and code == 0:
+        checks.append(Check("killed as asked", False, f"{missed} of {len(moments)} moments never came"))
+    timeline.closing(checks, settings, unfinished=code != 0)
     return {
         "ok": all(check.ok for check in checks),
         "agent_id": AGENT_ID,

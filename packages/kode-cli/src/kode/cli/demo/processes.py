@@ -22,12 +22,9 @@ def left_of(group: int, refs: Iterable[str], work: Path) -> list[int]:
     """
     if sys.platform != "linux":
         return _by_list(group, work)
-    found = []
     marks = [f"{MARK}={ref}".encode() for ref in refs]
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid() and _belongs(name, group, marks, work):
-            found.append(int(name))
-    return found
+    others = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+    return [int(name) for name in others if _belongs(name, group, marks, work)]
 
 
 def _belongs(pid: str, group: int, marks: list[bytes], work: Path) -> bool:

@@ -41,11 +41,6 @@ class Settings:
         return self.work / REPORT
 
     @property
-    def log(self) -> Path:
-        """What the agent's processes print, if anything goes wrong."""
-        return self.work / "process.log"
-
-    @property
     def count_s(self) -> float:
         """Seconds that the slow command takes at least."""
         return _COUNT_S / self.speed

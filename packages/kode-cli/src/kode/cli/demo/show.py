@@ -51,8 +51,10 @@ class Timeline:
             odd += f"; {copied.special} special" if copied.special else ""
             self._fact("files", f"{copied.files:,}, {copied.size:,} bytes, copied from {settings.source}{odd}{left}")
         self._fact("work", str(settings.work))
+        if copied is None:
+            self._head("What the store holds of earlier processes")
 
-    def closing(self, checks: list[Check], settings: Settings, kept: bool) -> None:
+    def closing(self, checks: list[Check], settings: Settings, unfinished: bool) -> None:
         """Print a verdict per check, and where things are."""
         self._head("Checked from outside")
         for check in checks:
@@ -64,8 +66,8 @@ class Timeline:
         for name, path in (("report", settings.report), ("database", settings.database)):
             if path.exists():
                 self._fact(name, str(path))
-        if kept:
-            self._fact("files", str(settings.work / "files"))
+        if unfinished:
+            self._fact("go on with", f"kode demo --work {settings.work}")
 
     def stopped(self, settings: Settings) -> None:
         """Say how to go on after Ctrl-C."""

@@ -1,4 +1,4 @@
-"""Tools that only the demo has: one that watches a file grow, and built-in ones slowed down so that one can see them."""
+"""The agent's tools: the built-in ones, one of them slowed down to be seen, and one that watches a file grow."""
 
 from __future__ import annotations
 

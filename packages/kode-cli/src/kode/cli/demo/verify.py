@@ -121,12 +121,12 @@ def _report(settings: Settings) -> list[Check]:
         _same("report: counts", {name: row[0] for name, row in counts.items()}, truth.numbers),
         _biggest({name: int(row[0]) for name, row in biggest.items()}, truth),
     ]
-    said = {
-        f"{text.strip('`')!r} {what}": row[at]
-        for text, row in hits.items()
+    said = {f"{what} with {text}": row[at] for text, row in hits.items() for at, what in enumerate(("lines", "files"))}
+    real = {
+        f"{what} with `{text}`": numbers[at]
+        for text, numbers in truth.hits.items()
         for at, what in enumerate(("lines", "files"))
     }
-    real = {f"{t!r} {what}": truth.hits[t][at] for t in truth.hits for at, what in enumerate(("lines", "files"))}
     return [*checks, _same("report: hits", said, real)]
 
 
@@ -138,8 +138,12 @@ def _same(name: str, said: dict[str, str], real: dict[str, int]) -> Check:
         if what not in real or (int(number[:-1]) > real[what] if number.endswith("+") else int(number) != real[what])
     ]
     wrong += [f"{what}: not said" for what in real.keys() - said.keys()]
-    shown = ", ".join(f"{number} {what}" for what, number in said.items())
+    shown = ", ".join(f"{_grouped(number)} {what}" for what, number in said.items())
     return Check(name, not wrong, "; ".join(wrong) or shown)
+
+
+def _grouped(number: str) -> str:
+    return f"{int(number.removesuffix('+')):,}{'+' if number.endswith('+') else ''}"
 
 
 def _biggest(said: dict[str, int], truth: Truth) -> Check:

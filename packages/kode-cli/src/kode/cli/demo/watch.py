@@ -50,7 +50,10 @@ class Moment:
         stage = dice.choice(MOMENTS) if text == "random" else text
         if stage in MOMENTS:
             return cls(stage, 0.5 if middle else dice.random(), dice.randint(1, 2))
-        seconds = float(text)
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = -1.0
         if not 0 <= seconds <= 3_600:
             raise ValueError(text)
         return cls("seconds", seconds)
@@ -127,9 +130,10 @@ class Watcher:
         self.refs: set[str] = set()
         """Marks of every sandbox the agent had."""
         self._show, self._began, self._killed = show, began, killed
+        self.said = ""
+        """What the last process that ended by itself printed."""
         self._strangers = set(left_of(0, (), settings.work))
         """Others that stand in the work folder, such as the shell that started us."""
-        self._popen: subprocess.Popen[bytes] | None = None
 
     async def run(self, moments: Sequence[Moment]) -> int:
         """Start processes until one ends by itself; kill the first ones at the moments given. Returns its exit code."""
@@ -139,10 +143,10 @@ class Watcher:
                 return code
         return 1
 
-    def stop(self) -> None:
-        """End the process that runs now."""
-        if self._popen is not None:
-            _kill(self._popen)
+    async def catch_up(self) -> None:
+        """Show what earlier processes left in the store."""
+        while await self._follow():
+            pass
 
     def left(self, group: int) -> list[int]:
         """Find processes of the agent that run now."""
@@ -151,14 +155,7 @@ class Watcher:
     async def _one(self, moment: Moment | None) -> int | None:
         """Run one process; None if it was killed."""
         began = time.monotonic()
-        with open(self.settings.log, "ab") as log:
-            popen = self._popen = subprocess.Popen(
-                [sys.executable, "-m", "kode.cli.demo.child", str(self.settings.work)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a group of its own: Ctrl-C is for us, and what is left of it can be found
-            )
+        popen = _spawn(self.settings)
         process = Process(len(self.processes) + 1, popen.pid, began)
         self.processes.append(process)
         self._began(process)
@@ -167,6 +164,7 @@ class Watcher:
         finally:
             _kill(popen)
         process.code = popen.returncode
+        self.said = _output_of(popen)
         await self._follow()
         if struck and moment is not None:
             await self._look(process, moment, time.monotonic())
@@ -231,6 +229,22 @@ async def all_messages(store: Store) -> tuple[Message, ...]:
         found += page.items
         if page.next is None:
             return tuple(found)
+
+
+def _spawn(settings: Settings) -> subprocess.Popen[bytes]:
+    """Start a process of the agent, in a group of its own: Ctrl-C is for us, and what is left of it can be found."""
+    command = [sys.executable, "-m", "kode.cli.demo.child", str(settings.work)]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def _output_of(popen: subprocess.Popen[bytes]) -> str:
+    """Read what an ended process printed; never waits."""
+    assert popen.stdout is not None
+    with popen.stdout as pipe:
+        os.set_blocking(pipe.fileno(), False)
+        return (pipe.read() or b"").decode("utf-8", "replace").strip()
 
 
 def _kill(popen: subprocess.Popen[bytes]) -> None:

@@ -145,7 +145,7 @@ def _copy_file(source: bytes, target: bytes, copied: Copied) -> None:
     copied.size += size
     if copied.files > MAX_FILES or copied.size > MAX_BYTES:
         raise CannotStartError(
-            f"There is too much to copy: more than {MAX_FILES:,} files or {MAX_BYTES // 2**30} GB; give a smaller folder."
+            f"Too much to copy: more than {MAX_FILES:,} files or {MAX_BYTES // 2**30} GB; give a smaller folder."
         )
     try:
         shutil.copyfile(source, target, follow_symlinks=False)

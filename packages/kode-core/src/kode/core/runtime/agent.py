@@ -6,7 +6,7 @@ nothing that matters after a restart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from kode.core.event.hub import Hub, Subscription, switchboard
 from kode.core.kernel.events import Channel
 from kode.core.kernel.inputs import ApprovalDecided, InboxInput, InterruptRequested, MessageReceived, SnapshotTaken
 from kode.core.kernel.limits import Limits
-from kode.core.kernel.message import Block, Json, TextBlock
+from kode.core.kernel.message import Json
 from kode.core.kernel.state import State
 from kode.core.kernel.words import Breakpoint, ResumeStrategy, Status
 from kode.core.runtime.binding import Binding, bind
@@ -32,15 +32,13 @@ from kode.core.runtime.driver import Drive, Driver
 from kode.core.runtime.once import apply_once
 from kode.core.runtime.resident import Resident
 from kode.core.runtime.result import RunResult, queued, result_of
+from kode.core.runtime.sending import Content, check_text, content_blocks, json_option, whole_number
 from kode.core.runtime.streaming import Stream
 from kode.core.store.contract import Enqueued
 from kode.core.store.records import input_item
 from kode.core.template import AgentTemplate
 
 __all__ = ["Agent", "AgentView", "Content", "Sent"]
-
-Content = str | Sequence[Block]
-"""What a caller may send: text, or content blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +207,13 @@ class Agent:
             NotFoundError: The agent is gone.
         """
         id = item_id or self._deps.ids.item_id()
-        input = MessageReceived(id, _blocks(message), kind, sender, metadata, context)
+        check_text(item_id=id, sender=sender)
+        whole_number("priority", priority)
+        whole_number("not_before", not_before)
+        if kind not in ("user", "reminder"):
+            raise UsageError(f"The kind is {kind!r}; give 'user' or 'reminder'.", code="bad_option", option="kind")
+        data, trace = json_option("metadata", metadata), json_option("context", context)
+        input = MessageReceived(id, content_blocks(message), kind, sender, data, trace)
         done = await self._enqueue(input, priority=priority, not_before=not_before)
         return Sent(id, done.position, done.duplicate)
 
@@ -347,7 +351,9 @@ class Agent:
                 f"No question of call {call!r} waits for an answer (open: {open_}).", code="not_pending", call=call
             )
         id = f"decision:{call}:{asked.n}"
-        done = await self._enqueue(ApprovalDecided(id, call, asked.n, decision, by, note, input))
+        check_text(by=by, note=note)
+        changed = json_option("input", input)
+        done = await self._enqueue(ApprovalDecided(id, call, asked.n, decision, by, note, changed))
         return Sent(id, done.position, done.duplicate)
 
     async def interrupt(self, note: str | None = None, *, by: str | None = None) -> Sent:
@@ -356,6 +362,7 @@ class Agent:
         Durable like a message; when nobody drives the agent, it takes effect with the next drive.
         """
         id = self._deps.ids.item_id()
+        check_text(note=note, by=by)
         done = await self._enqueue(InterruptRequested(id, note, by))
         return Sent(id, done.position, done.duplicate)
 
@@ -533,26 +540,6 @@ def _given(
     if dependencies is None and "store" not in parts:
         raise UsageError("Agent.create needs Dependencies, or at least store=…", code="bad_argument")
     return config or AgentConfig(**loose), dependencies or Dependencies(**parts)
-
-
-def _blocks(message: Content) -> tuple[Block, ...]:
-    """Content blocks of what a caller sends.
-
-    Raises:
-        UsageError: It is empty or holds something else.
-    """
-    if isinstance(message, str):
-        blocks: tuple[Any, ...] = (TextBlock(message),) if message.strip() else ()
-    else:
-        blocks = tuple(message) if isinstance(message, Sequence) else (message,)
-    allowed = ("text", "image", "audio", "video", "file", "blob")
-    strange = [b for b in blocks if getattr(b, "type", None) not in allowed]
-    if not blocks or strange:
-        shown = f"has {type(strange[0]).__name__}" if strange else "is empty"
-        raise UsageError(
-            f"The message {shown}; send text, or TextBlock, MediaBlock and BlobBlock values.", code="bad_message"
-        )
-    return blocks
 
 
 def _rest_at(until: float | None, deps: Dependencies) -> float | None:

@@ -178,7 +178,7 @@ class Loop:
         state = transition.state
         idle = not state.effects and state.status is not Status.WORKING
         commit = self._commit(transition, inputs, release=idle, answered=any(isinstance(i, _ANSWERS) for i in inputs))
-        if not (commit.events or commit.consumed or commit.seen > self.resident.seen or transition.effects):
+        if not (commit.events or commit.runs or commit.consumed or commit.seen > self.resident.seen or transition.effects):
             woken = self.resident.wake_at
             if not idle or woken is None or woken > state.updated_at:
                 return _Step(idle, False)

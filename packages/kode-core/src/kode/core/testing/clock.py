@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from heapq import heappop, heappush
 from itertools import count
+from typing import cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -58,9 +59,11 @@ class VirtualClock:
         self, seconds: float | None, *, shield: bool = False
     ) -> AbstractContextManager[anyio.CancelScope, bool]:
         """Cancel what is inside once it was advanced that far, and go on behind it."""
-        return self._scope(seconds, shield, False)
+        return cast("AbstractContextManager[anyio.CancelScope, bool]", self._scope(seconds, shield, False))
 
-    def fail_after(self, seconds: float | None, *, shield: bool = False) -> AbstractContextManager[anyio.CancelScope, bool]:
+    def fail_after(
+        self, seconds: float | None, *, shield: bool = False
+    ) -> AbstractContextManager[anyio.CancelScope]:
         """Cancel what is inside once it was advanced that far, and raise `TimeoutError`."""
         return self._scope(seconds, shield, True)
 

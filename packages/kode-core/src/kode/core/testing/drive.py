@@ -21,7 +21,7 @@ from kode.core.kernel.machine import Context, Transition, advance, transition, w
 from kode.core.kernel.message import Block, Json, Message, ReasoningBlock, TextBlock, ToolUseBlock, Usage
 from kode.core.kernel.state import Document, Parent, RunError, RunRecord, State
 from kode.core.kernel.table import ILLEGAL, TABLE
-from kode.core.kernel.toolcall import Call, Plan
+from kode.core.kernel.toolcall import Call, Plan, Recovery, Verdict
 from kode.core.kernel.words import Phase, StopReason
 
 __all__ = ["Journey", "Rows", "legal_input", "legal_inputs"]
@@ -120,10 +120,10 @@ def _usage(random: Random) -> Usage:
 
 
 def _plan(random: Random) -> Plan:
-    verdict = random.choice(
+    verdict: Verdict = random.choice(
         ("allow", "allow", "allow", "allow", "ask", "ask", "deny", "answer", "unknown", "invalid")
     )
-    recovery = random.choice(("retry", "seal", "ask"))
+    recovery: Recovery = random.choice(("retry", "seal", "ask"))
     return Plan(
         verdict, readonly=random.random() < 0.5, recovery=recovery, reason=random.choice((None, "because"))
     )

@@ -137,7 +137,8 @@ def run_plan(db: sqlite3.Connection, plan: Plan[T]) -> T:
         value: T = end.value
         return value
     finally:
-        db.execute("COMMIT")
+        if db.in_transaction:  # some errors end it
+            db.execute("COMMIT")
 
 
 def _answer(db: sqlite3.Connection, ask: Ask) -> list[Record | None]:

@@ -178,7 +178,7 @@ class SqliteStore(Store):
     ) -> str:
         """See `Store.erase`. The write-ahead log is emptied too, unless another process reads from it."""
         gone = await super().erase(agent_id, uid=uid, holder=holder, force=force)
-        await self._writer.alone(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").close())
+        await self._writer.run(_empty_log, alone=True)
         return gone
 
     # ---- reading -------------------------------------------------------------------------------------------
@@ -259,6 +259,10 @@ class SqliteStore(Store):
             self._idle.append(db)
         else:
             db.close()
+
+
+def _empty_log(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _close_all(connections: list[sqlite3.Connection]) -> None:

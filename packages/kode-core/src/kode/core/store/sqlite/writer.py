@@ -33,6 +33,8 @@ MAX_BATCH = 500
 @dataclass(slots=True, eq=False)
 class _Job(Generic[T]):
     work: Callable[[sqlite3.Connection], T]
+    alone: bool = False
+    """It runs outside a transaction."""
     turn: anyio.Event = field(default_factory=anyio.Event)
     """It is done, or leads the next batch."""
     leads: bool = False
@@ -58,13 +60,15 @@ class Writer:
         self.transactions = 0
         """Number of transactions so far."""
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
         """Run a function inside a transaction and return its value once that is durable.
+
+        With `alone` it runs outside any transaction, while nothing else is written.
 
         A caller that is cancelled while its batch is under way does not hear whether it landed; one that
         still waits in the queue is taken out of it.
         """
-        job = _Job(work)
+        job = _Job(work, alone)
         self._queue.append(job)
         if self._busy:
             await self._wait(job)
@@ -81,16 +85,6 @@ class Writer:
         if db is not None:
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(db.close)
-
-    async def alone(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Run a function outside any transaction, while nothing else is written."""
-
-        def outside(db: sqlite3.Connection) -> None:
-            db.execute("COMMIT")
-            work(db)
-            db.execute("BEGIN IMMEDIATE")
-
-        await self.run(outside)
 
     async def _wait(self, job: _Job[Any]) -> None:
         try:
@@ -111,7 +105,13 @@ class Writer:
             self._busy = False
 
     async def _lead(self, job: _Job[Any]) -> None:
-        batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
+        size = 1
+        if not job.alone:
+            for other in self._queue[1:MAX_BATCH]:
+                if other.alone:
+                    break
+                size += 1
+        batch, self._queue = self._queue[:size], self._queue[size:]
         try:
             # A thread cannot be cancelled, and the queue must not be left without a leader. A limiter of its
             # own: the tools of a process may occupy every thread of the default one.
@@ -142,10 +142,12 @@ class Writer:
             with map_errors(self._path):
                 db = self._connection()
                 try:
-                    db.execute("BEGIN IMMEDIATE")
+                    if not batch[0].alone:
+                        db.execute("BEGIN IMMEDIATE")
                     for job in batch:
                         job.value = job.work(db)
-                    db.execute("COMMIT")
+                    if db.in_transaction:
+                        db.execute("COMMIT")
                 except BaseException as error:
                     self._roll_back(db, error)
                     raise
