@@ -19,8 +19,11 @@ __all__ = ["Timeline"]
 
 _ARGUMENT = re.compile(r'"(?:path|pattern|cmd)":"((?:[^"\\]|\\.)*)')
 
+_ERROR = re.compile(r'"error":"((?:[^"\\]|\\.)*)')
 _SLOW = ("bash_run", "file_follow", "fs_write")
 """Tools whose start is shown too; of the others only the end."""
+_QUIET = ("✓", "▸")
+"""Lines of which only the sign is coloured."""
 
 
 class Timeline:
@@ -49,7 +52,7 @@ class Timeline:
             left = f"; not {', '.join(sorted(copied.left_out))}" if copied.left_out else ""
             odd = f"; {copied.unreadable} not readable" if copied.unreadable else ""
             odd += f"; {copied.special} special" if copied.special else ""
-            self._fact("files", f"{copied.files:,}, {copied.size:,} bytes, copied from {settings.source}{odd}{left}")
+            self._fact("files", f"{copied.files:,} ({copied.size:,} bytes), copied from {settings.source}{odd}{left}")
         self._fact("work", str(settings.work))
         if copied is None:
             self._head("What the store holds of earlier processes")
@@ -94,7 +97,11 @@ class Timeline:
             run = "no run" if state.run is None else f"run {state.run.number}, step {state.step}"
             self._fact("breakpoint", f"{state.breakpoint.value} ({run})")
             self._fact("stored", f"{len(kill.messages)} messages, {state.next_cursor - 1} events")
-            self._open = [c.id for c in state.calls if c.status is CallStatus.EXECUTING and c.plan.recovery == "retry"]
+            self._open = [
+                f"{c.id} {self._calls.get(c.id, c.tool)} ({'it only reads' if c.plan.readonly else 'harmless twice'})"
+                for c in state.calls
+                if c.status is CallStatus.EXECUTING and c.plan.recovery == "retry"
+            ]
             for call in state.calls:
                 note = "" if call.status.final else f", after a crash: {call.plan.recovery}"
                 self._fact("call", f"{call.id} {call.tool} {call.status.value}{note}")
@@ -130,8 +137,11 @@ class Timeline:
             return
         name = self._calls.get(str(event.call), str(event.data.get("tool")))
         took = self._took.get(str(event.call))
-        fine = event.data.get("status") == "COMPLETED"
         tail = "" if took is None else f"  {took:.2f} s"
+        fine = event.data.get("status") == "COMPLETED"
+        why = None if fine else _ERROR.search(event.preview or "")
+        if why is not None:
+            tail = f": {why[1]}"
         self._at("✓" if fine else "!", f"{event.call} {name}{tail}", "green" if fine else "yellow")
 
     def _on_agent_resumed(self, event: Event) -> None:
@@ -139,14 +149,12 @@ class Timeline:
         parts = [f"{event.data[key]} {text}" for key, text in names.items() if event.data.get(key)]
         self._at("↻", f"RESUMED from the store: {', '.join(parts) or 'nothing was open'}", "bold magenta")
         for call in self._open:
-            self._at(
-                "↻", f"RE-RUN {call} {self._calls.get(call, '')}: it changes nothing, or the same twice", "magenta"
-            )
+            self._at("↻", f"RE-RUN {call}", "magenta")
         self._open = []
 
     def _on_tool_sealed(self, event: Event) -> None:
         name = self._calls.get(str(event.call), "")
-        self._at("⊘", f"SEALED {event.call} {name}: {event.preview}", "bold yellow")
+        self._at("⊘", f"SEALED {event.call} {name}, outcome unknown: {event.preview}", "bold yellow")
 
     def _on_error(self, event: Event) -> None:
         self._at("!", f"{event.preview}", "yellow")
@@ -167,7 +175,8 @@ class Timeline:
         seconds = time.monotonic() - self.origin
         shown = _plain(text)
         self._keep(glyph, shown)
-        self._line(Text(f"{seconds:6.1f}s  ", "dim"), Text(f"{glyph} ", style), Text(shown, style), hang=11)
+        words = "" if glyph in _QUIET else style
+        self._line(Text(f"{seconds:6.1f}s  ", "dim"), Text(f"{glyph} ", style), Text(shown, words), hang=11)
 
     def _keep(self, kind: str, text: str) -> None:
         self.lines.append({"at_s": round(time.monotonic() - self.origin, 3), "kind": kind, "text": text})

@@ -15,7 +15,7 @@ from kode.core.kernel.events import Channel, Event
 
 __all__ = ["Envelope", "Position"]
 
-_POSITION = re.compile(r"(\d{1,18})(?::(\d{1,18})\.(\d{1,18})\.(\d{1,9})\.(\d{1,12}))?\Z")
+_POSITION = re.compile(r"(\d{1,18})(?::(\d{1,18})\.(\d{1,18})\.(\d{1,9})\.(\d{1,12}))?\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,15 @@ class Hub:
                     return self.base + i
         return None
 
+    def index_behind(self, index: int, place: Position) -> int:
+        """Where to go on from ``index`` for a reader who was shown an attempt up to that place."""
+        for i in range(len(self.log) - 1, index - self.base - 1, -1):
+            shown = self.log[i]
+            of_reply = shown.attempt == place.attempt and shown.event.call is None
+            if of_reply and (shown.block, shown.offset) <= (place.block, place.offset):
+                return self.base + i + 1
+        return index
+
 
 _BOARDS: WeakKeyDictionary[Store, WeakValueDictionary[str, Hub]] = WeakKeyDictionary()
 
@@ -283,6 +292,9 @@ class Subscription(AsyncIterator[Envelope]):
         if reply is not None and hub.cursor is not None and self.cursor >= hub.cursor:
             self._index = hub.base + len(hub.log)
             self._take(_text_so_far(hub, reply, resume))
+        elif resume is not None and resume.attempt is not None:
+            # The reply is complete, but not durable yet: what this reader was shown of it is still in the log.
+            self._index = hub.index_behind(self._index, resume)
 
     def _take(self, new: Sequence[Envelope]) -> None:
         types = self.types

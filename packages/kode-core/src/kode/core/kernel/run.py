@@ -43,11 +43,19 @@ def take_message(draft: Draft, got: MessageReceived) -> None:
 
 def start_run(draft: Draft, context: Json | None = None, item: str | None = None) -> None:
     """Open the next run."""
-    draft.run = Run(draft.next_run, draft.at, draft.next_seq, draft.next_cursor, item=item, context=context)
+    draft.run = Run(draft.next_run, draft.at, draft.next_seq, draft.next_cursor, item=item, context=_small(context))
     draft.next_run += 1
     draft.step = 0
     draft.next_n = 0
     draft.note("run_started")
+
+
+MAX_CONTEXT = 1_024
+"""Characters of trace context that a run carries in the header."""
+
+
+def _small(context: Json | None) -> Json | None:
+    return context if context is None or len(context) <= MAX_CONTEXT else None
 
 
 def limit_reached(draft: Draft) -> StopReason | None:

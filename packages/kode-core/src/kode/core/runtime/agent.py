@@ -25,6 +25,7 @@ from kode.core.kernel.inputs import ApprovalDecided, InboxInput, InterruptReques
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Json
 from kode.core.kernel.state import State
+from kode.core.kernel.run import MAX_CONTEXT
 from kode.core.kernel.words import Breakpoint, ResumeStrategy, Status
 from kode.core.runtime.binding import Binding, bind
 from kode.core.runtime.birth import create_agent, read_template
@@ -206,6 +207,11 @@ class Agent:
             UsageError: The message is empty or has a wrong shape, the inbox is full, the id was used otherwise.
             NotFoundError: The agent is gone.
         """
+        if context is not None and len(context) > MAX_CONTEXT:
+            raise UsageError(
+                f"The context has {len(context):,} characters; give at most {MAX_CONTEXT:,} (a traceparent and little more).",
+                code="context_too_big",
+            )
         id = item_id or self._deps.ids.item_id()
         check_text(item_id=id, sender=sender)
         whole_number("priority", priority)
@@ -345,6 +351,11 @@ class Agent:
         state = await self._state()
         found = state.call(call)
         asked = None if found is None else found.approval
+        if asked is not None and asked.kind == "recovery" and input is not None:
+            raise UsageError(
+                f"Call {call!r} may have run already, so its input cannot be changed; allow or deny it as it was.",
+                code="bad_decision",
+            )
         if asked is None:
             open_ = ", ".join(c.id for c in state.calls if c.approval is not None) or "none"
             raise UsageError(
@@ -420,7 +431,7 @@ class Agent:
         self, *, strategy: ResumeStrategy = "continue", by_hand: bool = False, until: float | None = None
     ) -> Drive:
         """Drive until nothing is open, under a lease of our own; see ``Driver.run``. What a pool calls."""
-        driver = Driver(self.agent_id, self._resident, self._binding, self._deps, self.hub, self.limits)
+        driver = Driver(self.agent_id, self.uid, self._resident, self._binding, self._deps, self.hub, self.limits)
         self._driver, former = driver, self._driver
         try:
             return await driver.run(strategy=strategy, by_hand=by_hand, deadline=_rest_at(until, self._deps))
@@ -451,9 +462,9 @@ class Agent:
             if record is not None:
                 answer = None if record.answer_seq is None else drive.answers.get(record.answer_seq)
                 return result_of(self.agent_id, record, answer)
-            if drive.stop != "idle" or not sent.duplicate:
-                found = await self._result_for(sent.item_id)
-                return found or queued(self.agent_id, await self._cursor())
+            # Nothing is open and no run took it just now: it was taken before, or it has to wait.
+            found = await self._result_for(sent.item_id)
+            return found or queued(self.agent_id, await self._cursor())
 
     async def _result_for(self, item_id: str) -> RunResult | None:
         """The result of the run that took an item, once it ended or rests for a person."""

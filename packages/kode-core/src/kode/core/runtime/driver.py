@@ -12,7 +12,7 @@ from typing import Literal
 import anyio
 
 from kode.core.config import Dependencies
-from kode.core.errors import ConflictError, FencedError, LeaseLostError
+from kode.core.errors import ConflictError, FencedError, LeaseLostError, SchemaTooNewError, StoreUnavailableError
 from kode.core.event.hub import Hub
 from kode.core.kernel.events import Event
 from kode.core.kernel.inputs import Input, Parked, Resumed, TimePassed
@@ -22,7 +22,7 @@ from kode.core.kernel.state import RunRecord
 from kode.core.kernel.words import ResumeStrategy, StopReason
 from kode.core.runtime.binding import Binding
 from kode.core.runtime.lease import Holding
-from kode.core.runtime.loop import Loop
+from kode.core.runtime.loop import Loop, acknowledge
 from kode.core.runtime.mailbox import Mailbox
 from kode.core.runtime.resident import Resident
 
@@ -47,6 +47,7 @@ class Driver:
 
     Args:
         agent_id: Which.
+        uid: Its identity: an agent that was made again under this id is not ours to drive.
         resident: The agent as this process last knew it; loaded again if it is out of date. Afterwards the attribute
             of that name is what may be kept, None if nothing may.
         binding: What its template names.
@@ -56,9 +57,17 @@ class Driver:
     """
 
     def __init__(
-        self, agent_id: str, resident: Resident | None, binding: Binding, deps: Dependencies, hub: Hub, limits: Limits
+        self,
+        agent_id: str,
+        uid: str,
+        resident: Resident | None,
+        binding: Binding,
+        deps: Dependencies,
+        hub: Hub,
+        limits: Limits,
     ) -> None:
         self.agent_id = agent_id
+        self.uid = uid
         self.resident = resident
         self.binding = binding
         self.deps = deps
@@ -95,6 +104,7 @@ class Driver:
             resident = await self._settle(holding)
             if resident.state.parked is not None and not by_hand:
                 self.drive.stop = "parked"
+                await acknowledge(resident, holding, self.deps)
                 return self.drive
             first = await self._first(resident, holding, strategy, by_hand)
             await self._with_tasks(resident, holding, first, deadline)
@@ -102,15 +112,23 @@ class Driver:
             self.resident = None
             if isinstance(error, ConflictError | FencedError | LeaseLostError):
                 holding.lost = True
+            # What another process, or a newer one, may do better is no breakdown.
+            broken = isinstance(error, Exception) and not isinstance(error, StoreUnavailableError | SchemaTooNewError)
+            await holding.let_go(failed=broken)
             raise
-        finally:
-            await holding.let_go()
+        await holding.let_go()
         return self.drive
 
     async def _settle(self, holding: Holding) -> Resident:
         """Have the agent as it is now: what is resident, or loaded again if another version is stored."""
         resident, lease = self.resident, holding.lease
-        if resident is None or resident.version != lease.version or resident.state.uid != lease.uid:
+        if lease.uid != self.uid:
+            raise ConflictError(
+                f"Agent {self.agent_id!r} was deleted and made again; open it again to drive the new one.",
+                agent_id=self.agent_id,
+                uid=self.uid,
+            )
+        if resident is None or resident.version != lease.version:
             resident = self.resident = await Resident.load(self.deps.store, self.agent_id)
         else:
             await resident.read_inbox(self.deps.store)

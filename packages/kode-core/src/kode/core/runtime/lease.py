@@ -55,13 +55,17 @@ class Holding:
         self.lease = await self._deps.store.renew(self.lease, self.term)
         self.ends = asked_at + self.term
 
-    async def let_go(self) -> None:
-        """Give it back, if we still have it; it runs out by itself if that fails."""
+    async def let_go(self, *, failed: bool = False) -> None:
+        """Give it back, if we still have it; it runs out by itself if that does not work.
+
+        ``failed``: this drive broke down; it counts as a take-over, so that an agent that breaks every driver is
+        parked in the end.
+        """
         if self.lost:
             return
         self.lost = True
         with self._deps.clock.move_on_after(2.0, shield=True):
             try:
-                await self._deps.store.release(self.lease)
+                await self._deps.store.release(self.lease, failed=failed)
             except KodeError:
                 return

@@ -43,9 +43,10 @@ from kode.core.store.contract import Commit, Committed, Item
 from kode.core.store.records import item_input
 
 if TYPE_CHECKING:
+    from kode.core.config import Dependencies
     from kode.core.runtime.driver import Driver
 
-__all__ = ["Loop"]
+__all__ = ["Loop", "acknowledge"]
 
 _ANSWERS = (ModelReplied, ModelFailed, ToolFinished, ToolSuspended, HistoryCompacted)
 """Inputs that show progress: a driver that commits one is in no crash loop."""
@@ -239,11 +240,7 @@ class Loop:
             try:
                 return await self.store.commit(commit)
             except StoreUnavailableError as error:
-                if self.holding.left() <= 0:
-                    raise
-                failed = Event("storage_failure", preview=preview(error.message))
-                self.hub.publish_live(Envelope(self.resident.agent_id, failed, self.hub.cursor or 0))
-            await self.clock.sleep(min(delay, max(self.holding.left(), 0.01)))
+                await self._hold_out(error, delay)
             delay = min(delay * 2, 2.0)
 
     async def _renew(self) -> None:
@@ -252,11 +249,17 @@ class Loop:
         while True:
             try:
                 return await self.holding.renew()
-            except StoreUnavailableError:
-                if self.holding.left() <= 0:
-                    raise
-            await self.clock.sleep(min(delay, max(self.holding.left(), 0.01)))
+            except StoreUnavailableError as error:
+                await self._hold_out(error, delay)
             delay = min(delay * 2, 2.0)
+
+    async def _hold_out(self, error: StoreUnavailableError, delay: float) -> None:
+        """Wait a little for the store to come back; not longer than the lease lasts."""
+        if self.holding.left() <= 0:
+            raise error
+        failed = Event("storage_failure", preview=preview(error.message))
+        self.hub.publish_live(Envelope(self.resident.agent_id, failed, self.hub.cursor or 0))
+        await self.clock.sleep(min(delay, max(self.holding.left(), 0.01)))
 
     def _adopt(self, transition: Transition, commit: Commit, committed: Committed) -> None:
         """Become what is durable now, show it, and stop what is not wanted any more."""
@@ -400,3 +403,23 @@ def _taken(transition: Transition) -> dict[str, int]:
         for event in transition.events
         if event.type == "message_received" and event.run
     }
+
+
+async def acknowledge(resident: Resident, holding: Holding, deps: Dependencies) -> None:
+    """Note that what waits was seen, though nothing is done about it, so that it wakes nobody again."""
+    seen = max((item.position for item in resident.inbox), default=resident.seen)
+    if seen <= resident.seen:
+        return
+    state = resident.state
+    await deps.store.commit(
+        Commit(
+            state=state,
+            commit_id=deps.ids.commit_id(),
+            version=resident.version,
+            fence=holding.lease.fence,
+            at=state.updated_at,
+            bounds=resident.bounds,
+            wake_at=wake_at(state),
+            seen=seen,
+        )
+    )

@@ -21,6 +21,8 @@ from kode.core.runtime.agent import Agent
 __all__ = ["AgentPool"]
 
 _log = logging.getLogger("kode")
+PAGE = 100
+"""Due agents asked for at once."""
 
 
 class AgentPool:
@@ -42,6 +44,10 @@ class AgentPool:
         self._agents: dict[str, Agent] = {}
         self._driving: dict[str, bool] = {}
         """Agents being driven; True: somebody rang meanwhile."""
+        self._failures: dict[str, tuple[int, float]] = {}
+        """Agents whose drive failed: how often in a row, and when to try again."""
+        self._found: set[str] = set()
+        """Agents that were opened because they were due, and that nobody else asked for."""
         self._tasks: TaskGroup | None = None
         self._bell = anyio.Event()
         self._closing = False
@@ -92,12 +98,8 @@ class AgentPool:
 
     async def evict(self, agent_id: str) -> None:
         """Let go of an idle agent's memory; it is opened again when it is needed."""
-        if agent_id in self._driving:
-            return
-        agent = self._agents.pop(agent_id, None)
-        if agent is not None:
-            agent.hub.on_call = None
-            await agent.close()
+        if agent_id not in self._driving:
+            await self._forget(agent_id)
 
     def wake(self, agent_id: str) -> None:
         """Have an agent driven now, if it is not."""
@@ -133,15 +135,23 @@ class AgentPool:
         try:
             while True:
                 self._driving[agent_id] = False
-                agent = await self.open(agent_id)
+                agent = self._agents.get(agent_id)
+                if agent is None:
+                    agent = await self.open(agent_id)
+                    self._found.add(agent_id)
                 await agent.drive()
                 if not self._driving[agent_id] or self._closing:
-                    return
-        except (LeaseLostError, ConflictError, FencedError):
+                    break
+            self._failures.pop(agent_id, None)
+        except (LeaseLostError, FencedError):
             return
+        except ConflictError:
+            await self._forget(agent_id)
         except KodeError as error:
+            self._failed(agent_id)
             _log.warning("Agent %s was not driven: %s", agent_id, error)
         except Exception:  # noqa: BLE001 - one agent's failure is never another's
+            self._failed(agent_id)
             _log.exception("Driving agent %s failed", agent_id)
         finally:
             self._driving.pop(agent_id, None)
@@ -149,17 +159,52 @@ class AgentPool:
 
     async def _search(self) -> None:
         """Look for due agents at intervals."""
-        clock, store = self.dependencies.clock, self.dependencies.store
         while not self._closing:
             try:
-                room = self.limits.max_agents - len(self._driving)
-                for due in await store.due(await store.now(), max(room, 1)):
-                    if due.agent_id in self._agents or len(self._agents) < self.limits.max_agents:
-                        if due.agent_id not in self._driving:
-                            self.wake(due.agent_id)
+                await self._wake_due()
             except StoreUnavailableError as error:
                 _log.warning("The store cannot be asked for due agents: %s", error)
-            await clock.sleep(self.limits.due_poll_s)
+            await self.dependencies.clock.sleep(self.limits.due_poll_s)
+
+    async def _wake_due(self) -> None:
+        """Wake what is due, as far as there is room; what failed a moment ago does not stand before the others."""
+        store = self.dependencies.store
+        now, after = await store.now(), None
+        while len(self._driving) < self.limits.max_agents:
+            page = await store.due(now, PAGE, after)
+            for due in page:
+                if len(self._driving) >= self.limits.max_agents:
+                    return
+                if due.agent_id not in self._driving and self._may_try(due.agent_id):
+                    await self._make_room()
+                    self.wake(due.agent_id)
+            if len(page) < PAGE:
+                return
+            after = page[-1]
+
+    async def _make_room(self) -> None:
+        """Let go of an idle agent if the pool is full; it is opened again when it is due."""
+        if len(self._agents) >= self.limits.max_agents:
+            idle = next((id for id in self._found if id not in self._driving), None)
+            if idle is not None:
+                await self._forget(idle)
+
+    async def _forget(self, agent_id: str) -> None:
+        agent = self._agents.pop(agent_id, None)
+        self._found.discard(agent_id)
+        if agent is not None:
+            agent.hub.on_call = None
+            await agent.close()
+
+    def _failed(self, agent_id: str) -> None:
+        """Wait longer from failure to failure: 1 s, 2 s, 4 s … 5 minutes."""
+        tries = self._failures.get(agent_id, (0, 0.0))[0] + 1
+        delay = min(2.0 ** (tries - 1), 300.0)
+        self._failures[agent_id] = (tries, self.dependencies.clock.monotonic() + delay)
+
+    def _may_try(self, agent_id: str) -> bool:
+        failed = self._failures.get(agent_id)
+        return failed is None or self.dependencies.clock.monotonic() >= failed[1]
 
     async def _wait(self, seconds: float) -> None:
         with self.dependencies.clock.move_on_after(seconds):

@@ -165,7 +165,8 @@ class Writing(Staging):
         else:
             reset, leases = self._reset_takes(commit, attempt)
             checks += reset
-        if attempt.release or not _due_now(commit, attempt):
+        # A parked agent is never due, so what waits need not be known.
+        if commit.state.parked is None and (attempt.release or not _due_now(commit, attempt)):
             key = Key("inbox", state.uid, "")
             checks.append(("inbox", Condition("no_inbox_after", key, value=rec.int_key(commit.seen))))
         return checks, leases

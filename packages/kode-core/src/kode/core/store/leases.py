@@ -96,14 +96,17 @@ class Leasing(Reading):
             fence=lease.fence,
         )
 
-    async def release(self, lease: Lease) -> None:
-        """Give a lease back. Does nothing when it is somebody else's by now, or the agent is gone."""
+    async def release(self, lease: Lease, *, failed: bool = False) -> None:
+        """Give a lease back. Does nothing when it is somebody else's by now, or the agent is gone.
+
+        The count of take-overs stays; `failed` adds one, for a drive that broke down instead of ending.
+        """
         takes = self._takes(lease)
         for _ in range(TRIES):
-            given = rec.released_record(replace(lease, until=0, takes=takes))
+            given = rec.released_record(replace(lease, until=0, takes=takes + failed))
             conditions = [*_same(lease), Condition("equals", lease_key(lease.uid), "takes", takes)]
-            failed = await self.apply(lease.agent_id, conditions, [given], ())
-            if failed is None or failed < len(conditions) - 1:
+            lost = await self.apply(lease.agent_id, conditions, [given], ())
+            if lost is None or lost < len(conditions) - 1:
                 break
             (record,) = await self.get(lease.agent_id, [lease_key(lease.uid)])
             takes = 0 if record is None else integer(record.columns["takes"])

@@ -89,20 +89,20 @@ class WrappedStore(Store):
         call = super().renew
         return await self.operate("renew", lambda: call(lease, ttl_s))
 
-    async def release(self, lease: Lease) -> None:
+    async def release(self, lease: Lease, **options: Any) -> None:
         """See ``Leasing.release``."""
         call = super().release
-        await self.operate("release", lambda: call(lease))
+        await self.operate("release", lambda: call(lease, **options))
 
-    async def fork(self, agent_id: str, new_id: str, *, new_uid: str, at: str | None = None) -> State:
+    async def fork(self, agent_id: str, new_id: str, **options: Any) -> State:
         """See ``Upkeep.fork``."""
         call = super().fork
-        return await self.operate("fork", lambda: call(agent_id, new_id, new_uid=new_uid, at=at))
+        return await self.operate("fork", lambda: call(agent_id, new_id, **options))
 
-    async def delete(self, agent_id: str, *, holder: str | None = None, force: bool = False) -> None:
+    async def delete(self, agent_id: str, **options: Any) -> None:
         """See ``Upkeep.delete``."""
         call = super().delete
-        await self.operate("delete", lambda: call(agent_id, holder=holder, force=force))
+        await self.operate("delete", lambda: call(agent_id, **options))
 
     # ---- primitives -------------------------------------------------------------------------------------------
 
