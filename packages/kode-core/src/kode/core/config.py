@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from kode.core.provider.base import Provider
     from kode.core.provider.catalog import ProviderCatalog
     from kode.core.provider.retry import RetryPolicy
-    from kode.core.runtime.binding import Binding
     from kode.core.sandbox.catalog import SandboxFactory
     from kode.core.store.base import Store
     from kode.core.tools.base import Tool
@@ -147,8 +146,8 @@ class Dependencies:
     """Numbers from 0 to 1, for jitter."""
     holder: str = ""
     """Name of this process in leases; with the process's own identity behind it."""
-    bound: dict[AgentTemplate, Binding] = field(default_factory=dict, init=False, repr=False)
-    """What templates turned out to mean here; see ``bind``."""
+    bound: dict[AgentTemplate, Any] = field(default_factory=dict, init=False, repr=False)
+    """What templates turned out to mean here, kept by ``runtime.binding.bind``."""
     _providers: dict[str, Provider] = field(default_factory=dict, init=False, repr=False)
     """Resolved once per name: agents share connections."""
 

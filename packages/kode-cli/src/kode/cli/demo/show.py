@@ -40,6 +40,7 @@ class Timeline:
         self.lines: list[dict[str, object]] = []
         self._calls: dict[str, str] = {}
         self._took: dict[str, float] = {}
+        self._why: dict[str, str] = {}
         self._open: list[str] = []
         """Calls that the last kill left open and that may be run again."""
 
@@ -132,6 +133,10 @@ class Timeline:
     def _on_tool_executed(self, event: Event) -> None:
         self._took[str(event.call)] = float(event.data.get("duration_us") or 0) / 1e6
 
+    def _on_tool_error(self, event: Event) -> None:
+        found = _ERROR.search(event.preview or "")
+        self._why[str(event.call)] = found[1] if found else event.preview or ""
+
     def _on_tool_end(self, event: Event) -> None:
         if event.data.get("status") == "SEALED":
             return
@@ -139,9 +144,8 @@ class Timeline:
         took = self._took.get(str(event.call))
         tail = "" if took is None else f"  {took:.2f} s"
         fine = event.data.get("status") == "COMPLETED"
-        why = None if fine else _ERROR.search(event.preview or "")
-        if why is not None:
-            tail = f": {why[1]}"
+        if not fine:
+            tail = f": {self._why.get(str(event.call), event.data.get('status'))}"
         self._at("✓" if fine else "!", f"{event.call} {name}{tail}", "green" if fine else "yellow")
 
     def _on_agent_resumed(self, event: Event) -> None:

@@ -105,9 +105,9 @@ class Driver:
             if resident.state.parked is not None and not by_hand:
                 self.drive.stop = "parked"
                 await acknowledge(resident, holding, self.deps)
-                return self.drive
-            first = await self._first(resident, holding, strategy, by_hand)
-            await self._with_tasks(resident, holding, first, deadline)
+            else:
+                first = await self._first(resident, holding, strategy, by_hand)
+                await self._with_tasks(resident, holding, first, deadline)
         except BaseException as error:
             self.resident = None
             if isinstance(error, ConflictError | FencedError | LeaseLostError):
