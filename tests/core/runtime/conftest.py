@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -131,5 +131,5 @@ def _shown(message: Any) -> str:
 
 
 @pytest.fixture
-async def lab() -> AsyncIterator[Lab]:
-    yield Lab()
+def lab() -> Lab:
+    return Lab()

@@ -20,8 +20,8 @@ from kode.core.errors import (
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.words import Status
 from kode.core.provider.base import ModelRequest
-from kode.core.provider.script import Gate, call, fail, last_text, say
 from kode.core.provider.retry import RetryPolicy
+from kode.core.provider.script import Gate, call, fail, last_text, say
 from kode.core.runtime.agent import Agent
 from kode.core.template import AgentTemplate
 from kode.core.tools.base import ToolContext
@@ -96,9 +96,7 @@ async def test_resume_or_create_creates_once(lab: Any) -> None:
     assert config == AgentConfig(AgentTemplate("t", model="m"), agent_id="a")
 
 
-@pytest.mark.parametrize(
-    "message", ["", "  ", [], 5, None, {"a": 1}, [3], ["text"], b"bytes"], ids=lambda m: repr(m)
-)
+@pytest.mark.parametrize("message", ["", "  ", [], 5, None, {"a": 1}, [3], ["text"], b"bytes"], ids=lambda m: repr(m))
 async def test_bad_messages_are_refused(lab: Any, message: Any) -> None:
     agent = await lab.agent(echo)
     with pytest.raises(UsageError):

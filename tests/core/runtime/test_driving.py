@@ -16,6 +16,9 @@ from kode.core.kernel.words import Status
 from kode.core.provider.base import ModelRequest
 from kode.core.provider.script import Gate, call, calls, last_text, say, text_of
 from kode.core.runtime.agent import Agent
+from kode.core.store.memory import MemoryStore
+from kode.core.testing.clock import VirtualClock
+from kode.core.testing.wrapped import WrappedStore
 from kode.core.tools.base import Tool, ToolContext
 from kode.core.tools.define import tool
 
@@ -84,7 +87,7 @@ async def test_a_message_steers_at_the_next_step(lab: Any) -> None:
         await go.wait()
         return "waited"
 
-    agent = await lab.agent([call("wait", {}), lambda r: say("x"), say("x")][:1] + [say("seen")], make("wait", wait))
+    agent = await lab.agent([call("wait", {}), say("seen")], make("wait", wait))
     async with anyio.create_task_group() as tasks:
         run = lab.later(tasks, lambda: agent.run("go"))
         await lab.clock.advance(0.1)
@@ -402,7 +405,11 @@ async def test_cancel_a_run_at_any_await(lab: Any) -> None:
     for n in range(40):
         id = f"a{n}"
         ran: list[str] = []
-        agent = await lab.agent(lambda r: call("t", {}) if len(r.messages) < 2 else say("end"), make("t", _note(ran), recovery="retry"), id=id)
+        agent = await lab.agent(
+            lambda r: call("t", {}) if len(r.messages) < 2 else say("end"),
+            make("t", _note(ran), recovery="retry"),
+            id=id,
+        )
         await agent.send("go", item_id="i")
         with anyio.CancelScope() as scope:
             await _cancel_after(n, scope, agent)
@@ -429,3 +436,47 @@ async def _cancel_after(n: int, scope: anyio.CancelScope, agent: Agent) -> None:
         tasks.start_soon(count)
         await agent.complete()
         tasks.cancel_scope.cancel()
+
+
+async def test_processing_time_is_counted_once(lab: Any) -> None:
+    agent = await lab.agent([call("nap", {}), call("nap", {}), say("end")], sleeper(10))
+    async with anyio.create_task_group() as tasks:
+        await lab.pass_until(lab.later(tasks, lambda: agent.run("1")), 0.7)
+    assert (await lab.store.read_run("a", 1)).used_us == 20_000_000
+
+
+async def test_at_the_end_of_its_time_a_tool_has_the_grace(lab: Any) -> None:
+    async def careful(context: ToolContext) -> str:
+        try:
+            await context.clock.sleep(100)
+        except anyio.get_cancelled_exc_class():
+            return "stopped in order"
+        return "done"
+
+    limits = Limits(processing_timeout_s=10)
+    agent = await lab.agent([call("careful", {})], make("careful", careful), limits=limits)
+    async with anyio.create_task_group() as tasks:
+        await lab.pass_until(lab.later(tasks, lambda: agent.run("1")))
+    assert (await lab.texts())[-1] == "user: [stopped in order]"
+
+
+async def test_who_was_taken_over_stops(lab: Any) -> None:
+    """Its lease ran out by the store's clock; its tool is cancelled, and its caller is told what the other made."""
+    store_clock = VirtualClock()
+    lab.store = MemoryStore(store_clock)
+    script = [call("nap", {}), say("end")]
+    first = await lab.agent((), deps=lab.deps(script, sleeper()), tools=("nap",))
+    async with anyio.create_task_group() as tasks:
+        run = lab.later(tasks, lambda: first.run("go"))
+        await lab.clock.advance(1)
+        store_clock.jump(100)
+        other = await Agent.resume("a", lab.deps([say("end")], sleeper(), store=WrappedStore(lab.store)))
+        assert (await other.status()).status is Status.READY
+        result = await lab.pass_until(run)
+    assert (result.status, result.text) == ("ok", "end")
+    assert lab.clock.monotonic() < 40
+    texts = await lab.texts()
+    assert texts[-1] == "assistant: end"
+    assert "unknown" in texts[-2]
+    assert texts.count("user: go") == 1
+    assert lab.clock.waiting == 0, "something of the old driver is still at work"

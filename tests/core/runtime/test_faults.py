@@ -16,7 +16,7 @@ from kode.core.kernel.words import Status
 from kode.core.provider.script import Gate, call, say
 from kode.core.runtime.agent import Agent
 from kode.core.template import AgentTemplate
-from kode.core.testing.crash import CrashPlan, Crashed, crash_at, until_crash
+from kode.core.testing.crash import Crashed, CrashPlan, crash_at, until_crash
 from kode.core.testing.faulty import Fault, FaultyStore
 from kode.core.tools.base import ToolContext
 from kode.core.tools.define import tool

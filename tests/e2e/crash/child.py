@@ -1,7 +1,7 @@
 """One real process that runs an agent; started, stopped and killed by ``test_kill.py``.
 
-    child.py once  <folder> <message id>      send a message, work until nothing is left, say "done"
-    child.py fight <folder> <name> <seconds>  send and work for that long, against another process
+child.py once  <folder> <message id>      send a message, work until nothing is left, say "done"
+child.py fight <folder> <name> <seconds>  send and work for that long, against another process
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ async def test_killed_at_random_moments(tmp_path: Path, children: list[subproces
         child.wait()
         acknowledged += [line[1] for line in lines if line[0] == "sent"]
         end = time.monotonic() + 5
-        while running(nap) and time.monotonic() < end:
+        while running(nap) and time.monotonic() < end:  # noqa: ASYNC110 - another process ends
             await anyio.sleep(0.02)
         assert running(nap) == [], "a command outlived its owner"
     last = start(children, "once", str(tmp_path), "last", nap)

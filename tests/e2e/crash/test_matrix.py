@@ -21,7 +21,7 @@ from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, MemorySto
 from kode.core.errors import UsageError
 from kode.core.kernel.invariants import check, check_history
 from kode.core.kernel.limits import Limits
-from kode.core.kernel.message import Message, TextBlock, ToolResultBlock, ToolUseBlock, Usage
+from kode.core.kernel.message import TextBlock, ToolResultBlock, ToolUseBlock, Usage
 from kode.core.kernel.toolcall import Call, CallStatus
 from kode.core.kernel.words import ResumeStrategy, Status
 from kode.core.provider.base import ModelRequest
@@ -39,9 +39,7 @@ LEASE_S = 30.0
 RETRY = ("look", "count", "fetch")
 LIMITS = Limits(lease_s=LEASE_S)
 CONFIG = AgentConfig(
-    AgentTemplate(
-        "t", model="m", tools=("look", "count", "note", "fetch", "pay", "deploy", "slow"), limits=LIMITS
-    ),
+    AgentTemplate("t", model="m", tools=("look", "count", "note", "fetch", "pay", "deploy", "slow"), limits=LIMITS),
     agent_id="a",
 )
 MESSAGES = {"m1": "go", "m2": "more", "m3": "finish"}

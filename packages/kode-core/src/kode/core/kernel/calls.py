@@ -189,7 +189,7 @@ def suspend(draft: Draft, got: ToolSuspended) -> None:
         draft.late(got.effect, "ToolSuspended")
         return
     draft.close(call.id)
-    draft.put_call(call, "suspended", status=CallStatus.WAITING, wait=Wait(got.due_at, got.child))
+    draft.put_call(call, "suspended", status=CallStatus.WAITING, wait=Wait(got.due_at, got.child, got.child_uid))
     draft.note("tool_suspended", call=call.id, tool=call.tool, child=got.child)
 
 
@@ -278,19 +278,22 @@ def seal(draft: Draft, call: Call, reason: str, *, known: CallStatus | None = No
         draft.note("permission_decided", call=call.id, n=asked.n, decision="superseded", by=None)
         if asked.kind == "recovery":
             text = f"{reason} {SEAL_TEXT[CallStatus.EXECUTING]}"
-    if call.wait is not None and call.wait.child is not None and call.status is CallStatus.WAITING:
-        draft.start(
-            Deliver(
-                draft.next_id(),
-                draft.attempt(),
-                call.wait.child,
-                f"interrupt:{draft.uid}:{call.id}",
-                "interrupt",
-            )
-        )
+    _interrupt_child(draft, call)
     draft.note("tool_sealed", call=call.id, preview_of=reason, was=before.value)
     call = replace(call, seal_reason=reason)
     _close(draft, call, CallStatus.SEALED, _texts(text), is_error=True, note=reason)
+
+
+def _interrupt_child(draft: Draft, call: Call) -> None:
+    """Stop the sub-agent that works for a call: the one it waits for, or one that its tool may have made already."""
+    child = uid = None
+    if call.status is CallStatus.WAITING and call.wait is not None:
+        child, uid = call.wait.child, call.wait.child_uid
+    elif call.plan.child and call.attempts:
+        child = f"{draft.uid}/{call.id}"
+    if child is not None:
+        item = f"interrupt:{draft.uid}:{call.id}"
+        draft.start(Deliver(draft.next_id(), draft.attempt(), child, item, "interrupt", uid=uid))
 
 
 def seal_all(draft: Draft, reason: str) -> int:

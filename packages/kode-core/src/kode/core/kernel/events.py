@@ -101,9 +101,10 @@ class Event:
     @property
     def channel(self) -> Channel:
         """progress, control or monitor."""
-        return CHANNEL[self.type]
+        return CHANNEL.get(self.type, "monitor")
 
     @property
     def durable(self) -> bool:
         """Whether it is stored."""
-        return self.type in DURABLE
+        # A type of a later version is only ever read from a store, so it is durable.
+        return self.type not in LIVE

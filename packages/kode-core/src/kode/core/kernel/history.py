@@ -46,6 +46,12 @@ __all__ = [
 ]
 
 
+# What lies in the header is written with every commit, so it is bounded.
+MAX_TIMERS = 32
+MAX_TIMER_DATA = 1_000
+MAX_DOCUMENTS = 64
+
+
 # ---- compaction --------------------------------------------------------------------------------------------
 
 
@@ -154,6 +160,8 @@ def change_documents(draft: Draft, got: DocumentsChanged) -> None:
     for key in got.removed:
         table.pop(key, None)
     table.update({(d.kind, d.name): d for d in got.documents})
+    if len(table) > MAX_DOCUMENTS:
+        raise IllegalInputError(f"An agent names at most {MAX_DOCUMENTS} documents; this makes {len(table)}.")
     draft.documents = tuple(table.values())
     draft.note("documents_changed", count=len(got.documents), removed=len(got.removed))
 
@@ -184,8 +192,16 @@ def time_passed(draft: Draft, got: TimePassed) -> None:
             seal(draft, call, "No answer came in time.")
     close_step(draft)
     for timer in draft.timers:
-        if timer.due_at <= draft.at and may_fire(draft.phase, timer):
+        moment = timer_moment(timer, draft.steps_total)
+        if moment is not None and moment <= draft.at and may_fire(draft.phase, timer):
             _fire(draft, timer)
+
+
+def timer_moment(timer: Timer, steps: int) -> int | None:
+    """When a timer is due: 0 once the agent has made its steps, else its time; None: not armed."""
+    if timer.due_step is not None and steps >= timer.due_step:
+        return 0
+    return timer.due_at
 
 
 def may_fire(phase: Phase, timer: Timer) -> bool:
@@ -194,7 +210,7 @@ def may_fire(phase: Phase, timer: Timer) -> bool:
 
 
 def _fire(draft: Draft, timer: Timer) -> None:
-    draft.timers = (*(t for t in draft.timers if t.id != timer.id), *_again(timer, draft.at))
+    draft.timers = (*(t for t in draft.timers if t.id != timer.id), *_again(timer, draft))
     if timer.kind == "message" and draft.run is None:
         start_run(draft)
     ref = None
@@ -203,11 +219,16 @@ def _fire(draft: Draft, timer: Timer) -> None:
     draft.note("scheduler_triggered", ref=ref, id=timer.id, kind=timer.kind, due_at=timer.due_at)
 
 
-def _again(timer: Timer, at: int) -> tuple[Timer, ...]:
+def _again(timer: Timer, draft: Draft) -> tuple[Timer, ...]:
     """The timer's next time, armed in the commit in which it fired; times slept through are skipped."""
-    if timer.every_us is None:
+    if timer.every_steps is not None:
+        return (replace(timer, due_step=draft.steps_total + timer.every_steps),)
+    if timer.schedule is not None:
+        # The shell reads cron and sets the next time; a crash before it does loses nothing, the timer is there.
+        return (replace(timer, due_at=None),)
+    if timer.every_us is None or timer.due_at is None:
         return ()
-    missed = max(at - timer.due_at, 0) // timer.every_us
+    missed = max(draft.at - timer.due_at, 0) // timer.every_us
     return (replace(timer, due_at=timer.due_at + (missed + 1) * timer.every_us),)
 
 
@@ -217,9 +238,17 @@ def set_timer(draft: Draft, got: TimerSet) -> None:
         raise IllegalInputError(
             f"Timer {got.id!r} is to speak, but has no text; give `data`, or kind `signal`."
         )
-    if got.every_us is not None and got.every_us < 1:
-        raise IllegalInputError(f"Timer {got.id!r} repeats every {got.every_us} µs; give at least 1.")
-    timer = Timer(got.id, got.due_at, got.kind, got.data, got.every_us, got.schedule)
+    for every in (got.every_us, got.every_steps):
+        if every is not None and every < 1:
+            raise IllegalInputError(f"Timer {got.id!r} repeats every {every}; give at least 1.")
+    if len(got.data) > MAX_TIMER_DATA or len(draft.timers) >= MAX_TIMERS:
+        raise IllegalInputError(
+            f"Timer {got.id!r}: an agent has at most {MAX_TIMERS} timers with {MAX_TIMER_DATA} characters each, "
+            "for they lie in its header; keep a longer text in a document."
+        )
+    timer = Timer(
+        got.id, got.due_at, got.kind, got.data, got.every_us, got.schedule, got.due_step, got.every_steps
+    )
     draft.timers = (*(t for t in draft.timers if t.id != got.id), timer)
 
 

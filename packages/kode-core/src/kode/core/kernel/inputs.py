@@ -60,6 +60,8 @@ class MessageReceived:
     sender: str | None = None
     metadata: Json | None = None
     context: Json | None = None
+    limits: Json | None = None
+    """Narrower bounds for the run that this message starts, as a JSON object of ``Limits`` fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ class ToolSuspended:
     effect: str
     due_at: int | None = None
     child: str | None = None
+    child_uid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,12 +233,14 @@ class TimerSet:
     """Set or replace a timer."""
 
     id: str
-    due_at: int
+    due_at: int | None
     kind: Literal["message", "reminder", "signal"] = "message"
     data: str = ""
     every_us: int | None = None
     """Repeat after each such interval, microseconds, at least 1."""
     schedule: str | None = None
+    due_step: int | None = None
+    every_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from kode.core.errors import IllegalInputError
 from kode.core.kernel.draft import Context, Draft
 from kode.core.kernel.effects import Effect
 from kode.core.kernel.events import Event
-from kode.core.kernel.history import may_fire
+from kode.core.kernel.history import may_fire, timer_moment
 from kode.core.kernel.inputs import Input, Proceed
 from kode.core.kernel.message import Message
 from kode.core.kernel.state import RunRecord, State
@@ -151,7 +151,8 @@ def wake_at(state: State) -> int | None:
 
 def next_due(state: State) -> int | None:
     """The earliest deadline or timer that ``TimePassed`` would act on; None: there is none."""
-    moments = [t.due_at for t in state.timers if may_fire(state.phase, t)]
+    armed = (timer_moment(t, state.steps_total) for t in state.timers if may_fire(state.phase, t))
+    moments = [moment for moment in armed if moment is not None]
     for call in state.calls:
         if call.approval is not None and call.approval.due_at is not None:
             moments.append(call.approval.due_at)

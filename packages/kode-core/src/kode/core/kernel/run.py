@@ -25,7 +25,7 @@ def take_message(draft: Draft, got: MessageReceived) -> None:
         draft.reject(got.item, "A message needs blocks, and none that only a model or a tool may make.")
         return
     if draft.run is None and got.kind == "user":
-        start_run(draft, got.context, got.item)
+        start_run(draft, got.context, got.item, got.limits)
     if draft.run is not None:
         draft.change_run(taken=draft.run.taken + 1)
     origin = "inbox" if got.kind == "user" else "reminder"
@@ -41,9 +41,19 @@ def take_message(draft: Draft, got: MessageReceived) -> None:
     )
 
 
-def start_run(draft: Draft, context: Json | None = None, item: str | None = None) -> None:
+def start_run(
+    draft: Draft, context: Json | None = None, item: str | None = None, limits: Json | None = None
+) -> None:
     """Open the next run."""
-    draft.run = Run(draft.next_run, draft.at, draft.next_seq, draft.next_cursor, item=item, context=_small(context))
+    draft.run = Run(
+        draft.next_run,
+        draft.at,
+        draft.next_seq,
+        draft.next_cursor,
+        item=item,
+        context=_small(context),
+        limits=_small(limits),
+    )
     draft.next_run += 1
     draft.step = 0
     draft.next_n = 0
@@ -51,11 +61,11 @@ def start_run(draft: Draft, context: Json | None = None, item: str | None = None
 
 
 MAX_CONTEXT = 1_024
-"""Characters of trace context that a run carries in the header."""
+"""Characters of trace context, and of limits, that a run carries in the header."""
 
 
-def _small(context: Json | None) -> Json | None:
-    return context if context is None or len(context) <= MAX_CONTEXT else None
+def _small(text: Json | None) -> Json | None:
+    return text if text is None or len(text) <= MAX_CONTEXT else None
 
 
 def limit_reached(draft: Draft) -> StopReason | None:

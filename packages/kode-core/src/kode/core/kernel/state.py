@@ -38,13 +38,18 @@ class Timer:
     """Wakes the agent at ``due_at``, in whatever process. Kind ``message`` starts a run with ``data``."""
 
     id: str
-    due_at: int
+    due_at: int | None
+    """None: not by time, or its next time is still to be set."""
     kind: Literal["message", "reminder", "signal"]
     data: str = ""
     every_us: int | None = None
     """Fires again after each such interval; missed ones are skipped."""
     schedule: str | None = None
-    """Cron text that the shell sets the next ``due_at`` by."""
+    """Cron text that the shell sets the next ``due_at`` by; having fired, the timer stays and waits for that."""
+    due_step: int | None = None
+    """Fires at the boundary at which the agent has made so many steps in all."""
+    every_steps: int | None = None
+    """Fires again after each so many steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,8 @@ class Run:
     """A limit was met: it ends at the next boundary for this reason."""
     context: Json | None = None
     """Trace context of the message that started it."""
+    limits: Json | None = None
+    """Narrower bounds for this run alone, as a JSON object of ``Limits`` fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +160,10 @@ class State:
     """Random at birth, part of every idempotency key; a fork and an agent created again get another."""
     created_at: int
     updated_at: int
+    first_seq: int = 0
+    """Messages below it were pruned."""
+    first_cursor: int = 1
+    """Events below it were pruned."""
     next_seq: int = 0
     next_cursor: int = 1
     """Cursor 0 is before the first event."""
@@ -182,6 +193,8 @@ class State:
     """Set: not due until someone resumes it by hand."""
     tokens: int = 0
     """Size of the window in tokens, as the provider last counted it."""
+    expires_at: int | None = None
+    """After it retention may erase the agent."""
 
     @property
     def model(self) -> CallModel | None:

@@ -69,6 +69,8 @@ class Plan:
     timeout_s: float | None = None
     reason: str | None = None
     """Why it was denied, asked about or refused; shown to the model or the approver."""
+    child: bool = False
+    """The tool works through a sub-agent, whose id is ``<uid>/<call id>``; it is interrupted if the call is sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class Wait:
     due_at: int | None = None
     child: str | None = None
     """Agent id of the sub-agent that will answer."""
+    child_uid: str | None = None
+    """Its identity."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ class Worker:
             self._enter(effect.id, scope)
             outcome = await tool.call(self._context(call, effect, scope), arguments)
             if isinstance(outcome, Suspended):
-                return ToolSuspended(effect.id, outcome.due_at, outcome.child)
+                return ToolSuspended(effect.id, outcome.due_at, outcome.child, outcome.child_uid)
             return self._finished(effect.id, outcome)
         if effect.id in self._dropped:
             return None

@@ -381,15 +381,15 @@ class Loop:
         return allowed - run.used_us / 1e6 - (self.clock.monotonic() - self._used_from)
 
     async def _out_of_time(self) -> list[Input]:
-        """Say what time has run out, and stop for it."""
+        """Say what time has run out, and stop for it; behind the results that came within the grace."""
         left = self._processing_left()
         if left is not None and left <= 0:
             await self._cancel_effects()
-            return [DeadlineReached(StopReason.PROCESSING_TIMEOUT)]
+            return [*self.box.take(), DeadlineReached(StopReason.PROCESSING_TIMEOUT)]
         if self.deadline is not None and self.clock.monotonic() >= self.deadline:
             self.drive.stop = "deadline"
             await self._cancel_effects()
-            return [DeadlineReached(StopReason.DEADLINE)]
+            return [*self.box.take(), DeadlineReached(StopReason.DEADLINE)]
         if self.box.told:
             self.drive.stop = "told"
             await self._cancel_effects()

@@ -4,10 +4,10 @@
     plan = crash_at(17)                     # the same scenario, ended at its 17th point
     deps = Dependencies(store=plan.store(store), providers={"m": plan.provider(model)}, tools=[plan.tool(t)])
 
-A *point* lies before and after every write, before and after every model call and tool. At the chosen one ``Crashed``
-is raised, and from then on everything the plan wraps refuses every call of this "process": its ``finally`` blocks run,
-but nothing that they do gets anywhere. Its lease stays, as a dead process's does; let the clock pass it, then begin
-again with a new plan over the same inner store.
+A *point* lies before and after every write, before and after every model call and tool. At the chosen one
+``Crashed`` is raised, and from then on everything the plan wraps refuses every call of this "process": its
+``finally`` blocks run, but nothing that they do gets anywhere. Its lease stays, as a dead process's does; let the
+clock pass it, then begin again with a new plan over the same inner store.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CrashPlan:
     """Counts points, and crashes at one.
 
     Args:
-        at: The point to crash at, from 0: its number, or its name (the ``nth`` time it is reached). None: never.
+        at: The point to crash at: its number from 0, or its name (the ``nth`` time it is reached). None: never.
         nth: Which time, when ``at`` is a name.
     """
 
@@ -71,7 +71,7 @@ class CrashPlan:
             where = self.points[-1] if self.points else "the start"
             raise Crashed(f"The process crashed at point {len(self.points) - 1}: {where}.")
 
-    # ---- what a process is made of ----------------------------------------------------------------------------
+    # ---- what a process is made of -------------------------------------------------------------------------
 
     def store(self, inner: Store) -> Store:
         """The store as this process sees it."""
@@ -94,7 +94,7 @@ class CrashPlan:
         return replace(inner, function=run)
 
     def sandboxes(self, inner: SandboxFactory | None = None) -> SandboxFactory:
-        """Sandboxes as this process sees them: after the crash they refuse, ``close`` too, so children stay."""
+        """Sandboxes as this process sees them: after the crash even ``close`` is refused, so children stay."""
         return _CrashSandboxes(inner or default_sandboxes, self)
 
 

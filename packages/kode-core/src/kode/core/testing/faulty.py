@@ -23,13 +23,13 @@ T = TypeVar("T")
 class Fault:
     """What happens to some calls of one method.
 
-    ``fail``: refused, nothing is written. ``drop``: done, but the answer is lost. ``delay``: ``seconds`` later.
-    ``hang``: never answered; the caller must give up.
+    ``fail``: refused, nothing is written. ``drop``: done, but the answer is lost. ``delay``: done ``seconds``
+    later. ``hang``: never answered; the caller must give up.
     """
 
     method: str
-    """A primitive (``apply``, ``get``, ``append_inbox``, …) or an operation (``create``, ``commit``, ``enqueue``,
-    ``deliver``, ``acquire``, ``renew``, ``release``, ``fork``, ``delete``)."""
+    """A primitive (``apply``, ``get``, ``append_inbox``, …) or an operation (``create``, ``commit``,
+    ``enqueue``, ``deliver``, ``acquire``, ``renew``, ``release``, ``fork``, ``delete``)."""
     act: Literal["fail", "drop", "delay", "hang"] = "fail"
     nth: int = 1
     """The first call that it strikes, counted from 1 since the store was made."""

@@ -12,7 +12,7 @@ __all__ = ["SeededIds"]
 class SeededIds(Ids):
     """``agt-1``, ``uid-1``, ``msg-1``, ``commit-1``, … in the order in which they are asked for.
 
-    Two processes that share a store must not share names: give each a seed of its own, which stands in all of them.
+    Two processes that share a store must not share names: give each a seed of its own.
 
     Args:
         seed: Put into each name: ``SeededIds("a")`` gives ``msg-a1``.

@@ -1,7 +1,7 @@
-"""A store around another one: every record primitive passes through one door, and all layers above it still work.
+"""A store around another one: every record primitive passes through one door, and all layers above still work.
 
-``Store`` builds all it promises on a dozen primitives. This one hands those to the inner store and lets a subclass
-stand in the door; it also tells for which operation (``commit``, ``acquire``, …) a primitive is called.
+``Store`` builds all it promises on a dozen primitives. This one hands those to the inner store and lets a
+subclass stand in the door; it also tells for which operation (``commit``, ``acquire``, …) a primitive is called.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class WrappedStore(Store):
         self.max_batch = inner.max_batch
         self.same_host = inner.same_host
 
-    # ---- the door ---------------------------------------------------------------------------------------------
+    # ---- the door ------------------------------------------------------------------------------------------
 
     async def around(self, method: str, call: Callable[[], Awaitable[T]]) -> T:
         """Do one primitive. ``operation`` says what for."""
         return await call()
 
     async def operate(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Do one operation of the layers above: ``commit``, ``enqueue``, ``deliver``, ``acquire``, ``renew``, …"""
+        """Do one operation of the layers above: ``create``, ``commit``, ``enqueue``, ``acquire`` and so on."""
         token = _operation.set(name)
         try:
             return await call()
@@ -66,7 +66,7 @@ class WrappedStore(Store):
         """The operation this task is in, or ""."""
         return _operation.get()
 
-    # ---- operations -------------------------------------------------------------------------------------------
+    # ---- operations ----------------------------------------------------------------------------------------
 
     async def commit(self, commit: Commit) -> Committed:
         """See ``Writing.commit``; a commit that creates is called ``create``."""
@@ -104,7 +104,7 @@ class WrappedStore(Store):
         call = super().delete
         await self.operate("delete", lambda: call(agent_id, **options))
 
-    # ---- primitives -------------------------------------------------------------------------------------------
+    # ---- primitives ----------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Open the inner store."""

@@ -106,6 +106,8 @@ class Suspended:
     """Microseconds since the epoch; then the call is closed without an answer."""
     child: str | None = None
     """Agent id of the sub-agent that will answer."""
+    child_uid: str | None = None
+    """Its identity."""
 
 
 ToolResult: TypeAlias = ToolOutcome | Suspended

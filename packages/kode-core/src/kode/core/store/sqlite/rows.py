@@ -7,9 +7,12 @@ that name).
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from typing import Any, Final
 
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
@@ -17,10 +20,31 @@ from kode.core.store.plans import Ask, Get, Plan, Scan, T
 from kode.core.store.primitives import prefix_end
 from kode.core.store.records import COLUMNS, int_key, key_int
 
-__all__ = ["SCHEMA", "agents", "append_inbox", "apply", "drop", "due", "get", "put", "run_plan", "scan"]
+__all__ = [
+    "SCHEMA",
+    "agents",
+    "append_inbox",
+    "apply",
+    "delete_all",
+    "drop",
+    "due",
+    "get",
+    "integer",
+    "joined",
+    "put",
+    "put_all",
+    "run_plan",
+    "scan",
+]
 
 DROPPED: Final = 5_000
 """Rows removed in one transaction."""
+SIZES: Final = (256, 64, 16, 4, 1)
+"""Rows put by one statement: few sizes, so that each is compiled once."""
+FEW: Final = 3
+"""Keys that are deleted one by one."""
+MOST_BYTES: Final = 1_048_576
+"""Bodies given to one statement with several rows; SQLite copies them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +58,25 @@ class Table:
     select: str
     """Everything but the owner, up to and with WHERE owner = ?."""
     put: str
+    """With {rows} where `marks` belongs, once for each row."""
+    marks: str
     delete: str
+    delete_all: str
     drop: str
+
+
+def joined(kind: Kind) -> str:
+    """Name the records `t` of a kind whose (uid, key) is in the JSON list that is the parameter, each as `k`."""
+    return (
+        f"json_each(?) k CROSS JOIN \"{kind}\" t ON t.owner = json_extract(k.value, '$[0]') "
+        "AND t.\"key\" = json_extract(k.value, '$[1]')"
+    )
 
 
 def _table(kind: Kind) -> Table:
     names = tuple(name for name, _ in COLUMNS[kind])
     typed = "".join(f'  "{name}" {sort.upper()},\n' for name, sort in COLUMNS[kind])
     quoted = "".join(f'"{name}", ' for name in names)
-    marks = "?, " * (len(names) + 2)
     updates = ", ".join(f'"{name}" = excluded."{name}"' for name in (*names, "body"))
     return Table(
         kind,
@@ -50,9 +84,11 @@ def _table(kind: Kind) -> Table:
         create=f'CREATE TABLE "{kind}" (\n  owner TEXT NOT NULL,\n  "key" TEXT NOT NULL,\n{typed}'
         '  body BLOB NOT NULL,\n  UNIQUE (owner, "key")\n)',
         select=f'SELECT {quoted}"key", body FROM "{kind}" WHERE owner = ?',
-        put=f'INSERT INTO "{kind}" (owner, "key", {quoted}body) VALUES ({marks}?) '
+        put=f'INSERT INTO "{kind}" (owner, "key", {quoted}body) VALUES {{rows}} '
         f'ON CONFLICT (owner, "key") DO UPDATE SET {updates}',
+        marks=f"({'?, ' * (len(names) + 2)}?)",
         delete=f'DELETE FROM "{kind}" WHERE owner = ? AND "key" = ?',
+        delete_all=f'DELETE FROM "{kind}" WHERE rowid IN (SELECT t.rowid FROM {joined(kind)})',
         drop=f'DELETE FROM "{kind}" WHERE rowid IN (SELECT rowid FROM "{kind}" WHERE owner = ? LIMIT {DROPPED})',
     )
 
@@ -127,8 +163,10 @@ def due(db: sqlite3.Connection, now: int, limit: int, after: Due | None) -> list
 
 
 def run_plan(db: sqlite3.Connection, plan: Plan[T]) -> T:
-    """Run a plan to its end in one snapshot of the file."""
-    db.execute("BEGIN")
+    """Run a plan to its end in one snapshot of the file: the caller's, if it has one."""
+    own = not db.in_transaction
+    if own:
+        db.execute("BEGIN")
     try:
         answer = _answer(db, next(plan))
         while True:
@@ -137,7 +175,7 @@ def run_plan(db: sqlite3.Connection, plan: Plan[T]) -> T:
         value: T = end.value
         return value
     finally:
-        if db.in_transaction:  # some errors end it
+        if own and db.in_transaction:  # some errors end it
             db.execute("COMMIT")
 
 
@@ -155,18 +193,62 @@ def apply(
     for i, condition in enumerate(conditions):
         if not _holds(db, condition):
             return i
-    for key in deletes:
-        db.execute(TABLES[key.kind].delete, (key.uid, key.key))
-    for row in puts:
-        put(db, row)
+    delete_all(db, deletes)
+    put_all(db, puts)
     return None
 
 
 def put(db: sqlite3.Connection, row: Record) -> None:
     """Insert a record or replace it."""
-    table = TABLES[row.kind]
+    db.execute(_put(row.kind, 1), _values(row))
+
+
+def put_all(db: sqlite3.Connection, records: Sequence[Record]) -> None:
+    """Insert records or replace them, with few statements; of two with one key the last one stays."""
+    if len(records) < SIZES[-2]:
+        for row in records:
+            put(db, row)
+        return
+    kinds: dict[Kind, dict[tuple[str, str], Record]] = {}
+    for row in records:
+        kinds.setdefault(row.kind, {})[row.uid, row.key] = row
+    most = db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+    for kind, found in kinds.items():
+        table, left = TABLES[kind], [*found.values()]
+        while left:
+            size = _portion(left, most // (len(table.names) + 3))
+            db.execute(_put(kind, size), [*chain.from_iterable(map(_values, left[:size]))])
+            left = left[size:]
+
+
+@lru_cache(maxsize=len(TABLES) * len(SIZES))
+def _put(kind: Kind, size: int) -> str:
+    table = TABLES[kind]
+    return table.put.format(rows=", ".join([table.marks] * size))
+
+
+def _portion(left: Sequence[Record], most: int) -> int:
+    """Choose how many of these rows, of one kind, the next statement puts."""
+    size = next((size for size in SIZES if size <= min(len(left), most)), 1)
+    return size if size == 1 or sum(len(row.body) for row in left[:size]) <= MOST_BYTES else 1
+
+
+def _values(row: Record) -> tuple[Value | bytes, ...]:
     columns = row.columns
-    db.execute(table.put, (row.uid, row.key, *[columns[name] for name in table.names], row.body))
+    return (row.uid, row.key, *[columns[name] for name in TABLES[row.kind].names], row.body)
+
+
+def delete_all(db: sqlite3.Connection, keys: Sequence[Key]) -> None:
+    """Delete records, with one statement per kind if they are many; what is not there is fine."""
+    kinds: dict[Kind, list[tuple[str, str]]] = {}
+    for key in keys:
+        # SQLite cuts texts in JSON at a NUL.
+        if len(keys) <= FEW or "\0" in key.key or "\0" in key.uid:
+            db.execute(TABLES[key.kind].delete, (key.uid, key.key))
+        else:
+            kinds.setdefault(key.kind, []).append((key.uid, key.key))
+    for kind, places in kinds.items():
+        db.execute(TABLES[kind].delete_all, (json.dumps(places, ensure_ascii=False),))
 
 
 def _holds(db: sqlite3.Connection, condition: Condition) -> bool:
@@ -194,18 +276,18 @@ def append_inbox(db: sqlite3.Connection, agent_id: str, item: Record, now: int, 
     if row is not None:
         return Appended("waiting", key_int(row[-2]), known=record(inbox, uid, row))
     (consumed,) = get(db, [Key("consumed", uid, item_id)])
-    if consumed is not None and _int(consumed.columns["expires_at"]) > now:
-        return Appended("consumed", _int(consumed.columns["position"]), known=consumed)
+    if consumed is not None and integer(consumed.columns["expires_at"]) > now:
+        return Appended("consumed", integer(consumed.columns["position"]), known=consumed)
     if bounded:
-        largest, most = _int(header.columns["max_message_bytes"]), _int(header.columns["max_inbox"])
-        if _int(item.columns["size"]) > largest:
+        largest, most = integer(header.columns["max_message_bytes"]), integer(header.columns["max_inbox"])
+        if integer(item.columns["size"]) > largest:
             return Appended("too_big", limit=largest)
         if db.execute(_INBOX_FULL, (uid, most)).fetchone()[0] >= most:
             return Appended("full", limit=most)
     last = db.execute(_INBOX_LAST, (uid,)).fetchone()[0]
-    position = max(0 if last is None else key_int(last), _int(header.columns["seen"])) + 1
+    position = max(0 if last is None else key_int(last), integer(header.columns["seen"])) + 1
     put(db, Record("inbox", uid, int_key(position), item.columns, item.body))
-    wake_at = max(now, _int(item.columns["not_before"]))
+    wake_at = max(now, integer(item.columns["not_before"]))
     db.execute(_WAKE, (wake_at, agent_id))
     return Appended("new", position)
 
@@ -218,6 +300,6 @@ def drop(db: sqlite3.Connection, uid: str) -> bool:
     return True
 
 
-def _int(value: Value) -> int:
+def integer(value: Value) -> int:
     """Read a column that holds a number; null counts as 0."""
     return value if isinstance(value, int) else 0

@@ -6,12 +6,11 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import SplitResult
 
 import anyio
 from anyio import to_thread
-from anyio.lowlevel import RunVar
 
 from kode.core.clock import Clock, RealClock
 from kode.core.errors import StoreError, UsageError
@@ -22,22 +21,25 @@ from kode.core.store.plans import Plan, Scan
 from kode.core.store.primitives import Durability
 from kode.core.store.sqlite import rows
 from kode.core.store.sqlite.file import connect, map_errors
+from kode.core.store.sqlite.lanes import Job, Lanes
+from kode.core.store.sqlite.sets import Append, Apply
 from kode.core.store.sqlite.writer import Writer
 
 __all__ = ["SqliteStore"]
 
 T = TypeVar("T")
-READERS = 8
-"""Threads that read at once."""
-_LOOK = 1_000
-_limiters: RunVar[anyio.CapacityLimiter] = RunVar("kode_sqlite_readers")
+READERS = 2
+"""Threads that read at once: while one is at a long list the other answers the rest."""
+MAX_READS = 100
+"""Reads that one of them takes along."""
 
 
 class SqliteStore(Store):
     """Keeps agents in one SQLite file, which any number of processes of one machine may use at once.
 
     Writes of one process share transactions (see `writer`), reads run beside them in threads of their own and
-    see the last commit. File and folder are made when missing, readable by their owner only.
+    see the last commit; two threads share them, each takes along all who wait. File and folder are made when
+    missing, readable by their owner only.
 
     Args:
         path: The file. ":memory:" is refused: use `MemoryStore`.
@@ -71,6 +73,7 @@ class SqliteStore(Store):
         self._busy_timeout_s = busy_timeout_s
         self._clock: Clock = RealClock() if clock is None else clock
         self._writer = Writer(self.path, durability, busy_timeout_s)
+        self._readers = Lanes(self._read_batch, width=READERS, most=MAX_READS)
         self._idle: list[sqlite3.Connection] = []
         self._state = "new"
 
@@ -129,7 +132,8 @@ class SqliteStore(Store):
         deletes: Sequence[Key],
     ) -> int | None:
         """See `Records.apply`."""
-        return await self._submit(lambda db: rows.apply(db, conditions, puts, deletes))
+        failed, _ = await self._submit(Apply(agent_id, conditions, puts, deletes))
+        return failed
 
     async def apply_and_look(
         self,
@@ -142,23 +146,16 @@ class SqliteStore(Store):
         after: str,
     ) -> tuple[int | None, list[Record]]:
         """See `Records.apply_and_look`; it looks."""
-
-        def both(db: sqlite3.Connection) -> tuple[int | None, list[Record]]:
-            failed = rows.apply(db, conditions, puts, deletes)
-            if failed is not None:
-                return failed, []
-            return None, rows.scan(db, Scan("inbox", uid, after=after, limit=_LOOK))
-
-        return await self._submit(both)
+        return await self._submit(Apply(agent_id, conditions, puts, deletes, look=(uid, after)))
 
     async def append_inbox(self, agent_id: str, record: Record, *, now: int, bounded: bool) -> Appended:
         """See `Records.append_inbox`."""
-        return await self._submit(lambda db: rows.append_inbox(db, agent_id, record, now, bounded))
+        return await self._submit(Append(agent_id, record, now, bounded))
 
     async def blob_put(self, sha256: str, data: bytes, media_type: str) -> None:
         """See `Records.blob_put`."""
         columns: dict[str, Value] = {"size": len(data), "media_type": media_type}
-        await self._submit(lambda db: rows.put(db, Record("blob", "", sha256, columns, data)))
+        await self._submit(Apply("", (), [Record("blob", "", sha256, columns, data)]))
 
     async def drop(self, agent_id: str, uid: str) -> None:
         """See `Records.drop`. What is removed is overwritten in the file."""
@@ -234,27 +231,40 @@ class SqliteStore(Store):
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         await self._ready()
-        return await to_thread.run_sync(self._read_in_thread, work, limiter=_limiter())
+        return await self._readers.run(work)
 
-    def _read_in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with map_errors(self.path):
-            # Lists are safe to share between threads for this much.
+    def _read_batch(self, batch: list[Job[Any]]) -> None:
+        """Answer all of a batch from one snapshot, taken after the last of it was asked."""
+        db: sqlite3.Connection | None = None
+        for job in batch:
             try:
-                db = self._idle.pop()
-            except IndexError:
-                db = connect(self.path, durability=self.durability, busy_timeout_s=self._busy_timeout_s, reader=True)
-            try:
-                value = work(db)
-            except sqlite3.Error:
-                db.close()
-                raise
-            except BaseException:
-                self._give_back(db)
-                raise
+                with map_errors(self.path):
+                    try:
+                        db = db or self._begin(snapshot=len(batch) > 1)
+                        job.value = job.work(db)
+                    except sqlite3.Error:
+                        if db is not None:
+                            db.close()
+                        db = None
+                        raise
+            except Exception as error:  # noqa: BLE001 - it is raised in the task that asked
+                job.error = error
+        if db is not None:
             self._give_back(db)
-            return value
+
+    def _begin(self, *, snapshot: bool) -> sqlite3.Connection:
+        # Lists are safe to share between threads for this much.
+        try:
+            db = self._idle.pop()
+        except IndexError:
+            db = connect(self.path, durability=self.durability, busy_timeout_s=self._busy_timeout_s, reader=True)
+        if snapshot:
+            db.execute("BEGIN")
+        return db
 
     def _give_back(self, db: sqlite3.Connection) -> None:
+        if db.in_transaction:
+            db.execute("COMMIT")
         if self._state == "open":
             self._idle.append(db)
         else:
@@ -268,12 +278,3 @@ def _empty_log(db: sqlite3.Connection) -> None:
 def _close_all(connections: list[sqlite3.Connection]) -> None:
     for connection in connections:
         connection.close()
-
-
-def _limiter() -> anyio.CapacityLimiter:
-    try:
-        return _limiters.get()
-    except LookupError:
-        limiter = anyio.CapacityLimiter(READERS)
-        _limiters.set(limiter)
-        return limiter
