@@ -303,7 +303,7 @@ async def test_a_slow_reader_misses_nothing_durable(lab: Any) -> None:
 
 async def test_readers_are_woken_once_per_burst(lab: Any) -> None:
     hub = Hub("a")
-    hub.begin(0)
+    hub.begin(0, print)
     woken = 0
 
     async def read() -> None:

@@ -117,7 +117,7 @@ class AgentConfig:
         return changed
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Dependencies:
     """What names mean in this process. Everything but ``store`` has a default: the process's registries.
 
@@ -160,6 +160,10 @@ class Dependencies:
                 "SqliteStore('agents.db') or open_store('sqlite:///agents.db').",
                 code="bad_store",
             )
+
+    def __repr__(self) -> str:
+        # Providers and services may hold keys.
+        return f"Dependencies(store={type(self.store).__name__})"
 
     def template_registry(self) -> TemplateRegistry:
         """The templates in force."""

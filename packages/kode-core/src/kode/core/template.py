@@ -150,7 +150,9 @@ def decode_template(text: Json) -> AgentTemplate:
         template: AgentTemplate = _adapter().read(json.dumps(body).encode())
     except (ValueError, TypeError, KeyError, UsageError) as error:
         raise RecordCorruptError(
-            f"The stored template cannot be read: {error}.", kind="document", raw=text.encode()
+            f"The stored template cannot be read ({type(error).__name__}); it was left as it is.",
+            kind="document",
+            raw=text.encode(),
         ) from None
     return template
 

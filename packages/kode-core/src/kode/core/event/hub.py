@@ -47,6 +47,10 @@ class Hub:
         self.step = 0
         self.reply: Assembler | None = None
         """The reply being streamed, for who attaches in the middle."""
+        self.show_thinking = False
+        """Whether reasoning in it may be shown."""
+        self.keep_live = 1_048_576
+        """Characters of each block that who attaches in the middle is given."""
         self.on_ring: Callable[[], None] | None = None
         """Set by the driver that is at work."""
         self.on_call: Callable[[], None] | None = None
@@ -67,30 +71,43 @@ class Hub:
 
     # ---- for the driver
 
-    def begin(self, cursor: int) -> None:
+    def begin(self, cursor: int, ring: Callable[[], None]) -> None:
         """A driver takes over after the durable event ``cursor``; what another process wrote leaves a gap."""
         if self.cursor != cursor:
-            self.base += len(self.log)
-            self.log.clear()
+            self._clear()
         self.cursor = cursor
         self.driven = True
-        self.wake()
-
-    def end(self) -> None:
-        """No driver of this process is at work any more."""
-        self.driven = False
-        self.on_ring = None
+        self.on_ring = ring
         self.reply = self.attempt = None
         self.wake()
+
+    def end(self, ring: Callable[[], None]) -> None:
+        """The driver that began with ``ring`` is done; one that took over from it in this process goes on."""
+        if self.on_ring == ring:
+            self.driven = False
+            self.on_ring = None
+            self.reply = self.attempt = None
+        self.wake()
+
+    def _clear(self) -> None:
+        self.base += len(self.log)
+        self.log.clear()
 
     def forget(self) -> None:
         """Let the log go while nobody drives; who still wants to read it reads the store."""
         if not self.driven:
-            self.base += len(self.log)
-            self.log.clear()
+            self._clear()
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Show durable events, once their commit is durable."""
+        """Show durable events, once their commit is durable.
+
+        A driver that was taken over may hear of its last commit late: what is known is not shown again, and what
+        does not follow starts the log anew, so that a reader fetches what lies between from the store.
+        """
+        if self.cursor is not None and events and events[0].cursor != self.cursor + 1:
+            events = [event for event in events if event.cursor > (self.cursor or 0)]
+            if events and events[0].cursor != self.cursor + 1:
+                self._clear()
         for event in events:
             envelope = Envelope(self.agent_id, event, event.cursor)
             self.log.append(envelope)
@@ -315,15 +332,17 @@ def _text_so_far(hub: Hub, reply: Assembler, resume: Position | None) -> list[En
     """What the running attempt has shown, from where this reader left it."""
     out = []
     for shown in reply.so_far():
-        known = 0
+        if shown.kind == "think" and not hub.show_thinking:
+            continue
+        known = max(len(shown.text) - hub.keep_live, 0)
         if resume is not None and resume.attempt == hub.attempt:
             if shown.block < resume.block:
                 continue
-            known = resume.offset if shown.block == resume.block else 0
+            known = resume.offset if shown.block == resume.block else known
         start = Event(f"{shown.kind}_chunk_start", step=hub.step)
         chunk = Event(f"{shown.kind}_chunk", step=hub.step)
         cursor = hub.cursor or 0
-        if known == 0:
+        if resume is None or resume.attempt != hub.attempt or shown.block > resume.block:
             out.append(Envelope(hub.agent_id, start, cursor, hub.attempt, shown.block, 0))
         rest = shown.text[known:]
         if rest:

@@ -24,8 +24,8 @@ from kode.core.kernel.events import Channel
 from kode.core.kernel.inputs import ApprovalDecided, InboxInput, InterruptRequested, MessageReceived, SnapshotTaken
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Json
-from kode.core.kernel.state import State
 from kode.core.kernel.run import MAX_CONTEXT
+from kode.core.kernel.state import State
 from kode.core.kernel.words import Breakpoint, ResumeStrategy, Status
 from kode.core.runtime.binding import Binding, bind
 from kode.core.runtime.birth import create_agent, read_template
@@ -88,6 +88,8 @@ class Agent:
         self._binding = binding
         self._deps = deps
         self.hub: Hub = switchboard(deps.store, agent_id)
+        self.hub.keep = template.limits.event_buffer
+        self.hub.keep_live = template.limits.live_buffer_bytes
         self._resident: Resident | None = None
         self._driver: Driver | None = None
 
@@ -209,7 +211,8 @@ class Agent:
         """
         if context is not None and len(context) > MAX_CONTEXT:
             raise UsageError(
-                f"The context has {len(context):,} characters; give at most {MAX_CONTEXT:,} (a traceparent and little more).",
+                f"The context has {len(context):,} characters; give at most {MAX_CONTEXT:,}: "
+                "a traceparent and little more.",
                 code="context_too_big",
             )
         id = item_id or self._deps.ids.item_id()
@@ -434,7 +437,7 @@ class Agent:
         driver = Driver(self.agent_id, self.uid, self._resident, self._binding, self._deps, self.hub, self.limits)
         self._driver, former = driver, self._driver
         try:
-            return await driver.run(strategy=strategy, by_hand=by_hand, deadline=_rest_at(until, self._deps))
+            return await driver.run(strategy=strategy, by_hand=by_hand, until=until)
         finally:
             self._resident = driver.resident
             self._driver = former
@@ -446,7 +449,8 @@ class Agent:
         while True:
             if look:
                 found = await self._result_for(sent.item_id)
-                if found is not None:
+                # A pause may be over by now: somebody decided, and nobody has driven since.
+                if found is not None and found.status != "paused":
                     return found
             look = True
             try:
@@ -499,7 +503,7 @@ class Agent:
     async def _enqueue(self, input: InboxInput, *, priority: int = 0, not_before: int | None = None) -> Enqueued:
         now = self._deps.clock.now()
         item = input_item(input, at=now, priority=priority, not_before=not_before)
-        done = await self._deps.store.enqueue(self.agent_id, item)
+        done = await self._deps.store.enqueue(self.agent_id, item, uid=self.uid)
         self.hub.ring()
         return done
 
@@ -551,11 +555,3 @@ def _given(
     if dependencies is None and "store" not in parts:
         raise UsageError("Agent.create needs Dependencies, or at least store=…", code="bad_argument")
     return config or AgentConfig(**loose), dependencies or Dependencies(**parts)
-
-
-def _rest_at(until: float | None, deps: Dependencies) -> float | None:
-    """The moment at which nothing new may start: 2 s or a tenth of the time before the end, whichever is shorter."""
-    if until is None:
-        return None
-    left = until - deps.clock.monotonic()
-    return until - min(2.0, max(left, 0.0) / 10)

@@ -12,10 +12,17 @@ from typing import Literal
 import anyio
 
 from kode.core.config import Dependencies
-from kode.core.errors import ConflictError, FencedError, LeaseLostError, SchemaTooNewError, StoreUnavailableError
+from kode.core.errors import (
+    ConflictError,
+    FencedError,
+    LeaseLostError,
+    NotFoundError,
+    SchemaTooNewError,
+    StoreUnavailableError,
+)
 from kode.core.event.hub import Hub
 from kode.core.kernel.events import Event
-from kode.core.kernel.inputs import Input, Parked, Resumed, TimePassed
+from kode.core.kernel.inputs import Input, Parked, Resumed
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Message
 from kode.core.kernel.state import RunRecord
@@ -27,6 +34,9 @@ from kode.core.runtime.mailbox import Mailbox
 from kode.core.runtime.resident import Resident
 
 __all__ = ["Drive", "Driver"]
+
+_NO_BREAKDOWN = (StoreUnavailableError, SchemaTooNewError, NotFoundError, ConflictError, FencedError, LeaseLostError)
+"""What another process, or a newer one, may do better."""
 
 
 @dataclass(slots=True)
@@ -85,14 +95,14 @@ class Driver:
         self.box.stop()
 
     async def run(
-        self, *, strategy: ResumeStrategy = "continue", by_hand: bool = False, deadline: float | None = None
+        self, *, strategy: ResumeStrategy = "continue", by_hand: bool = False, until: float | None = None
     ) -> Drive:
         """Drive until nothing is open.
 
         Args:
             strategy: What to do about effects that a dead driver left open.
             by_hand: Also drive an agent that is parked after too many crashes.
-            deadline: ``clock.monotonic()`` at which the run must rest.
+            until: ``clock.monotonic()`` by which it must have rested; a margin before that nothing new is started.
 
         Raises:
             LeaseLostError: Someone else drives it (``code="held"``), or took over meanwhile.
@@ -107,13 +117,12 @@ class Driver:
                 await acknowledge(resident, holding, self.deps)
             else:
                 first = await self._first(resident, holding, strategy, by_hand)
-                await self._with_tasks(resident, holding, first, deadline)
+                await self._with_tasks(resident, holding, first, until)
         except BaseException as error:
             self.resident = None
             if isinstance(error, ConflictError | FencedError | LeaseLostError):
                 holding.lost = True
-            # What another process, or a newer one, may do better is no breakdown.
-            broken = isinstance(error, Exception) and not isinstance(error, StoreUnavailableError | SchemaTooNewError)
+            broken = isinstance(error, Exception) and not isinstance(error, _NO_BREAKDOWN)
             await holding.let_go(failed=broken)
             raise
         await holding.let_go()
@@ -123,8 +132,9 @@ class Driver:
         """Have the agent as it is now: what is resident, or loaded again if another version is stored."""
         resident, lease = self.resident, holding.lease
         if lease.uid != self.uid:
-            raise ConflictError(
+            raise NotFoundError(
                 f"Agent {self.agent_id!r} was deleted and made again; open it again to drive the new one.",
+                code="replaced",
                 agent_id=self.agent_id,
                 uid=self.uid,
             )
@@ -139,8 +149,9 @@ class Driver:
     ) -> list[Input]:
         """What a new driver has to say first: what it makes of the effects that were open."""
         state = resident.state
-        if not state.effects and state.parked is None:
-            return [TimePassed()]
+        given_up = strategy == "crash" and state.run is not None
+        if not (state.effects or state.parked or given_up):
+            return []
         if holding.lease.takes > self.limits.max_recoveries and not by_hand and state.run is not None:
             self.drive.stop = "parked"
             return [Parked(StopReason.CRASH_LOOP)]
@@ -151,25 +162,24 @@ class Driver:
             if killed:
                 text = f"{killed} processes of a dead driver were ended."
                 self.box.noted.append(Event("error", preview=text, data={"code": "orphans", "killed": killed}))
-        return [Resumed(strategy, by_hand), TimePassed()]
+        return [Resumed(strategy, by_hand)]
 
     async def _with_tasks(
-        self, resident: Resident, holding: Holding, first: list[Input], deadline: float | None
+        self, resident: Resident, holding: Holding, first: list[Input], until: float | None
     ) -> None:
         """Run the loop inside the task group that owns all it starts."""
-        self.hub.begin(resident.state.next_cursor - 1)
-        self.hub.on_ring = self.ring
+        self.hub.begin(resident.state.next_cursor - 1, self.ring)
         failure: Exception | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 try:
-                    await Loop(self, resident, holding, tasks, deadline).run(first)
+                    await Loop(self, resident, holding, tasks, until).run(first)
                 except Exception as error:  # noqa: BLE001 - raised again below, without the group around it
                     failure = error
                 finally:
                     tasks.cancel_scope.cancel()
         finally:
-            self.hub.end()
+            self.hub.end(self.ring)
         failure = failure or self.box.failure
         if failure is not None:
             raise failure

@@ -47,6 +47,9 @@ from kode.core.tools.base import Suspended, ToolContext, ToolOutcome
 
 __all__ = ["Worker"]
 
+MAX_EMIT = 16_384
+"""Characters of an event that a tool emits: events are for watchers, not for data."""
+
 
 @dataclass(slots=True)
 class Worker:
@@ -131,6 +134,7 @@ class Worker:
         hub, provider = self.hub, self.binding.provider
         request = await self._request(effect)
         hub.step, hub.attempt, hub.reply = self.resident.state.step, attempt, assembler
+        hub.show_thinking = self.binding.template.expose_thinking
         self._live("attempt_started", attempt)
         try:
             with self.clock.move_on_after(effect.timeout_s) as scope:
@@ -217,6 +221,12 @@ class Worker:
         state = self.resident.state
 
         def emit(event_type: str, data: Json) -> None:
+            if len(data) + len(event_type) > MAX_EMIT:
+                raise UsageError(
+                    f"emit({event_type[:50]!r}) has {len(data):,} characters; "
+                    f"give at most {MAX_EMIT:,}, or a reference.",
+                    code="event_too_big",
+                )
             told = {"tool": call.tool, "event": event_type, "json": data}
             self.note(Event("tool_custom_event", call=call.id, data=told))
 

@@ -33,7 +33,7 @@ from kode.core.kernel.inputs import (
     ToolFinished,
     ToolSuspended,
 )
-from kode.core.kernel.machine import Context, Transition, advance, next_due, wake_at
+from kode.core.kernel.machine import Context, Transition, advance, next_due
 from kode.core.kernel.words import Status, StopReason
 from kode.core.runtime.effects import Worker
 from kode.core.runtime.lease import Holding
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Loop", "acknowledge"]
 
+MARGIN_S = 2.0
+"""Time kept at the end of a request to stop in; a tenth of the request if that is less."""
 _ANSWERS = (ModelReplied, ModelFailed, ToolFinished, ToolSuspended, HistoryCompacted)
 """Inputs that show progress: a driver that commits one is in no crash loop."""
 
@@ -86,12 +88,13 @@ class Loop:
     """One drive in progress. Lives as long as its task group."""
 
     def __init__(
-        self, driver: Driver, resident: Resident, holding: Holding, tasks: TaskGroup, deadline: float | None
+        self, driver: Driver, resident: Resident, holding: Holding, tasks: TaskGroup, until: float | None
     ) -> None:
         self.resident = resident
         self.holding = holding
         self.tasks = tasks
-        self.deadline = deadline
+        self.until = until
+        """``clock.monotonic()`` by which the drive must be over."""
         self.box = driver.box
         self.drive = driver.drive
         self.binding = driver.binding
@@ -110,6 +113,8 @@ class Loop:
         self._idle: list[_Hand] = []
         """Runners that wait for an effect."""
         self._used_from = self.clock.monotonic()
+        self._rest_at = None if until is None else until - min(MARGIN_S, max(until - self._used_from, 0.0) / 10)
+        """From here on nothing new is started."""
         self._next_beat = self._used_from + self.limits.due_poll_s
 
     async def run(self, first: list[Input]) -> None:
@@ -131,22 +136,24 @@ class Loop:
     # ---- gather -----------------------------------------------------------------------------------------------
 
     async def _gather(self) -> list[Input]:
-        """All that has arrived: answers first, then the inbox in its order."""
+        """All that has arrived: answers first, then the inbox in its order, then time."""
         offers = self._offers()
         if any(isinstance(input, InterruptRequested) for input in offers):
             await self._cancel_effects()
-        answers = self.box.take()
+        inputs = self.box.take() + offers
         due = next_due(self.resident.state)
-        if due is not None and due <= self.clock.now():
-            answers.append(TimePassed())
-        return answers + offers
+        # Behind the inbox: what was answered in time is not late because nobody looked. A timer may be due at the
+        # boundary that this very batch reaches.
+        if self.resident.state.timers or (due is not None and due <= self.holding.now()):
+            inputs.append(TimePassed())
+        return inputs
 
     def _offers(self) -> list[Input]:
         """Inbox items that may be offered now, as inputs; higher priority first, else in their order."""
         inbox = self.resident.inbox
         if not inbox:
             return []
-        now = self.clock.now()
+        now = self.holding.now()
         ready = [item for item in inbox if item.not_before is None or item.not_before <= now]
         for item in ready:
             if item.position not in self._offered:
@@ -174,22 +181,30 @@ class Loop:
         monotonic = self.clock.monotonic()
         working = before.run is not None and before.status is Status.WORKING
         used = round((monotonic - self._used_from) * 1e6) if working else 0
-        context = Context(self.clock.now(), self.holding.lease.fence, self.limits, used)
+        context = Context(self.holding.now(), self.holding.lease.fence, self.limits, used)
         transition = advance(before, [*inputs, *self._sandbox()], context, hold=hold)
         state = transition.state
         idle = not state.effects and state.status is not Status.WORKING
-        commit = self._commit(transition, inputs, release=idle, answered=any(isinstance(i, _ANSWERS) for i in inputs))
-        if not (commit.events or commit.runs or commit.consumed or commit.seen > self.resident.seen or transition.effects):
-            woken = self.resident.wake_at
-            if not idle or woken is None or woken > state.updated_at:
-                return _Step(idle, False)
-            # It is due for nothing (its last driver died with the lease): say when it really is, or it stays due.
+        answered = any(isinstance(input, _ANSWERS) for input in inputs)
+        commit = self._commit(transition, inputs, release=idle, answered=answered)
+        if not self._worth_it(commit, transition, idle=idle):
+            return _Step(idle, False)
         committed = await self._save(commit)
         self._used_from = monotonic
         self._adopt(transition, commit, committed)
         if not hold:
             await self._start(transition.effects)
         return _Step(idle, committed.released)
+
+    def _worth_it(self, commit: Commit, transition: Transition, *, idle: bool) -> bool:
+        """Whether a commit says anything new."""
+        if commit.events or commit.runs or commit.consumed or transition.effects:
+            return True
+        if commit.seen > self.resident.seen:
+            return True
+        # Due for nothing (its last driver died with the lease): say when it really is, or it stays due.
+        woken = self.resident.wake_at
+        return idle and woken is not None and woken <= commit.at
 
     def _sandbox(self) -> Iterable[Input]:
         """Name the sandbox in the header before the first tool runs in it."""
@@ -205,9 +220,6 @@ class Loop:
             # What was not offered this time (a clock was set back) is as little used up as what must wait.
             taken = {id(input) for input in inputs} - {id(input) for input in transition.postponed}
             consumed = {at: item for at, (item, input) in self._offered.items() if id(input) in taken}
-        # An item whose moment has come and that is still here was postponed: it waits for the agent.
-        waiting = (i.not_before for i in resident.inbox if i.position not in consumed)
-        moments = [wake_at(state), *(at for at in waiting if at is not None and at > state.updated_at)]
         return Commit(
             state=state,
             commit_id=self.deps.ids.commit_id(),
@@ -215,7 +227,7 @@ class Loop:
             fence=self.holding.lease.fence,
             at=state.updated_at,
             bounds=resident.bounds,
-            wake_at=min((m for m in moments if m is not None), default=None),
+            wake_at=resident.wake_at_of(state, consumed),
             messages=transition.messages,
             calls=transition.calls,
             events=transition.events,
@@ -309,16 +321,22 @@ class Loop:
             self._idle.append(hand)
             await hand.wait()
 
-    async def _cancel_effects(self) -> None:
+    async def _cancel_effects(self, at_most_s: float | None = None) -> None:
         """Cancel the model and the tools and give them the grace to end; real results that come within it are kept."""
-        state = self.resident.state
+        state, holding = self.resident.state, self.holding
         mine = {id for id in self._active if not isinstance(state.effect(id), Deliver)}
         for id in mine:
             self.worker.drop(id)
-        if mine:
-            with self.clock.move_on_after(self.limits.cancel_grace_s):
-                while mine & self._active:
-                    await self.box.wait()
+        grace = self.limits.cancel_grace_s
+        ends = self.clock.monotonic() + (grace if at_most_s is None else min(grace, at_most_s))
+        while mine & self._active:
+            left = ends - self.clock.monotonic()
+            if left <= 0:
+                return
+            if holding.left() <= holding.term / 2:
+                await self._renew()
+            with self.clock.move_on_after(min(left, max(holding.left() - holding.term / 2, 0.01))):
+                await self.box.wait()
 
     # ---- wait -------------------------------------------------------------------------------------------------
 
@@ -364,14 +382,14 @@ class Loop:
     def _patience(self) -> float:
         """Seconds until something must be done even if nothing arrives."""
         moments = [self.holding.left() - self.holding.term / 2]
-        if self.deadline is not None:
-            moments.append(self.deadline - self.clock.monotonic())
+        if self._rest_at is not None:
+            moments.append(self._rest_at - self.clock.monotonic())
         budget = self._processing_left()
         if budget is not None:
             moments.append(budget)
         due = next_due(self.resident.state)
         if due is not None:
-            moments.append((due - self.clock.now()) / 1e6)
+            moments.append((due - self.holding.now()) / 1e6)
         return min(moments)
 
     def _processing_left(self) -> float | None:
@@ -386,9 +404,10 @@ class Loop:
         if left is not None and left <= 0:
             await self._cancel_effects()
             return [*self.box.take(), DeadlineReached(StopReason.PROCESSING_TIMEOUT)]
-        if self.deadline is not None and self.clock.monotonic() >= self.deadline:
+        now = self.clock.monotonic()
+        if self._rest_at is not None and self.until is not None and now >= self._rest_at:
             self.drive.stop = "deadline"
-            await self._cancel_effects()
+            await self._cancel_effects(self.until - now)
             return [*self.box.take(), DeadlineReached(StopReason.DEADLINE)]
         if self.box.told:
             self.drive.stop = "told"
@@ -419,7 +438,7 @@ async def acknowledge(resident: Resident, holding: Holding, deps: Dependencies) 
             fence=holding.lease.fence,
             at=state.updated_at,
             bounds=resident.bounds,
-            wake_at=wake_at(state),
+            wake_at=resident.wake_at_of(state),
             seen=seen,
         )
     )

@@ -7,7 +7,7 @@ from kode.core.errors import IllegalInputError, UsageError
 from kode.core.event.hub import switchboard
 from kode.core.kernel.inputs import Input
 from kode.core.kernel.limits import Limits
-from kode.core.kernel.machine import Context, transition, wake_at
+from kode.core.kernel.machine import Context, transition
 from kode.core.kernel.state import State
 from kode.core.runtime.lease import Holding
 from kode.core.runtime.resident import Resident
@@ -28,7 +28,7 @@ async def apply_once(
     holding = await Holding.acquire(deps, agent_id, limits)
     try:
         resident = await Resident.load(deps.store, agent_id)
-        context = Context(deps.clock.now(), holding.lease.fence, limits)
+        context = Context(holding.now(), holding.lease.fence, limits)
         try:
             done = transition(resident.state, input, context)
         except IllegalInputError as error:
@@ -46,7 +46,7 @@ async def apply_once(
                 fence=holding.lease.fence,
                 at=state.updated_at,
                 bounds=resident.bounds,
-                wake_at=wake_at(state),
+                wake_at=resident.wake_at_of(state),
                 events=done.events,
                 snapshots=done.snapshots,
                 documents=documents,
@@ -56,9 +56,7 @@ async def apply_once(
         )
         holding.lost = committed.released
         hub = switchboard(deps.store, agent_id)
-        hub.begin(resident.state.next_cursor - 1)
         hub.publish(done.events)
-        hub.end()
         return state
     finally:
         await holding.let_go()

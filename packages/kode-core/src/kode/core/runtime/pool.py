@@ -14,7 +14,15 @@ import anyio
 from anyio.abc import TaskGroup
 
 from kode.core.config import AgentConfig, Dependencies
-from kode.core.errors import ConflictError, FencedError, KodeError, LeaseLostError, StoreUnavailableError, UsageError
+from kode.core.errors import (
+    ConflictError,
+    FencedError,
+    KodeError,
+    LeaseLostError,
+    NotFoundError,
+    StoreUnavailableError,
+    UsageError,
+)
 from kode.core.kernel.limits import Limits
 from kode.core.runtime.agent import Agent
 
@@ -145,7 +153,7 @@ class AgentPool:
             self._failures.pop(agent_id, None)
         except (LeaseLostError, FencedError):
             return
-        except ConflictError:
+        except (ConflictError, NotFoundError):
             await self._forget(agent_id)
         except KodeError as error:
             self._failed(agent_id)

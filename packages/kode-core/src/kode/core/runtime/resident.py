@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from kode.core.errors import NotFoundError, StoreUnavailableError
-from kode.core.kernel.machine import Transition
+from kode.core.kernel.machine import Transition, wake_at
 from kode.core.kernel.message import Block, Message
 from kode.core.kernel.state import State
 from kode.core.store import records
@@ -67,6 +67,16 @@ class Resident:
             window = self._decoded()
             for message in transition.messages:
                 window[message.seq] = message
+
+    def wake_at_of(self, state: State, consumed: Container[int] = ()) -> int | None:
+        """When such a state must wake: by itself, or for an item that may not be taken yet.
+
+        An item whose moment has come and that is still here was postponed: it waits for the agent.
+        """
+        waiting = (item.not_before for item in self.inbox if item.position not in consumed)
+        later = (moment for moment in waiting if moment is not None and moment > state.updated_at)
+        own = wake_at(state)
+        return min(later, default=None) if own is None else min((own, *later))
 
     async def read_inbox(self, store: Store) -> None:
         """Read what was enqueued beyond what was offered; a store that is away just now is asked with the next look."""
