@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kode.core.errors import IllegalInputError
+from kode.core.kernel.effects import Deliver
 from kode.core.kernel.inputs import (
     ApprovalDecided,
     CallResolved,
@@ -350,3 +351,18 @@ def test_names() -> None:
     assert call_id(1, 2, 3) == "1.2.3"
     assert not CallStatus.WAITING.final
     assert CallStatus.SEALED.final
+
+
+def test_a_child_that_may_exist_already_is_interrupted(play: Any) -> None:
+    """Between the child's creation and the committed suspension the call names no child; its id is known all the same."""
+    play.acting(Plan("allow", child=True))
+    got = play.feed(InterruptRequested("stop"))
+    (deliver,) = [e for e in got.effects if isinstance(e, Deliver)]
+    assert (deliver.target, deliver.item_kind) == ("uid/1.1.1", "interrupt")
+
+
+def test_a_call_that_was_never_started_has_no_child(play: Any) -> None:
+    play.say()
+    play.reply(Plan("ask", child=True))
+    got = play.feed(InterruptRequested("stop"))
+    assert not [e for e in got.effects if isinstance(e, Deliver)]

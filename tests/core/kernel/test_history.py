@@ -29,6 +29,7 @@ from kode.core.kernel.words import Breakpoint, Phase, Status
 
 SUMMARY = (TextBlock("They spoke."),)
 WRITE = Plan("allow")
+READ = Plan("allow", readonly=True)
 
 
 @pytest.fixture
@@ -264,3 +265,47 @@ def test_a_timer_is_replaced_and_cancelled(play: Any) -> None:
 def test_a_timer_that_makes_no_sense(play: Any, timer: TimerSet, match: str) -> None:
     with pytest.raises(IllegalInputError, match=match):
         play.feed(timer)
+
+
+def test_a_timer_counts_steps(play: Any) -> None:
+    play.feed(TimerSet("n", None, "reminder", "Mind your list.", due_step=2, every_steps=2))
+    assert next_due(play.state) is None
+    play.acting(READ)
+    play.feed(play.finished(), TimePassed())
+    assert "timer:n" not in [m.origin for m in play.history], "one step is not two"
+    play.reply(READ)
+    assert next_due(play.state) is None, "it speaks between steps, not in one"
+    play.feed(play.finished(), TimePassed())
+    assert [m.origin for m in play.history[-2:]] == ["tools", "timer:n"]
+    assert [t.due_step for t in play.state.timers] == [4]
+    play.feed(play.replied())
+    play.feed(TimerSet("s", None, "signal", due_step=1))
+    assert next_due(play.state) == 0
+
+
+def test_a_timer_by_schedule_stays_until_its_next_time_is_set(play: Any) -> None:
+    play.feed(TimerSet("c", 5, "reminder", "Daily.", schedule="0 9 * * *"), TimePassed())
+    assert [(t.due_at, t.schedule) for t in play.state.timers] == [(None, "0 9 * * *")]
+    assert next_due(play.state) is None
+    play.feed(TimePassed())
+    assert len(play.history) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        TimerSet("t", None, "signal", every_steps=0),
+        TimerSet("t", 5, data="x" * 1_001),
+    ],
+)
+def test_a_timer_is_bounded(play: Any, wrong: TimerSet) -> None:
+    with pytest.raises(IllegalInputError):
+        play.feed(wrong)
+
+
+def test_the_header_is_bounded(play: Any) -> None:
+    play.feed(*(TimerSet(f"t{n}", 10**12, "signal") for n in range(32)))
+    with pytest.raises(IllegalInputError, match="at most 32 timers"):
+        play.feed(TimerSet("one more", 5, "signal"))
+    with pytest.raises(IllegalInputError, match="at most 64 documents"):
+        play.feed(DocumentsChanged(tuple(Document("k", str(n), "d") for n in range(65))))

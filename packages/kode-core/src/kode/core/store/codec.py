@@ -49,7 +49,7 @@ BodyKind: TypeAlias = Literal[
     "compaction",
     "snapshot",
     "document",
-    "staged",
+    "orphan",
     "input.message",
     "input.decision",
     "input.resolve",
@@ -77,7 +77,10 @@ class HeaderBody:
 APART: Final[dict[type, frozenset[str]]] = {
     # Fields that a record keeps in its key or columns, so that its body does not say them again.
     State: frozenset(
-        {"agent_id", "uid", "created_at", "updated_at", "template", "tenant", "calls", "documents"}
+        {
+            *("agent_id", "uid", "created_at", "updated_at", "template", "tenant", "calls", "documents"),
+            *("expires_at", "parked"),
+        }
     ),
     Parent: frozenset({"agent_id"}),
     Message: frozenset({"seq", "role", "run", "step", "at"}),
@@ -104,7 +107,7 @@ _TYPES: Final[dict[BodyKind, Any]] = {
     "compaction": Compaction,
     "snapshot": Snapshot,
     "document": tuple[str],
-    "staged": tuple[tuple[str, str, str], ...],
+    "orphan": tuple[str, str],
     "input.message": MessageReceived,
     "input.decision": ApprovalDecided,
     "input.resolve": CallResolved,
@@ -139,7 +142,7 @@ def encode_json(kind: BodyKind, value: Any) -> bytes:
         try:
             data = write(_clean(value))
         except ValueError as error:
-            raise _refused(kind, str(error)) from None
+            raise _refused(kind, _reason(error)) from None
     # The serializer lets these through where no value of ours may be so; the words may also stand in a text.
     if kind in _FLOATS and (b"NaN" in data or b"Infinity" in data):
         _prove(kind, data)
@@ -161,7 +164,7 @@ def _prove(kind: BodyKind, data: bytes) -> None:
         json.loads(data, parse_constant=refuse)
         adapter(kind).read(data)
     except ValueError as error:
-        raise _refused(kind, str(error)) from None
+        raise _refused(kind, _reason(error)) from None
 
 
 def _refused(kind: BodyKind, why: str) -> UsageError:
@@ -189,7 +192,7 @@ def decode(kind: BodyKind, data: bytes, where: str = "") -> Any:
         try:
             return adapter(kind).read(data[len(_NOW) :])
         except ValueError as error:  # pydantic's is one
-            raise corrupt(kind, data, where, str(error)) from None
+            raise corrupt(kind, data, where, _reason(error)) from None
     found = _PREFIX.match(data)
     if found is None:
         raise corrupt(kind, data, where, "it does not begin with a version")
@@ -206,7 +209,7 @@ def decode_json(kind: BodyKind, version: int, body: bytes, where: str = "", raw:
             body = _upgraded(kind, version, body)
         return adapter(kind).read(body)
     except (ValueError, RecursionError) as error:
-        raise corrupt(kind, raw, where, str(error)) from None
+        raise corrupt(kind, raw, where, _reason(error)) from None
 
 
 def _upgraded(kind: BodyKind, version: int, body: bytes) -> bytes:
@@ -230,6 +233,29 @@ def too_new(kind: str, version: int, where: str) -> SchemaTooNewError:
     )
 
 
+_UNEXPECTED: Final = re.compile(r"Expected `([^`]+)` - [^\[\]]*\[(?:field_name='(\w+)', )?input_value=")
+
+
+def _reason(error: Exception) -> str:
+    """Say what is wrong without a word of what was stored: pydantic's own text quotes it."""
+    if hasattr(error, "errors"):
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        return "; ".join(_line(line) for line in found[:3]) or "it has another shape"
+    if type(error).__name__ == "PydanticSerializationError":
+        expected = _UNEXPECTED.search(str(error))
+        if expected is None:
+            return "a value in it has another type than is declared"
+        name, field = expected.groups()
+        return f"{field} is not of type {name}" if field else f"it is not of type {name}"
+    return "it nests too deep" if isinstance(error, RecursionError) else str(error)
+
+
+def _line(found: Mapping[str, Any]) -> str:
+    # A field that nobody knows has its name from the stored text.
+    path = found["loc"][:-1] if found["type"] == "unexpected_keyword_argument" else found["loc"]
+    return f"{found['type']} at {'.'.join(map(str, path)) or 'its top'}"
+
+
 def _clean(value: Any) -> Any:
     """Copy a value with all its text well-formed; the value itself where nothing is wrong with it."""
     if isinstance(value, str):
@@ -250,5 +276,6 @@ def corrupt(kind: str, data: bytes, where: str, why: str) -> RecordCorruptError:
         "It was left as it is; restore it from a backup.",
         kind=kind,
         record=where,
+        why=why,
         raw=data,
     )

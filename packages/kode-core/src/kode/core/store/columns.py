@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from enum import StrEnum
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
-from urllib.parse import quote
 
 from kode.core.errors import RecordCorruptError, SchemaTooNewError, UsageError
 from kode.core.jsontext import well_formed
@@ -32,6 +32,7 @@ __all__ = [
     "reader",
     "text",
     "whole",
+    "word",
 ]
 
 COLUMNS: dict[Kind, tuple[tuple[str, str], ...]] = {
@@ -52,7 +53,9 @@ COLUMNS: dict[Kind, tuple[tuple[str, str], ...]] = {
         ("updated_at", "int"),
         ("max_inbox", "int"),
         ("max_message_bytes", "int"),
-        ("dedupe_for_s", "int"),  # microseconds, in spite of the name the design gave it
+        ("dedupe_us", "int"),
+        ("expires_at", "int"),
+        ("parked", "text"),
     ),
     "lease": (("holder", "text"), ("fence", "int"), ("until", "int"), ("takes", "int")),
     "message": (("role", "text"), ("run", "int"), ("step", "int"), ("at", "int"), ("size", "int")),
@@ -83,12 +86,12 @@ COLUMNS: dict[Kind, tuple[tuple[str, str], ...]] = {
         ("tenant", "text"),
         ("size", "int"),
     ),
-    "consumed": (("position", "int"), ("run", "int"), ("expires_at", "int")),
+    "consumed": (("position", "int"), ("kind", "text"), ("run", "int"), ("expires_at", "int")),
     "run": (("status", "text"), ("stop_reason", "text"), ("started_at", "int"), ("ended_at", "int")),
     "compaction": (("start", "int"), ("stop", "int"), ("at", "int")),
     "snapshot": (("seq", "int"), ("tags", "text"), ("parent", "text")),
     "document": (("digest", "text"), ("at", "int")),
-    "blob": (("size", "int"), ("media_type", "text")),
+    "blob": (("size", "int"), ("media_type", "text"), ("at", "int")),
     "staged": (("at", "int"),),
 }
 
@@ -128,12 +131,8 @@ def call_prefix(run: int) -> str:
 
 
 def document_key(kind: str, name: str) -> str:
-    """Give what a document's key begins with, before ``/`` and its digest: ASCII, two names never share one."""
-    return f"{_quoted(kind)}/{_quoted(name)}"
-
-
-def _quoted(text: str) -> str:
-    return quote(well_formed(text), safe="!$&'()*+,:;=@ ")
+    """Give what a document's key begins with, before ``/`` and its digest; a kind has no ``/``, a name may."""
+    return f"{kind}/{name}"
 
 
 def _numbers(call_id: str) -> tuple[int, int, int]:
@@ -190,7 +189,7 @@ def whole(value: Value) -> int:
     """Take a number from a column."""
     if type(value) is int:
         return value
-    raise TypeError(f"a column holds {value!r} where a number must be")
+    raise TypeError(f"a column holds {type(value).__name__} where a number must be")
 
 
 def maybe_whole(value: Value) -> int | None:
@@ -202,12 +201,23 @@ def text(value: Value) -> str:
     """Take text from a column."""
     if type(value) is str:
         return value
-    raise TypeError(f"a column holds {value!r} where text must be")
+    raise TypeError(f"a column holds {type(value).__name__} where text must be")
 
 
 def maybe_text(value: Value) -> str | None:
     """Take text or null from a column."""
     return None if value is None else text(value)
+
+
+W = TypeVar("W", bound=StrEnum)
+
+
+def word(kind: type[W], value: Value) -> W:
+    """Take one of a closed list of words from a column."""
+    try:
+        return kind(text(value))
+    except ValueError:
+        raise ValueError(f"a column holds what is no {kind.__name__}") from None
 
 
 def column(text: str) -> str:

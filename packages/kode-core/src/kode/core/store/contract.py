@@ -59,7 +59,7 @@ Value: TypeAlias = str | int | None
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Where a record lies. ``uid`` is "" for headers (their key is the agent id) and blobs (their SHA-256)."""
+    """Where a record lies. ``uid`` is "" for headers (their key is the agent id) and marks of orphans (an uid)."""
 
     kind: Kind
     uid: str
@@ -75,7 +75,7 @@ class Record:
     uid: str
     key: str
     columns: Mapping[str, Value]
-    body: bytes
+    body: bytes = field(repr=False)
 
     @property
     def address(self) -> Key:
@@ -133,7 +133,7 @@ class Item:
 
     id: str
     kind: ItemKind
-    payload: Json
+    payload: Json = field(repr=False)
     at: int = 0
     position: int = 0
     """Given by the store; rises, is never used again."""
@@ -141,7 +141,7 @@ class Item:
     priority: int = 0
     tenant: str | None = None
     sender: str | None = None
-    context: Json | None = None
+    context: Json | None = field(default=None, repr=False)
     """Trace context and baggage."""
 
 
@@ -172,7 +172,7 @@ class DocumentBody:
 
     kind: str
     name: str
-    data: Json
+    data: Json = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +208,15 @@ class Commit:
     answered: bool = False
     """An effect's answer is in it: the take-over counter starts again."""
 
+    def __repr__(self) -> str:
+        """Say which commit it is, and nothing of what an agent said or was told."""
+        counted = ("messages", "calls", "events", "runs", "compactions", "snapshots", "documents", "consumed")
+        held = ", ".join(f"{name}={len(getattr(self, name))}" for name in counted if getattr(self, name))
+        return (
+            f"Commit({self.state.agent_id!r}, uid={self.state.uid!r}, commit_id={self.commit_id!r}, "
+            f"version={self.version}, fence={self.fence}, seen={self.seen}{held and ', '}{held})"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Committed:
@@ -242,7 +251,7 @@ class Lease:
 class Loaded:
     """An agent as it is stored. ``window`` holds undecoded message records in rising order."""
 
-    state: State
+    state: State = field(repr=False)
     version: int
     seen: int
     bounds: Bounds
@@ -266,3 +275,5 @@ class AgentInfo:
     created_at: int
     updated_at: int
     wake_at: int | None
+    expires_at: int | None = None
+    parked: str | None = None

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Final
 
 from kode.core import jsontext
-from kode.core.errors import IllegalInputError, KodeError, SchemaTooNewError
+from kode.core.errors import IllegalInputError, KodeError, SchemaTooNewError, UsageError
 from kode.core.kernel.inputs import (
     ApprovalDecided,
     CallResolved,
@@ -35,6 +36,7 @@ from kode.core.store.columns import (
 from kode.core.store.contract import Item, ItemKind, Record, Value
 
 __all__ = [
+    "checked_item",
     "consumed_record",
     "inbox_record",
     "input_item",
@@ -43,6 +45,9 @@ __all__ = [
     "read_consumed",
     "read_item",
 ]
+
+MAX_PRIORITY: Final = 1_000_000
+"""Of an item, to both sides of 0."""
 
 
 def inbox_record(uid: str, item: Item) -> Record:
@@ -80,21 +85,33 @@ def read_item(record: Record) -> Item:
 
 def consumed_record(uid: str, item: Item, run: int | None, expires_at: int) -> Record:
     """Make what remembers a consumed item, so that the same id is not taken twice."""
-    columns: dict[str, Value] = {"position": item.position, "run": run, "expires_at": expires_at}
+    columns: dict[str, Value] = {"position": item.position, "kind": item.kind, "run": run, "expires_at": expires_at}
     return Record("consumed", uid, item.id, columns, codec.encode("consumed", (item_digest(item),)))
 
 
 @reader
-def read_consumed(record: Record) -> tuple[int, int | None, int, str]:
-    """Read position, run, expiry and digest of a consumed item."""
+def read_consumed(record: Record) -> tuple[int, str, int | None, int, str]:
+    """Read position, kind, run, expiry and digest of a consumed item."""
     columns = record.columns
     (digest,) = read_body(record, "consumed")
-    return whole(columns["position"]), maybe_whole(columns["run"]), whole(columns["expires_at"]), digest
+    run, expires_at = maybe_whole(columns["run"]), whole(columns["expires_at"])
+    return whole(columns["position"]), text(columns["kind"]), run, expires_at, digest
 
 
 def item_digest(item: Item) -> str:
-    """Give the digest by which a repeated id is told from a different item: over kind and payload only."""
-    return hashlib.sha256(f"{item.kind}\n{jsontext.digest(item.payload)}".encode()).hexdigest()
+    """Give the digest by which a repeated id is told from a different item: over kind and payload only.
+
+    The payload's version is no part of it, so that a message sent again by a newer process is still the same one. A
+    payload that is no JSON has a digest too: of its bytes.
+    """
+    try:
+        parsed = jsontext.parse(item.payload)
+        if isinstance(parsed, dict):
+            parsed.pop("v", None)
+        body = jsontext.digest(jsontext.dump(parsed))
+    except KodeError:
+        body = hashlib.sha256(item.payload.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(f"{item.kind}\n{body}".encode()).hexdigest()
 
 
 # ---- inputs ---------------------------------------------------------------------------------------------------
@@ -157,7 +174,7 @@ def item_input(item: Item) -> InboxInput:
     except SchemaTooNewError:
         raise
     except KodeError as error:
-        raise _illegal(item, error.message) from None
+        raise _illegal(item, error.fields.get("why", "it is no JSON text of the right form")) from None
     if isinstance(found, MessageReceived):
         spoken = "reminder" if item.kind == "reminder" else "user"
         fill(found, item=item.id, kind=spoken, sender=item.sender, context=item.context)
@@ -167,6 +184,58 @@ def item_input(item: Item) -> InboxInput:
         fill(found, item=item.id)
     result: InboxInput = found
     return result
+
+
+def checked_item(item: Item) -> Item:
+    """Give an item as it may be stored: its payload in canonical form, every column of its type.
+
+    What passes here can be read back by every driver, so that no item can stop one for ever.
+
+    Raises:
+        UsageError: ``bad_item``: something in it is not of its kind; the message names the field.
+        SchemaTooNewError: Its payload is of a later version.
+    """
+    for name, low, high in _RANGES:
+        value = getattr(item, name)
+        if value is None and name == "not_before":
+            continue
+        if type(value) is not int or not low <= value <= high:
+            raise _bad_item(item, f"{name} must be a whole number from {low} to {high}")
+    for name in ("sender", "context"):
+        value = getattr(item, name)
+        if value is not None and type(value) is not str:
+            raise _bad_item(item, f"{name} must be a text or None")
+    if type(item.payload) is not str:
+        raise _bad_item(item, "payload must be JSON text")
+    if item.context is not None:
+        item = replace(item, context=_canonical(item, "context", item.context))
+    try:
+        found = item_input(item)
+    except IllegalInputError as error:
+        raise _bad_item(item, f"payload: {error.fields['why']}") from None
+    # Nearly all payloads are what `input_item` made, and its text is canonical.
+    if codec.encode_json(_BODY[item.kind], found) == item.payload.encode():
+        return item
+    return replace(item, payload=_canonical(item, "payload", item.payload))
+
+
+_TIMES_END: Final = 2**53
+_RANGES: Final = (
+    ("at", 0, _TIMES_END),
+    ("not_before", 0, _TIMES_END),
+    ("priority", -MAX_PRIORITY, MAX_PRIORITY),
+)
+
+
+def _canonical(item: Item, name: str, text: str) -> Json:
+    try:
+        return jsontext.canonical(text)
+    except UsageError:
+        raise _bad_item(item, f"{name} must be JSON text: no key twice, finite numbers, at most 100 deep") from None
+
+
+def _bad_item(item: Item, why: str) -> UsageError:
+    return UsageError(f"The {item.kind} item {item.id!r} cannot be sent: {why}.", code="bad_item", item_id=item.id)
 
 
 def _versioned(payload: str) -> tuple[int, bytes]:
@@ -184,4 +253,5 @@ def _illegal(item: Item, why: str) -> IllegalInputError:
         code="illegal_item",
         item=item.id,
         kind=item.kind,
+        why=why,
     )

@@ -95,7 +95,7 @@ def _literal(names: tuple[Any, ...]) -> cs.CoreSchema:
         # pydantic writes what is none of the names without a word.
         if value in known:
             return value
-        raise ValueError(f"{value!r} is none of {', '.join(map(repr, names))}")
+        raise ValueError(f"a value is none of {', '.join(map(repr, names))}")
 
     return cs.literal_schema(list(names), serialization=cs.plain_serializer_function_ser_schema(write))
 

@@ -76,7 +76,7 @@ class WrappedStore(Store):
     async def enqueue(self, agent_id: str, item: Item, *, uid: str | None = None) -> Enqueued:
         """See ``Writing.enqueue``; what one agent puts into another's inbox is called ``deliver``."""
         call = super().enqueue
-        name = "deliver" if item.kind == "resolve" or uid is not None else "enqueue"
+        name = "deliver" if item.kind == "resolve" else "enqueue"
         return await self.operate(name, lambda: call(agent_id, item, uid=uid))
 
     async def acquire(self, agent_id: str, holder: str, ttl_s: float) -> Lease:

@@ -209,12 +209,12 @@ def put_all(db: sqlite3.Connection, records: Sequence[Record]) -> None:
         for row in records:
             put(db, row)
         return
-    kinds: dict[Kind, dict[tuple[str, str], Record]] = {}
+    kinds: dict[Kind, list[Record]] = {}
     for row in records:
-        kinds.setdefault(row.kind, {})[row.uid, row.key] = row
+        kinds.setdefault(row.kind, []).append(row)
     most = db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
     for kind, found in kinds.items():
-        table, left = TABLES[kind], [*found.values()]
+        table, left = TABLES[kind], found
         while left:
             size = _portion(left, most // (len(table.names) + 3))
             db.execute(_put(kind, size), [*chain.from_iterable(map(_values, left[:size]))])

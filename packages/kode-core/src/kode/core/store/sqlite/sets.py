@@ -16,23 +16,25 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from kode.core.store.contract import Appended, Condition, Key, Kind, Record, Value
 from kode.core.store.plans import Scan
 from kode.core.store.records import int_key
 from kode.core.store.sqlite import rows
 
-__all__ = ["LOOK", "Append", "Apply", "run"]
+__all__ = ["LOOK", "Append", "Apply", "Unfit", "columns", "more", "run"]
 
 LOOK: Final = 1_000
 """Most inbox records that `Apply` looks at."""
-_NO_COLUMNS: Final = ()
 _Place: TypeAlias = tuple[str, str]
-_Found: TypeAlias = dict[_Place, dict[str, Value]]
+_Look: TypeAlias = tuple[str, Value]
+"""A uid and a key."""
+
+T = TypeVar("T")
 
 # Which of the (uid, key) have something behind them in the inbox; the index in the list names them.
 _MORE = (
@@ -68,16 +70,16 @@ class Apply:
         failed = rows.apply(db, self.conditions, self.puts, self.deletes)
         return failed, _look(db, self) if failed is None else []
 
-    def places(self) -> set[Hashable]:
+    def places(self) -> set[str]:
         """Name all it may read or write: agent, identities, and records that have no identity."""
-        found: set[Hashable] = {self.agent_id} if self.agent_id else set()
+        found = {self.agent_id} if self.agent_id else set()
         for condition in self.conditions:
             key = condition.key
-            found.add(key.uid or (key.kind, key.key))
+            found.add(key.uid or f"{key.kind}/{key.key}")
         for row in self.puts:
-            found.add(row.uid or (row.kind, row.key))
+            found.add(row.uid or f"{row.kind}/{row.key}")
         for key in self.deletes:
-            found.add(key.uid or (key.kind, key.key))
+            found.add(key.uid or f"{key.kind}/{key.key}")
         if self.look is not None:
             found.add(self.look[0])
         return found
@@ -96,9 +98,9 @@ class Append:
         """Do it by itself."""
         return rows.append_inbox(db, self.agent_id, self.item, self.now, self.bounded)
 
-    def places(self) -> set[Hashable]:
+    def places(self) -> set[str]:
         """Name all it may read or write, as far as it is known: the uid stands in the header."""
-        header = ("header", self.agent_id)
+        header = f"header/{self.agent_id}"
         return {self.agent_id, header, self.item.uid} if self.item.uid else {self.agent_id, header}
 
 
@@ -121,7 +123,7 @@ def run(db: sqlite3.Connection, works: Sequence[_Work]) -> list[Any]:
     answers: dict[int, Any] = {}
     levels: list[_Level] = []
     # A place is touched by the levels below this number.
-    depth: dict[Hashable, int] = {}
+    depth: dict[str, int] = {}
     for n, work in enumerate(works):
         if not isinstance(work, Apply | Append):
             _finish(db, levels, answers)  # nobody knows what it touches
@@ -147,15 +149,15 @@ def _finish(db: sqlite3.Connection, levels: Sequence[_Level], answers: dict[int,
         answers.update(_set(db, level.appends, _append))
 
 
-class _Unfit(Exception):  # noqa: N818 - a turn of the road
-    """A set cannot be done as one; nothing of it is written yet."""
+class Unfit(Exception):  # noqa: N818 - a turn of the road
+    """A set cannot be done as one; nothing of it is written or answered yet."""
 
 
 def _set(db: sqlite3.Connection, works: dict[int, Any], together: Callable[..., dict[int, Any]]) -> dict[int, Any]:
     if len(works) > 1:
         try:
             return together(db, works)
-        except _Unfit:
+        except Unfit:
             pass
     return {n: work(db) for n, work in works.items()}
 
@@ -171,8 +173,8 @@ def _apply(db: sqlite3.Connection, works: dict[int, Apply]) -> dict[int, tuple[i
     behind = _text(looks.values())  # before anything is written: it may find the set unfit
     rows.delete_all(db, [key for work in passed.values() for key in work.deletes])
     rows.put_all(db, [row for work in passed.values() for row in work.puts])
-    more = _which(db, _MORE, list(looks), behind)
-    return {n: (failed[n], _look(db, work) if n in more else []) for n, work in works.items()}
+    waiting = _more(db, list(looks), behind)
+    return {n: (failed[n], _look(db, work) if n in waiting else []) for n, work in works.items()}
 
 
 def _look(db: sqlite3.Connection, work: Apply) -> list[Record]:
@@ -200,10 +202,14 @@ class _Judge:
                 needed.add(condition.column)
             elif condition.op == "free":
                 needed |= {"holder", "until"}
-        self._found: dict[Kind, _Found] = {
-            kind: _columns(db, kind, list(places), tuple(sorted(names[kind]))) for kind, places in asked.items()
-        }
-        self._more = _which(db, _MORE, list(ends), _text(ends))
+        # Lists as they came, not an object per record: thousands of new ones would call the garbage collector.
+        self._found: dict[Kind, dict[_Place, list[Any]]] = {}
+        self._at: dict[Kind, dict[str, int]] = {}
+        for kind, keys in asked.items():
+            wanted, places = tuple(sorted(names[kind])), list(keys)
+            self._found[kind] = {places[row[0]]: row for row in columns(db, kind, places, wanted)}
+            self._at[kind] = {name: i + 1 for i, name in enumerate(wanted)}
+        self._more = more(db, list(ends), ends)
 
     def first_failed(self, conditions: Sequence[Condition]) -> int | None:
         """Judge one work: the index of the first condition that does not hold."""
@@ -216,13 +222,13 @@ class _Judge:
         op, key, value = condition.op, condition.key, condition.value
         if op == "no_inbox_after":
             return (key.uid, value) not in self._more
-        row = self._found[key.kind].get((key.uid, key.key))
+        row, at = self._found[key.kind].get((key.uid, key.key)), self._at[key.kind]
         if op == "absent":
             return row is None
         if op == "equals":
-            return row is not None and row[condition.column] == value
+            return row is not None and row[at[condition.column]] == value
         # What is null is never later.
-        until = None if row is None or row["holder"] is None else row["until"]
+        until = None if row is None or row[at["holder"]] is None else row[at["until"]]
         return not (isinstance(until, int) and isinstance(value, int) and until > value)
 
 
@@ -237,15 +243,19 @@ def _append(db: sqlite3.Connection, works: dict[int, Append]) -> dict[int, Appen
     Whatever is special about one (no agent, a known id, a bound, other items in front) is left to
     `rows.append_inbox`, afterwards.
     """
-    headers = _columns(db, "header", [("", work.agent_id) for work in works.values()], _BOUNDS)
+    numbers, agents = list(works), [("", work.agent_id) for work in works.values()]
+    headers: dict[int, dict[str, Value]] = {
+        numbers[i]: dict(zip(_BOUNDS, values, strict=True)) for i, *values in columns(db, "header", agents, _BOUNDS)
+    }
     uids: dict[str, int] = {}
     for n, work in works.items():
-        header = headers.get(("", work.agent_id))
+        header = headers.get(n)
         if header is not None and _fits(work, header):
             uids.setdefault(str(header["uid"]), n)  # of two agents with one uid the second waits
-    empty = set(uids.values()) - _which(db, _MORE, list(uids.values()), _text((uid, "") for uid in uids))
+    empty = set(uids.values()) - more(db, list(uids.values()), [(uid, "") for uid in uids])
     ids = {(uid, str(works[n].item.columns["id"])): n for uid, n in uids.items() if n in empty}
-    known = {ids[place] for place in _columns(db, "consumed", list(ids), _NO_COLUMNS)}
+    numbers = list(ids.values())
+    known = {numbers[row[0]] for row in columns(db, "consumed", list(ids), ())}
     puts: list[Record] = []
     wakes: list[tuple[str, int]] = []
     answers: dict[int, Appended] = {}
@@ -253,7 +263,7 @@ def _append(db: sqlite3.Connection, works: dict[int, Append]) -> dict[int, Appen
         if n in known:
             continue
         item = works[n].item
-        position = rows.integer(headers["", works[n].agent_id]["seen"]) + 1
+        position = rows.integer(headers[n]["seen"]) + 1
         puts.append(Record("inbox", uid, int_key(position), item.columns, item.body))
         wakes.append((works[n].agent_id, max(works[n].now, rows.integer(item.columns["not_before"]))))
         answers[n] = Appended("new", position)
@@ -281,31 +291,47 @@ def _text(values: Iterable[Any]) -> str:
     """Write a list as a parameter for `json_each`.
 
     Raises:
-        _Unfit: A NUL is in it, where SQLite would cut the text.
+        Unfit: A NUL is in it, where SQLite would cut the text.
     """
     text = _encode(list(values))
     if "\\u0000" in text:
-        raise _Unfit
+        raise Unfit
     return text
 
 
-def _which(db: sqlite3.Connection, sql: str, names: Sequence[Any], text: str) -> set[Any]:
-    """Ask which elements of a list it is true of, and give their names."""
+def more(db: sqlite3.Connection, names: Sequence[T], looks: Iterable[_Look]) -> set[T]:
+    """Tell which of the inboxes, each given as uid and key, have anything behind that key, by their names.
+
+    Raises:
+        Unfit: A NUL is in one of them.
+    """
+    return _more(db, names, _text(looks))
+
+
+def _more(db: sqlite3.Connection, names: Sequence[T], text: str) -> set[T]:
     if not names:
         return set()
-    found: list[int] = json.loads(db.execute(sql, (text,)).fetchone()[0])
+    found: list[int] = json.loads(db.execute(_MORE, (text,)).fetchone()[0])
     return {names[i] for i in found}
 
 
-def _columns(db: sqlite3.Connection, kind: Kind, places: Sequence[_Place], names: tuple[str, ...]) -> _Found:
-    """Read some columns of records by (uid, key); what is not there is not in the answer."""
+def columns(
+    db: sqlite3.Connection, kind: Kind, places: Sequence[_Place], names: tuple[str, ...], *extra: str
+) -> list[list[Any]]:
+    """Read columns, and other expressions over `t`, of the records at (uid, key) by one statement.
+
+    Returns: a list for each record that is there: its index in `places`, then the values.
+
+    Raises:
+        Unfit: A NUL is in a key.
+    """
     if not places:
-        return {}
-    text = db.execute(_select(kind, names), (_text(places),)).fetchone()[0]
-    return {places[i]: dict(zip(names, values, strict=True)) for i, *values in json.loads(text)}
+        return []
+    found: list[list[Any]] = json.loads(db.execute(_select(kind, names, extra), (_text(places),)).fetchone()[0])
+    return found
 
 
 @lru_cache(maxsize=256)
-def _select(kind: Kind, names: tuple[str, ...]) -> str:
-    wanted = "".join(f', t."{name}"' for name in names)
-    return f'SELECT json_group_array(json_array(k."key"{wanted})) FROM {rows.joined(kind)}'
+def _select(kind: Kind, names: tuple[str, ...], extra: tuple[str, ...]) -> str:
+    wanted = ", ".join(['k."key"', *[f't."{name}"' for name in names], *extra])
+    return f"SELECT json_group_array(json_array({wanted})) FROM {rows.joined(kind)}"

@@ -6,32 +6,27 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 from urllib.parse import SplitResult
 
 import anyio
-from anyio import to_thread
 
 from kode.core.clock import Clock, RealClock
 from kode.core.errors import StoreError, UsageError
+from kode.core.store import plans
 from kode.core.store.base import Store
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
 from kode.core.store.open import local_path, query
 from kode.core.store.plans import Plan, Scan
 from kode.core.store.primitives import Durability
-from kode.core.store.sqlite import rows
-from kode.core.store.sqlite.file import connect, map_errors
-from kode.core.store.sqlite.lanes import Job, Lanes
+from kode.core.store.sqlite import reads, rows
+from kode.core.store.sqlite.readers import Readers
 from kode.core.store.sqlite.sets import Append, Apply
 from kode.core.store.sqlite.writer import Writer
 
 __all__ = ["SqliteStore"]
 
 T = TypeVar("T")
-READERS = 2
-"""Threads that read at once: while one is at a long list the other answers the rest."""
-MAX_READS = 100
-"""Reads that one of them takes along."""
 
 
 class SqliteStore(Store):
@@ -73,8 +68,7 @@ class SqliteStore(Store):
         self._busy_timeout_s = busy_timeout_s
         self._clock: Clock = RealClock() if clock is None else clock
         self._writer = Writer(self.path, durability, busy_timeout_s)
-        self._readers = Lanes(self._read_batch, width=READERS, most=MAX_READS)
-        self._idle: list[sqlite3.Connection] = []
+        self._readers = Readers(self.path, durability, busy_timeout_s)
         self._state = "new"
 
     @classmethod
@@ -105,6 +99,7 @@ class SqliteStore(Store):
             SchemaTooNewError: A newer KODE made it.
         """
         await self._writer.run(lambda db: None)
+        self._readers.open()
         self._state = "open"
 
     async def close(self) -> None:
@@ -115,8 +110,7 @@ class SqliteStore(Store):
         self._state = "closed"
         with anyio.CancelScope(shield=True):
             await self._writer.close()
-            idle, self._idle = self._idle, []
-            await to_thread.run_sync(_close_all, idle)
+            await self._readers.close()
 
     async def now(self) -> int:
         """Tell the time by the clock that was given."""
@@ -182,11 +176,11 @@ class SqliteStore(Store):
 
     async def read_plan(self, agent_id: str, plan: Plan[T]) -> T:
         """Run a whole plan in one thread and one snapshot."""
-        return await self._read(lambda db: rows.run_plan(db, plan))
+        return await self._read(reads.Reading(plan))
 
     async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
         """See `Records.get`."""
-        return await self._read(lambda db: rows.get(db, keys))
+        return await self._read(reads.Reading(plans.get(*keys)))
 
     async def scan(
         self,
@@ -233,48 +227,6 @@ class SqliteStore(Store):
         await self._ready()
         return await self._readers.run(work)
 
-    def _read_batch(self, batch: list[Job[Any]]) -> None:
-        """Answer all of a batch from one snapshot, taken after the last of it was asked."""
-        db: sqlite3.Connection | None = None
-        for job in batch:
-            try:
-                with map_errors(self.path):
-                    try:
-                        db = db or self._begin(snapshot=len(batch) > 1)
-                        job.value = job.work(db)
-                    except sqlite3.Error:
-                        if db is not None:
-                            db.close()
-                        db = None
-                        raise
-            except Exception as error:  # noqa: BLE001 - it is raised in the task that asked
-                job.error = error
-        if db is not None:
-            self._give_back(db)
-
-    def _begin(self, *, snapshot: bool) -> sqlite3.Connection:
-        # Lists are safe to share between threads for this much.
-        try:
-            db = self._idle.pop()
-        except IndexError:
-            db = connect(self.path, durability=self.durability, busy_timeout_s=self._busy_timeout_s, reader=True)
-        if snapshot:
-            db.execute("BEGIN")
-        return db
-
-    def _give_back(self, db: sqlite3.Connection) -> None:
-        if db.in_transaction:
-            db.execute("COMMIT")
-        if self._state == "open":
-            self._idle.append(db)
-        else:
-            db.close()
-
 
 def _empty_log(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-
-def _close_all(connections: list[sqlite3.Connection]) -> None:
-    for connection in connections:
-        connection.close()
