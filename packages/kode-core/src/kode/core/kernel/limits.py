@@ -64,7 +64,7 @@ class Limits:
                 continue
             kind = int if whole else (int, float)
             if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-                allowed = f"{'a whole number' if whole else 'a number'} from {low:g} to {high:g}"
+                allowed = f"{'a whole number' if whole else 'a number'} from {low:,.12g} to {high:,.16g}"
                 raise UsageError(
                     f"Limits.{name} is {value!r}; give {allowed}{' or None' if optional else ''}.",
                     code="bad_limit",

@@ -199,6 +199,21 @@ def decode(kind: BodyKind, data: bytes, where: str = "") -> Any:
     return decode_json(kind, int(found[1]), data[found.end() :], where, data)
 
 
+def decode_line(line: bytes, raw: bytes, where: str) -> tuple[int, Any]:
+    """Read the first line of a staged record: its version and what stands behind that.
+
+    Raises:
+        RecordCorruptError: It is damaged.
+    """
+    found = _PREFIX.match(line)
+    if found is None:
+        raise corrupt("staged", raw, where, "it does not begin with a version")
+    try:
+        return int(found[1]), json.loads(line[found.end() :])
+    except (ValueError, RecursionError) as error:
+        raise corrupt("staged", raw, where, _reason(error)) from None
+
+
 def decode_json(kind: BodyKind, version: int, body: bytes, where: str = "", raw: bytes | None = None) -> Any:
     """Read a body of that version; what it says is not looked at while the version is a newer one."""
     raw = _NOW + body if raw is None else raw
@@ -233,7 +248,7 @@ def too_new(kind: str, version: int, where: str) -> SchemaTooNewError:
     )
 
 
-_UNEXPECTED: Final = re.compile(r"Expected `([^`]+)` - [^\[\]]*\[(?:field_name='(\w+)', )?input_value=")
+_UNEXPECTED: Final = re.compile(r"Expected `(\w+)` - [^\[\]]*\[(?:field_name='(\w+)', )?input_value=")
 
 
 def _reason(error: Exception) -> str:

@@ -6,8 +6,8 @@ The format is described at the head of ``records``, through which all of this is
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
 from enum import StrEnum
+from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from kode.core.errors import RecordCorruptError, SchemaTooNewError, UsageError
@@ -31,6 +31,7 @@ __all__ = [
     "read_body",
     "reader",
     "text",
+    "where",
     "whole",
     "word",
 ]

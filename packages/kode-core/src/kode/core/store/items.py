@@ -214,7 +214,7 @@ def checked_item(item: Item) -> Item:
     except IllegalInputError as error:
         raise _bad_item(item, f"payload: {error.fields['why']}") from None
     # Nearly all payloads are what `input_item` made, and its text is canonical.
-    if codec.encode_json(_BODY[item.kind], found) == item.payload.encode():
+    if codec.encode_json(_BODY[item.kind], found) == item.payload.encode("utf-8", "surrogatepass"):
         return item
     return replace(item, payload=_canonical(item, "payload", item.payload))
 

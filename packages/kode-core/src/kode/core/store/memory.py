@@ -152,6 +152,8 @@ class MemoryStore(Store):
         new = max(last, _int(header.columns["seen"])) + 1
         self._put(_own(Record("inbox", uid, int_key(new), record.columns, record.body)))
         wake_at = max(now, _int(record.columns["not_before"]))
+        if header.columns["parked"] is not None:
+            return Appended("new", new)
         if header.columns["wake_at"] is None or _int(header.columns["wake_at"]) > wake_at:
             self._put(_own(replace(header, columns={**header.columns, "wake_at": wake_at})))
         return Appended("new", new)
@@ -161,10 +163,6 @@ class MemoryStore(Store):
         for place in [place for place in self._shelves if place[1] == uid and uid]:
             del self._shelves[place]
         self._waiting.pop(uid, None)
-
-    async def blob_put(self, sha256: str, data: bytes, media_type: str) -> None:
-        """See `Records.blob_put`."""
-        self._put(_own(Record("blob", "", sha256, {"size": len(data), "media_type": media_type}, bytes(data))))
 
     # ---- reading -------------------------------------------------------------------------------------------
 
@@ -216,10 +214,6 @@ class MemoryStore(Store):
             return await self.scan("", "header", "", prefix=prefix, after=after, limit=limit)
         everyone = await self.scan("", "header", "", prefix=prefix, after=after, limit=len(self._wakes) + 2**62)
         return [record for record in everyone if record.columns["tenant"] == tenant][:limit]
-
-    async def blob_get(self, sha256: str) -> Record | None:
-        """See `Records.blob_get`."""
-        return self._row("blob", "", sha256)
 
     # ---- inside --------------------------------------------------------------------------------------------
 

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from kode.core.errors import UsageError
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
 
-__all__ = ["Durability", "Records", "check_agent_id", "check_item_id", "prefix_end"]
+__all__ = [
+    "Durability",
+    "Records",
+    "check_agent_id",
+    "check_item_id",
+    "check_name",
+    "portions",
+    "prefix_end",
+    "weight",
+]
 
 Durability: TypeAlias = Literal["power", "process"]
 """What an acknowledged write survives: loss of power, or only the death of this process."""
@@ -21,19 +30,30 @@ Durability: TypeAlias = Literal["power", "process"]
 _AGENT_ID = re.compile(r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._:@-]+(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._:@-]+)*\Z")
 MAX_AGENT_ID = 200
 MAX_ITEM_ID = 500
+MAX_NAME = 200
+RESERVED: Final = {"decision:": "decision", "answer:": "resolve", "interrupt:": "interrupt"}
+"""What the ids of items begin with that agents and deciders send, and the only kind that may bear such an id."""
 
 
 class Records(ABC):
     """The primitives. A store of one's own subclasses `Store`, which holds the rest, and writes these.
 
     All but `open` and `close` may be called concurrently. A call that raises has written nothing, except that
-    after `StoreUnavailableError` and after cancellation the write may have landed; repeating it is safe.
+    after `StoreUnavailableError` and after cancellation the write may have landed; repeating it is safe. What a
+    call has acknowledged is durable, also when others that shared its write were cancelled, by whatever means.
+
+    A body may have any size: a message of 10 MB and a blob of 100 MB are records like others. A store whose engine
+    bounds the size of a row keeps what exceeds it elsewhere (rows behind it, a bucket), written before the row that
+    tells where, and removes it with that row. Keys and columns are bounded: a key has at most 600 bytes, and no text
+    in either holds a NUL or anything that is not well-formed Unicode.
     """
 
     durability: Durability = "power"
     """What an acknowledged write survives."""
     max_batch: int | None = None
-    """Most records (puts and deletes together) one `apply` can take; None: any number."""
+    """Most records (puts and deletes together) one `apply` can take, at least 3; None: any number."""
+    max_batch_bytes: int | None = None
+    """Most bytes (see `weight`) one `apply` can take, though a single record of any size; None: any number."""
     same_host: bool = False
     """Whether all its users are on one machine, so that a dead process's lease is seen at once."""
 
@@ -104,7 +124,8 @@ class Records(ABC):
         """Read records of a kind whose key begins with `prefix`, is above `after` and below `before`.
 
         At most `limit`, in rising order of keys (bytes of their UTF-8), or falling with `reverse`. A record
-        whose key is "" is never among them.
+        whose key is "" is never among them. With `agent_id` "" and `uid` "" it reads those of all agents,
+        wherever they lie.
         """
 
     @abstractmethod
@@ -120,8 +141,8 @@ class Records(ABC):
         4. `bounded` and the `size` column exceeds the header's `max_message_bytes`: `too_big`;
         5. `bounded` and the header's `max_inbox` items of kind message and reminder wait: `full`;
         6. else `new`: it gets a position above every position in the inbox and above the header's `seen`; the
-           header's `wake_at` becomes the smaller of itself and max(`now`, `not_before`). Nothing else of the
-           header changes.
+           header's `wake_at` becomes the smaller of itself and max(`now`, `not_before`), unless its `parked`
+           is set. Nothing else of the header changes.
         """
 
     @abstractmethod
@@ -135,14 +156,6 @@ class Records(ABC):
     @abstractmethod
     async def agents(self, prefix: str, after: str, limit: int, tenant: str | None = None) -> list[Record]:
         """List headers in the order of their ids: those that begin with `prefix` and are above `after`."""
-
-    @abstractmethod
-    async def blob_put(self, sha256: str, data: bytes, media_type: str) -> None:
-        """Keep bytes under their digest; doing it again is fine."""
-
-    @abstractmethod
-    async def blob_get(self, sha256: str) -> Record | None:
-        """Read bytes by their digest: a record of kind ``blob``, None if there is none."""
 
     @abstractmethod
     async def drop(self, agent_id: str, uid: str) -> None:
@@ -174,15 +187,99 @@ def check_agent_id(agent_id: str) -> None:
         )
 
 
-def check_item_id(item_id: str) -> None:
-    """Refuse an inbox id that cannot be a key everywhere.
+def check_item_id(item_id: str, kind: str) -> None:
+    """Refuse an inbox id that cannot be a key everywhere, or that belongs to items of another kind.
+
+    The ids of decisions, of sub-agents' answers and of their interruptions can be foreseen. Who could take one for
+    a message would make the real one a duplicate.
 
     Raises:
         UsageError: ``bad_item_id``.
     """
-    if not 0 < len(item_id) <= MAX_ITEM_ID or not item_id.isprintable():
+    if not _fits(item_id, MAX_ITEM_ID):
         raise UsageError(
-            f"{item_id[:520]!r} is no inbox id; use 1 to {MAX_ITEM_ID} printable characters.",
+            f"{_shown(item_id)} is no inbox id; use 1 to {MAX_ITEM_ID} bytes of printable text.",
             code="bad_item_id",
             item_id=item_id,
         )
+    owner = next((owner for prefix, owner in RESERVED.items() if item_id.startswith(prefix)), None)
+    if owner is not None and owner != kind:
+        raise UsageError(
+            f"{_shown(item_id)} begins as ids of {owner} items do; use another id for a {kind}.",
+            code="bad_item_id",
+            item_id=item_id,
+        )
+    if owner is None and kind == "decision":
+        raise UsageError(
+            f"{_shown(item_id)} is no id of a decision; it is decision:<call id>:<number of the question>.",
+            code="bad_item_id",
+            item_id=item_id,
+        )
+
+
+def check_name(field: str, name: str | None, *, without: str = "", empty: bool = False, most: int = MAX_NAME) -> None:
+    """Refuse a text that would become a key or a column and cannot be one everywhere; None is fine.
+
+    Args:
+        field: What it is, for the message.
+        name: The text.
+        without: Characters that it must not hold.
+        empty: Whether "" is fine.
+        most: Its largest size, bytes of UTF-8.
+
+    Raises:
+        UsageError: ``bad_name``.
+    """
+    if name is None or (name == "" and empty):
+        return
+    if not _fits(name, most) or any(mark in name for mark in without):
+        besides = f" and no {' or '.join(without)}" if without else ""
+        raise UsageError(
+            f"{field} is {_shown(name)}; use 1 to {most} bytes of printable text{besides}.",
+            code="bad_name",
+            field=field,
+        )
+
+
+def _fits(text: object, most: int) -> bool:
+    return (
+        isinstance(text, str)
+        and text.isprintable()
+        and 0 < len(text) <= most
+        and (4 * len(text) <= most or len(text.encode()) <= most)
+    )
+
+
+def _shown(text: object) -> str:
+    return repr(text[:60] + "…" if len(text) > 60 else text) if isinstance(text, str) else type(text).__name__
+
+
+# ---- how much fits into one apply --------------------------------------------------------------------------
+
+R = TypeVar("R", Record, Key, "Record | Key")
+
+
+def weight(row: Record | Key) -> int:
+    """Count the bytes of a record as engines count them: key, names and values of columns, body."""
+    # One character may take up to four bytes; few records come near a bound, so a rough count is good enough.
+    size = 4 * (len(row.key) + len(row.uid)) + len(row.kind)
+    if isinstance(row, Key):
+        return size
+    for name, value in row.columns.items():
+        size += len(name) + (4 * len(value) if isinstance(value, str) else 8)
+    return size + len(row.body)
+
+
+def portions(rows: Iterable[R], most: int, most_bytes: int | None) -> Iterator[list[R]]:
+    """Cut a list into parts that one `apply` can take."""
+    part: list[R] = []
+    used = 0
+    for row in rows:
+        size = 0 if most_bytes is None else weight(row)
+        if part and (len(part) >= most or (most_bytes is not None and used + size > most_bytes)):
+            yield part
+            part, used = [], 0
+        part.append(row)
+        used += size
+    if part:
+        yield part

@@ -4,21 +4,29 @@
 kind       key (after uid)       body, behind its version; columns are in ``COLUMNS`` and not said again in a body
 ========== ===================== ================================================================================
 header     agent id, uid ""      ``{"state": State, "calls": [ids of the open step's calls], "documents":
-                                 [[kind, name, digest], …]}``; ``parent`` without its agent id, which is the column
+                                 [[kind, name, digest], …]}``; ``parent`` without its agent id, which is the column;
+                                 ``dedupe_us`` counts microseconds
 lease      ""                    empty: all is in columns, so that a renewal writes nothing else
 message    int_key(seq)          ``Message``
 call       int_keys of run.step.n ``Call``
 events     int_key(first cursor) all events of one commit, a short array each (``eventrows``)
 inbox      int_key(position)     ``Item``: payload, sender, context
-consumed   item id               ``[digest of kind and payload]``
+consumed   item id               ``[digest of kind and payload]``; the payload's version is no part of the digest
 run        int_key(number)       ``RunRecord``
 compaction id                    ``Compaction``
 snapshot   id                    ``Snapshot``; its column ``tags`` is a JSON list
-document   kind/name/digest      ``[data]``, the document's JSON text as a string; kind and name are quoted, and
-                                 the digest is in the key because snapshots name documents of before
-blob       SHA-256, uid ""       the bytes themselves, without a version
-staged     the store's own       ``[[kind, uid, key], …]``: what that commit wrote before its header
+document   kind/name/digest      ``[data]``, the document's JSON text as a string; a kind and a digest have no
+                                 ``/``, a name may; the digest is in the key because snapshots name documents of before
+blob       SHA-256 (hex)         the bytes themselves, without a version
+staged     commit id/int_key(n)  a record of a commit that is still to be brought to its place: ``[kind, key,
+                                 {columns}]``, a line feed, and that record's body as it is; ``[kind, key]`` and no
+                                 line feed for a record to be deleted
+staged     a uid, uid ""         ``["fork" | "drop", agent id]``: records of that uid may be without a header, for
+                                 they are being made or removed (``orphans``)
 ========== ===================== ================================================================================
+
+Texts that become keys or columns are printable, have no NUL and are bounded in bytes of UTF-8: 200, an item's id 500
+(``primitives.check_name``).
 
 Where a body is named after a class it is that value as a JSON object: fields that are columns or in the key are left
 out, and so is each field that holds its default. ``size`` is the number of bytes in the body. Text in columns is
@@ -32,8 +40,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Final
-from urllib.parse import unquote
+from typing import Any, Final, Literal, TypeAlias
 
 from kode.core import jsontext
 from kode.core.kernel.events import CHANNEL, Event
@@ -59,10 +66,13 @@ from kode.core.store.columns import (
     read_body,
     reader,
     text,
+    where,
     whole,
+    word,
 )
-from kode.core.store.contract import AgentInfo, Bounds, Commit, DocumentBody, Key, Lease, Record, Value
+from kode.core.store.contract import AgentInfo, Bounds, Commit, DocumentBody, Key, Kind, Lease, Record, Value
 from kode.core.store.items import (
+    checked_item,
     consumed_record,
     inbox_record,
     input_item,
@@ -74,10 +84,12 @@ from kode.core.store.items import (
 
 __all__ = [
     "COLUMNS",
+    "Act",
     "blob_record",
     "call_key",
     "call_prefix",
     "call_record",
+    "checked_item",
     "compaction_record",
     "consumed_record",
     "document_key",
@@ -93,6 +105,8 @@ __all__ = [
     "key_int",
     "lease_record",
     "message_record",
+    "orphan_key",
+    "orphan_record",
     "read_bounds",
     "read_call",
     "read_compaction",
@@ -104,6 +118,7 @@ __all__ = [
     "read_item",
     "read_lease",
     "read_message",
+    "read_orphan",
     "read_run",
     "read_snapshot",
     "read_staged",
@@ -139,7 +154,9 @@ def header_record(commit: Commit, *, version: int, wake_at: int | None, staged: 
         "updated_at": state.updated_at,
         "max_inbox": bounds.max_inbox,
         "max_message_bytes": bounds.max_message_bytes,
-        "dedupe_for_s": round(bounds.dedupe_for_s * 1_000_000),
+        "dedupe_us": round(bounds.dedupe_for_s * 1_000_000),
+        "expires_at": state.expires_at,
+        "parked": None if state.parked is None else state.parked.value,
     }
     return Record("header", "", state.agent_id, columns, body)
 
@@ -163,6 +180,8 @@ def read_header(record: Record, calls: Sequence[Call]) -> State:
         updated_at=whole(columns["updated_at"]),
         template=text(columns["template"]),
         tenant=maybe_text(columns["tenant"]),
+        expires_at=maybe_whole(columns["expires_at"]),
+        parked=None if columns["parked"] is None else word(StopReason, columns["parked"]),
         calls=tuple([by_id[id] for id in body.calls]),
         documents=tuple([Document(kind, name, digest) for kind, name, digest in body.documents]),
     )
@@ -184,7 +203,7 @@ def read_bounds(record: Record) -> Bounds:
     return Bounds(
         whole(columns["max_inbox"]),
         whole(columns["max_message_bytes"]),
-        whole(columns["dedupe_for_s"]) / 1_000_000,
+        whole(columns["dedupe_us"]) / 1_000_000,
     )
 
 
@@ -203,6 +222,8 @@ def read_info(record: Record) -> AgentInfo:
         whole(columns["created_at"]),
         whole(columns["updated_at"]),
         maybe_whole(columns["wake_at"]),
+        maybe_whole(columns["expires_at"]),
+        maybe_text(columns["parked"]),
     )
 
 
@@ -265,7 +286,7 @@ def read_message(record: Record) -> Message:
     try:
         role, run, step, at = columns["role"], columns["run"], columns["step"], columns["at"]
         if role not in _ROLES or type(run) is not int or type(step) is not int or type(at) is not int:
-            raise ValueError(f"columns {dict(columns)!r}")
+            raise ValueError("a column holds what it may not")
         _set(message, "seq", key_int(record.key))
     except (KeyError, ValueError) as error:
         raise corrupt(record, error) from None
@@ -305,7 +326,7 @@ def read_call(record: Record) -> Call:
         n=n,
         tool=text(columns["tool"]),
         seq=whole(columns["seq"]),
-        status=CallStatus(text(columns["status"])),
+        status=word(CallStatus, columns["status"]),
         asked_at=whole(columns["asked_at"]),
         started_at=maybe_whole(columns["started_at"]),
         finished_at=maybe_whole(columns["finished_at"]),
@@ -356,7 +377,7 @@ def read_run(record: Record) -> RunRecord:
         run,
         number=key_int(record.key),
         status=text(columns["status"]),
-        stop_reason=StopReason(text(columns["stop_reason"])),
+        stop_reason=word(StopReason, columns["stop_reason"]),
         started_at=whole(columns["started_at"]),
         ended_at=maybe_whole(columns["ended_at"]),
     )
@@ -409,30 +430,65 @@ def document_record(uid: str, document: DocumentBody, digest: str, at: int) -> R
 @reader
 def read_document(record: Record) -> DocumentBody:
     """Read a document."""
-    kind, name = record.key.split("/")[:2]
+    kind, slash, rest = record.key.partition("/")
+    name, another, _ = rest.rpartition("/")
+    if not slash or not another:
+        raise ValueError("its key is not kind/name/digest")
     (data,) = read_body(record, "document")
-    return DocumentBody(unquote(kind), unquote(name), data)
+    return DocumentBody(kind, name, data)
 
 
-def blob_record(data: bytes, media_type: str) -> Record:
+def blob_record(uid: str, data: bytes, media_type: str, at: int) -> Record:
     """Make the record of a blob, named by its SHA-256; ``body`` is the bytes as they are."""
-    columns: dict[str, Value] = {"size": len(data), "media_type": column(media_type)}
-    return Record("blob", "", hashlib.sha256(data).hexdigest(), columns, data)
+    columns: dict[str, Value] = {"size": len(data), "media_type": column(media_type), "at": at}
+    return Record("blob", uid, hashlib.sha256(data).hexdigest(), columns, bytes(data))
 
 
-def staged_record(uid: str, key: str, at: int, wrote: Sequence[Key]) -> Record:
-    """Make the list of what a commit writes before its header."""
-    body = codec.encode("staged", tuple((k.kind, k.uid, k.key) for k in wrote))
-    return Record("staged", uid, key, {"at": at}, body)
+# ---- records on their way, identities without a header --------------------------------------------------------
+
+Act: TypeAlias = Literal["fork", "drop"]
+"""Why records of a uid have no header: they are being made, or removed."""
+
+
+def staged_record(commit_id: str, n: int, at: int, uid: str, row: Record | Key) -> Record:
+    """Wrap the n-th record of a commit, or the key of one to delete; the body is taken over as it is."""
+    said: list[Any] = [row.kind, row.key]
+    body = b""
+    if isinstance(row, Record):
+        said.append(dict(row.columns))
+        body = b"\n" + row.body
+    line = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
+    return Record("staged", uid, f"{commit_id}/{int_key(n)}", {"at": at}, b"%d%b%b" % (codec.VERSION, line, body))
+
+
+def read_staged(record: Record) -> Record | Key:
+    """Unwrap what ``staged_record`` wrapped."""
+    line, feed, body = record.body.partition(b"\n")
+    version, said = codec.decode_line(line, record.body, where(record))
+    if version > codec.VERSION:
+        raise codec.too_new("staged", version, where(record))
+    if not (isinstance(said, list) and len(said) == 2 + len(feed) and said[0] in COLUMNS and type(said[1]) is str):
+        raise codec.corrupt("staged", record.body, where(record), "it is no [kind, key, columns]")
+    kind: Kind = said[0]
+    if not feed:
+        return Key(kind, record.uid, said[1])
+    if not isinstance(said[2], dict) or said[2].keys() != {name for name, _ in COLUMNS[kind]}:
+        raise codec.corrupt("staged", record.body, where(record), f"its columns are not those of {kind} records")
+    return Record(kind, record.uid, said[1], said[2], body)
+
+
+def orphan_key(uid: str) -> Key:
+    """Where it is marked that records of a uid may be without a header."""
+    return Key("staged", "", uid)
+
+
+def orphan_record(uid: str, agent_id: str, act: Act, at: int) -> Record:
+    """Make such a mark."""
+    return Record("staged", "", uid, {"at": at}, codec.encode("orphan", (act, agent_id)))
 
 
 @reader
-def read_staged(record: Record) -> list[Key]:
-    """Read the list of what a staged commit wrote."""
-    return [Key(kind, uid, key) for kind, uid, key in read_body(record, "staged") if _is_kind(kind)]
-
-
-def _is_kind(kind: str) -> bool:
-    if kind not in COLUMNS:
-        raise ValueError(f"it names a record of kind {kind!r}")
-    return True
+def read_orphan(record: Record) -> tuple[str, str]:
+    """Read a mark: what goes on, and the agent id that tells where the records lie."""
+    act, agent_id = read_body(record, "orphan")
+    return act, agent_id
