@@ -9,7 +9,6 @@ import os
 import platform
 import sqlite3
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -95,7 +94,8 @@ async def ten(folder: str) -> dict[str, Any]:
 
             async def work(todo: Any = todo) -> None:
                 result = await next(todo).run("go")
-                assert result.ok and result.steps == ROUNDS + 1
+                assert result.ok, result
+                assert result.steps == ROUNDS + 1, result
 
             rows[name] = await timed(work, 25)
     rows["floor sqlite process"] = floor_ten(folder, "NORMAL")
@@ -375,7 +375,7 @@ async def import_time(folder: str) -> dict[str, Any]:
         taken = []
         for _ in range(9):
             script = f"import time; s = time.perf_counter(); {code}; print((time.perf_counter() - s) * 1e3)"
-            out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+            out = await anyio.run_process([sys.executable, "-c", script])
             taken.append(float(out.stdout))
         rows[name] = {"min": min(taken), "median": statistics.median(taken), "max": max(taken)}
     return rows

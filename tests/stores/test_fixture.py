@@ -41,6 +41,8 @@ async def write(store: Store) -> None:
     await _full(store)
     await _paused(store)
     await _staged(store)
+    await store.apply("half", (), [rec.orphan_record("u-half", "half", "fork", AT)], ())
+    await store.apply("half", (), [rec.message_record("u-half", Message(0, "user", (TextBlock("half"),), AT))], ())
 
 
 async def _full(store: Store) -> None:
@@ -53,7 +55,7 @@ async def _full(store: Store) -> None:
         await store.enqueue(FULL.agent_id, item(name))
     loaded = await store.load(FULL.agent_id)
     assert loaded is not None
-    await store.put_blob("Grüße".encode(), "text/plain")
+    await store.put_blob(FULL.agent_id, "Grüße".encode(), "text/plain")
     for holder in ("host-1:4711:boot", "host-1:4712:boot"):
         lease = await store.acquire(FULL.agent_id, holder, 10**6)
         clock: Any = getattr(store, "_clock", None)
@@ -94,7 +96,7 @@ async def _paused(store: Store) -> None:
     question = Approval(1, "recovery", due_at=AT + 60, reason="It may have run.")
     call = replace(VALUES["CALL"], result=None, result_seq=None, seal_reason=None, finished_at=None, is_error=False)
     asked = replace(call, n=0, status=CallStatus.APPROVAL_REQUIRED, plan=ask, approvals=(question,), wait=None)
-    child = replace(call, n=1, status=CallStatus.WAITING, approvals=(), wait=Wait(AT + 90, "paused/child"))
+    child = replace(call, n=1, status=CallStatus.WAITING, approvals=(), wait=Wait(AT + 90, "paused/child", "u-child"))
     state = replace(FULL, agent_id="paused", uid="u-paused", effects=(), calls=(asked, child), parked=None)
     state = replace(state, next_seq=1, documents=(), window=Window())
     said = Message(0, "user", (TextBlock("do it"),), AT)
@@ -150,12 +152,10 @@ async def raw(store: Store) -> list[Record]:
         uid = str(header.columns["uid"])
         found.append(header)
         for kind in rec.COLUMNS:
-            if kind not in ("header", "blob", "lease"):
+            if kind not in ("header", "lease"):
                 found += await store.scan(header.key, kind, uid, limit=999)
         found += [row for row in await store.get(header.key, [replace_key(uid)]) if row is not None]
-    blob = await store.blob_get(rec.blob_record("Grüße".encode(), "text/plain").key)
-    assert blob is not None
-    return [*found, blob]
+    return found + await store.scan("", "staged", "", limit=99)
 
 
 def replace_key(uid: str) -> Any:
@@ -182,7 +182,10 @@ async def test_all_agents_are_read_as_they_were_meant(copy: Path) -> None:
         assert await stored.due(AT + 10**15, 9) == await meant.due(AT + 10**15, 9)
         for id in ids:
             assert await everything(stored, id) == await everything(meant, id)
-        assert await stored.get_blob(rec.blob_record("Grüße".encode(), "").key) == "Grüße".encode()
+        blob = rec.blob_record("", "Grüße".encode(), "", 0).key
+        assert await stored.get_blob("agents/coder-1", blob) == "Grüße".encode()
+        assert await stored.sweep() == 1
+        assert await stored.scan("half", "message", "u-half", limit=9) == []
         forked = await stored.fork("agents/coder-1", "fork", new_uid="u-fork", at="snap-1")
         assert [d.digest for d in forked.documents] == ["old"]
         assert await stored.read_document("fork", "todo", "main") == OLD

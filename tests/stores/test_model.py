@@ -27,7 +27,7 @@ KINDS = st.sampled_from(["message", "run", "document", "staged"])
 def headers() -> st.SearchStrategy[Record]:
     wake_at = st.none() | TIMES
     return st.builds(
-        lambda id, uid, wake_at, seen, tenant: row(
+        lambda id, uid, wake_at, seen, tenant, parked: row(
             "header",
             id,
             "",
@@ -36,6 +36,7 @@ def headers() -> st.SearchStrategy[Record]:
             wake_at=wake_at,
             seen=seen,
             tenant=tenant,
+            parked=parked,
             max_inbox=2,
             max_message_bytes=5,
         ),
@@ -44,6 +45,7 @@ def headers() -> st.SearchStrategy[Record]:
         wake_at,
         st.integers(0, 3),
         st.sampled_from([None, "t"]),
+        st.sampled_from([None, None, "crash_loop"]),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from kode.core.errors import ConflictError, StoreUnavailableError
 from kode.core.store import Commit, MemoryStore
+from kode.core.store.primitives import weight
 from kode.core.store.records import read_message
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store import Author
@@ -171,3 +172,45 @@ async def test_a_loser_stops_before_it_has_written_anything() -> None:
         await store.commit(commit)
     assert store.count == 1
     assert await store.scan("agent", "staged", "uid-1", limit=9) == []
+
+
+async def test_rows_that_were_swept_from_under_a_slow_commit_refuse_it() -> None:
+    store, _, commit = await prepare()
+    inner, clock = store.apply, store._clock
+
+    async def slow(agent_id, conditions, puts, deletes):  # type: ignore[no-untyped-def]
+        if any(row.kind == "header" and row.columns["staged"] for row in puts):
+            await clock.advance(4_000)  # type: ignore[attr-defined]
+            store.apply = inner  # type: ignore[method-assign]
+            assert (await store.prune("agent", before=0)).staged > 0
+        return await inner(agent_id, conditions, puts, deletes)
+
+    store.apply = slow  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailableError) as swept:
+        await store.commit(commit)
+    assert swept.value.code == "too_slow"
+    assert (await store.commit(commit)).version == 3
+    assert len((await store.read_messages("agent")).items) == 8
+
+
+class Light(MemoryStore):
+    """Takes 4,000 bytes at once."""
+
+    max_batch_bytes = 4_000
+
+    async def apply(self, agent_id, conditions, puts, deletes):  # type: ignore[no-untyped-def]
+        rows = [*puts, *deletes]
+        assert len(rows) == 1 or sum(map(weight, rows)) <= 4_000
+        return await super().apply(agent_id, conditions, puts, deletes)
+
+
+async def test_what_one_write_takes_is_bounded_by_bytes_too() -> None:
+    store = Light(VirtualClock(AT))
+    author = Author(store)
+    await author.create()
+    texts = ["é" * 1_000, "x" * 9_000, *["y" * 100] * 40]
+    await author.say(*texts)
+    assert [getattr(m.blocks[0], "text", "") for m in (await store.read_messages("agent")).items] == texts
+    assert len((await store.read_messages((await store.fork("agent", "fork", new_uid="u2")).agent_id)).items) == 42
+    assert await store.scan("agent", "staged", "uid-1", limit=9) == []
+    await store.erase("agent")

@@ -354,7 +354,7 @@ def test_names() -> None:
 
 
 def test_a_child_that_may_exist_already_is_interrupted(play: Any) -> None:
-    """Between the child's creation and the committed suspension the call names no child; its id is known all the same."""
+    """Until its suspension is committed the call names no child, but its id is known."""
     play.acting(Plan("allow", child=True))
     got = play.feed(InterruptRequested("stop"))
     (deliver,) = [e for e in got.effects if isinstance(e, Deliver)]

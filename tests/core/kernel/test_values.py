@@ -25,13 +25,13 @@ from kode.core.kernel.words import RESULT_STATUS, Breakpoint, Phase, Status, Sto
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("max_tool_concurrency", 0, "a whole number from 1 to 1000"),
-        ("max_tool_concurrency", None, "a whole number from 1 to 1000"),
-        ("max_tool_concurrency", True, "a whole number from 1 to 1000"),
+        ("max_tool_concurrency", 0, "a whole number from 1 to 1,000"),
+        ("max_tool_concurrency", None, "a whole number from 1 to 1,000"),
+        ("max_tool_concurrency", True, "a whole number from 1 to 1,000"),
         ("max_steps_per_run", 1.5, r"a whole number from 1 to .* or None"),
         ("tool_timeout_s", "1", r"a number from 0.001 to .* or None"),
         ("tool_timeout_s", float("nan"), "a number"),
-        ("cancel_grace_s", -1, "a number from 0 to 3600"),
+        ("cancel_grace_s", -1, "a number from 0 to 3,600"),
     ],
 )
 def test_a_limit_out_of_range(name: str, value: Any, allowed: str) -> None:

@@ -39,7 +39,7 @@ KINDS: dict[codec.BodyKind, st.SearchStrategy[Any]] = {
     "compaction": draw.compactions,
     "snapshot": draw.snapshots,
     "document": st.tuples(draw.texts),
-    "staged": st.lists(st.tuples(draw.texts, draw.texts, draw.texts)).map(tuple),
+    "orphan": st.tuples(draw.texts, draw.texts),
 }
 INPUTS: list[codec.BodyKind] = ["input.message", "input.decision", "input.resolve", "input.interrupt"]
 
@@ -111,9 +111,7 @@ def parts(hint: Any) -> Iterator[Any]:
 def test_an_absent_optional_field_is_none() -> None:
     """A body never says None, so that is what a missing field must mean, whatever it defaults to elsewhere."""
     seen: set[Any] = set()
-    assert [
-        name for cls in codec._TYPES.values() if is_dataclass(cls) for name in other_than_none(cls, seen)
-    ] == []
+    assert [name for cls in codec._TYPES.values() if is_dataclass(cls) for name in other_than_none(cls, seen)] == []
     assert {State, Message, Call, Usage, Plan, CallModel, TextBlock} <= seen
     run = RunRecord(1, "ok", StopReason.END_TURN, 0, None, None, 0, 0, 0, 0, 0, 0, 0, Usage(), 0)
     assert b'"item"' not in encode("run", run)
@@ -169,11 +167,7 @@ def test_values_of_another_type_are_refused(kind: codec.BodyKind, value: Any) ->
 @given(st.text(st.characters(categories=["Cs", "Ll"])))
 def test_ill_formed_text_is_mended(text: str) -> None:
     found = decode("message", encode("message", message(origin=text, blocks=(TextBlock(text),))))
-    assert (
-        found.origin
-        == found.blocks[0].text
-        == text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    )
+    assert found.origin == found.blocks[0].text == text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     rows = [["done", 0, 0, {text: text}]]
     assert encode("events", rows) == encode("events", decode("events", encode("events", rows)))
 
@@ -268,8 +262,7 @@ def test_a_field_without_a_rule_is_refused_when_the_schema_is_built() -> None:
 
 def test_nothing_heavy_is_imported_before_the_first_use() -> None:
     program = (
-        "import sys, kode.core.store.records\n"
-        "print([m for m in ('pydantic', 'pydantic_core') if m in sys.modules])\n"
+        "import sys, kode.core.store.records\nprint([m for m in ('pydantic', 'pydantic_core') if m in sys.modules])\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"

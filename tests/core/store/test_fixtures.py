@@ -77,7 +77,7 @@ CALL = Call(
     seq=7,
     block=2,
     status=CallStatus.SEALED,
-    plan=Plan("ask", SHA, True, "ask", 120.5, "Mode approval asks before bash_run."),
+    plan=Plan("ask", SHA, True, "ask", 120.5, "Mode approval asks before bash_run.", True),
     asked_at=AT,
     input=Json('{"cmd":"ls -la"}'),
     changed_input=Json('{"cmd":"ls"}'),
@@ -97,7 +97,7 @@ CALL = Call(
             Json('{"cmd":"pwd"}'),
         ),
     ),
-    wait=Wait(AT + 5, "agents/child"),
+    wait=Wait(AT + 5, "agents/child", "c5d6e7"),
     result=(TEXT, MEDIA, BLOB),
     result_seq=8,
     is_error=True,
@@ -112,6 +112,8 @@ STATE = State(
     uid=UID,
     created_at=AT,
     updated_at=AT + 9,
+    first_seq=2,
+    first_cursor=40,
     next_seq=12,
     next_cursor=140,
     next_run=4,
@@ -134,6 +136,7 @@ STATE = State(
         resting=StopReason.APPROVAL,
         over=StopReason.MAX_STEPS,
         context=Json('{"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}'),
+        limits=Json('{"max_steps":9}'),
     ),
     effects=(
         CallModel("3.5.0", Attempt(2, 3), 12, 600.5),
@@ -142,7 +145,7 @@ STATE = State(
         Deliver("3.5.3", Attempt(2, 3), "agents/lead", "answer:x", "resolve", "1.1.0", "a9b8c7", 3, 5.0),
     ),
     calls=(CALL,),
-    timers=(Timer("t-1", AT + 60, "reminder", "look at the build", 60_000_000, "0 9 * * 1"),),
+    timers=(Timer("t-1", AT + 60, "reminder", "look at the build", 60_000_000, "0 9 * * 1", 30, 10),),
     documents=(Document("template", "coder", SHA), Document("todo", "main", SHA)),
     sandbox_ref="docker:0123456789ab",
     template="coder@3",
@@ -151,6 +154,7 @@ STATE = State(
     lineage=(Ancestor("agents/first", "a0b1c2", 4),),
     parked=StopReason.CRASH_LOOP,
     tokens=43_000,
+    expires_at=AT + 86_400_000_000,
 )
 COMMIT = Commit(STATE, "c-77", 7, 2, AT + 9, Bounds(50, 65_536, 3_600.5), seen=9)
 EVENTS = [
@@ -203,17 +207,15 @@ COMPACTION = Compaction(
     9_000,
     800,
 )
-SNAPSHOT = Snapshot(
-    "snap-1", 12, AT, WINDOW, (("todo", "main", SHA),), ("green", "a,b"), "snap-0", 43_000, "coder@3"
-)
+SNAPSHOT = Snapshot("snap-1", 12, AT, WINDOW, (("todo", "main", SHA),), ("green", "a,b"), "snap-0", 43_000, "coder@3")
 DOCUMENT = DocumentBody("todo", "a/b %ä", Json('{"items":[{"text":"é","done":false}]}'))
 LEASE = Lease("agents/coder-1", UID, "host-1:4711:boot", 2, AT + 30_000_000, 8, 1)
 
 INPUTS: dict[str, Any] = {
     "message": MessageReceived(
-        "m-1", (TEXT, MEDIA, BLOB), "user", "ada", Json('{"k":1}'), Json('{"tenant":"acme"}')
+        "m-1", (TEXT, MEDIA, BLOB), "user", "ada", Json('{"k":1}'), Json('{"tenant":"acme"}'), Json('{"max_steps":9}')
     ),
-    "reminder": MessageReceived("m-2", (TEXT,), "reminder", "bob", Json("{}"), Json("{}")),
+    "reminder": MessageReceived("m-2", (TEXT,), "reminder", "bob", Json("{}"), Json("{}"), Json("{}")),
     "decision": ApprovalDecided("decision:3.5.1:1", "3.5.1", 1, "deny", "ada", "no", Json('{"cmd":"ls"}')),
     "resolve": CallResolved("m-3", "3.5.1", (TEXT, MEDIA, BLOB), True, USAGE),
     "interrupt": InterruptRequested("m-4", "enough", "ada"),
@@ -250,7 +252,7 @@ BARE_MESSAGE = spelled(
     },
 )
 BARE_PLAN = spelled(
-    Plan, verdict="allow", tool_digest=None, readonly=False, recovery="seal", timeout_s=None, reason=None
+    Plan, verdict="allow", tool_digest=None, readonly=False, recovery="seal", timeout_s=None, reason=None, child=False
 )
 BARE_CALL = spelled(
     Call,
@@ -272,20 +274,21 @@ BARE_STATE = spelled(
     **{"next_run": 1, "step": 0, "next_n": 0, "steps_total": 0, "usage_total": NO_USAGE, "window": ALL},
     **{"run": None, "effects": (), "calls": (), "timers": (), "documents": (), "sandbox_ref": None},
     **{"template": "", "tenant": None, "parent": None, "lineage": (), "parked": None, "tokens": 0},
+    **{"first_seq": 0, "first_cursor": 1, "expires_at": None},
 )
 BARE_RUN_STATE = State(
     "a",
     "u",
     0,
     0,
-    run=Run(1, 0, 0, 0, None, 0, 0, 0, Usage(0, 0, 0, 0, 0, 0), 0, None, None, None),
+    run=Run(1, 0, 0, 0, None, 0, 0, 0, Usage(0, 0, 0, 0, 0, 0), 0, None, None, None, None),
     effects=(
         CallModel("1.1.0", Attempt(1, 1), 0, None),
         RunTool("1.1.1", Attempt(1, 1), None),
         CompactHistory("1.1.2", Attempt(1, 1), 0, 0, "model", None),
         Deliver("1.1.3", Attempt(1, 1), "b", "i", "interrupt", None, None, None, None),
     ),
-    timers=(Timer("t", 0, "message", "", None, None),),
+    timers=(Timer("t", None, "message", "", None, None, None, None),),
     parent=Parent("p", "pu", "1.1.0", 1, False),
 )
 BARE_BLOCKS = Message(
@@ -304,7 +307,7 @@ BARE_BLOCKS = Message(
 BARE_OPEN_CALL = Call(
     *(1, 1, 0, "", "t", 0, 0, CallStatus.WAITING, Plan("allow"), 0),
     approvals=(Approval(1, "permission", "pending", None, None, None, None, None, None),),
-    wait=Wait(None, None),
+    wait=Wait(None, None, None),
     audit=(Audit(0, CallStatus.PENDING, None),),
 )
 BARE_RUN = spelled(
@@ -352,17 +355,23 @@ STORED: dict[str, tuple[Record, Any]] = {
     **{f"inbox-{name}": (rec.inbox_record(UID, item(name)), item(name)) for name in INPUTS},
     "consumed": (
         rec.consumed_record(UID, item("message"), 3, AT + 7),
-        (300, 3, AT + 7, rec.item_digest(item("message"))),
+        (300, "message", 3, AT + 7, rec.item_digest(item("message"))),
     ),
     "run": (rec.run_record(UID, RUN), RUN),
     "compaction": (rec.compaction_record(UID, COMPACTION), COMPACTION),
     "snapshot": (rec.snapshot_record(UID, SNAPSHOT), SNAPSHOT),
     "document": (rec.document_record(UID, DOCUMENT, SHA, AT), DOCUMENT),
-    "blob": (rec.blob_record("Grüße".encode(), "text/plain"), "Grüße".encode()),
+    "blob": (rec.blob_record(UID, "Grüße".encode(), "text/plain", AT), "Grüße".encode()),
     "staged": (
-        rec.staged_record(UID, "c-78", AT, [Key("message", UID, "17"), Key("blob", "", SHA)]),
-        [Key("message", UID, "17"), Key("blob", "", SHA)],
+        rec.staged_record("c-78", 4, AT, UID, rec.message_record(UID, MESSAGE)),
+        rec.message_record(UID, MESSAGE),
     ),
+    "staged-delete": (
+        rec.staged_record("c-78", 5, AT, UID, Key("inbox", UID, "212c")),
+        Key("inbox", UID, "212c"),
+    ),
+    "staged-fork": (rec.orphan_record(UID, "agents/coder-1", "fork", AT), ("fork", "agents/coder-1")),
+    "staged-drop": (rec.orphan_record(UID, "agents/coder-1", "drop", AT), ("drop", "agents/coder-1")),
     "bare-message": (rec.message_record("u", BARE_MESSAGE), BARE_MESSAGE),
     "bare-blocks": (rec.message_record("u", BARE_BLOCKS), BARE_BLOCKS),
     "bare-call": (rec.call_record("u", BARE_CALL), BARE_CALL),
@@ -410,7 +419,7 @@ def read(record: Record) -> Any:
         "snapshot": rec.read_snapshot,
         "document": rec.read_document,
         "blob": lambda r: r.body,
-        "staged": rec.read_staged,
+        "staged": rec.read_staged if record.uid else rec.read_orphan,
     }
     return readers[record.kind](record)
 

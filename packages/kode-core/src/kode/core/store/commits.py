@@ -37,12 +37,15 @@ from kode.core.store.contract import (
 )
 from kode.core.store.leases import TRIES, micros
 from kode.core.store.plans import header_key, integer, lease_key, uid_of
-from kode.core.store.primitives import check_agent_id, check_item_id
+from kode.core.store.primitives import check_agent_id, check_item_id, check_name
 from kode.core.store.staging import Staging
 
 __all__ = ["Writing"]
 
-_Why = Literal["uid", "exists", "fence", "lease", "version", "staged", "takes", "inbox"]
+_Why = Literal["uid", "exists", "fence", "lease", "version", "snapshot", "staged", "takes", "inbox"]
+_FINAL = ("uid", "exists", "fence", "lease", "version", "snapshot")
+MAX_CONTROL_BYTES = 1_048_576
+"""Of a decision, a resolution or an interrupt, which no agent's `max_message_bytes` bounds."""
 
 
 @dataclass(slots=True)
@@ -80,6 +83,8 @@ class Writing(Staging):
                 again.
             FencedError: A newer fence was given out; also when this very commit had landed before that.
             LeaseLostError: No fence was given and a lease lives.
+            UsageError: A name in it is none (``bad_name``), or a snapshot of that name exists
+                (``snapshot_exists``).
         """
         commit = _checked(commit)
         state = commit.state
@@ -87,9 +92,9 @@ class Writing(Staging):
         attempt = _Try(release=commit.release and commit.fence is not None)
         for _ in range(TRIES):
             if commit.fence is None and commit.version is not None:
-                attempt.now = await self.now()
+                attempt.now = await self._time()
             checks, lease = self._checks(commit, attempt)
-            wake_at = commit.at if _due_now(commit, attempt) else commit.wake_at
+            wake_at = self._wake_at(commit, attempt)
             header = rec.header_record(commit, version=(commit.version or 0) + 1, wake_at=wake_at)
             puts = [*rows.puts, *lease, header]
             conditions = [condition for _, condition in checks]
@@ -97,7 +102,7 @@ class Writing(Staging):
             if failed is None:
                 return await self._committed(commit, attempt, waiting)
             await self._learn(commit, attempt, checks[failed][0])
-            if checks[failed][0] in ("uid", "exists", "fence", "lease", "version"):
+            if checks[failed][0] in _FINAL:
                 return await self._explain(commit, checks[failed][0])
         raise StoreUnavailableError(
             f"The commit to {state.agent_id!r} lost {TRIES} races; try again.",
@@ -117,13 +122,19 @@ class Writing(Staging):
             DuplicateIdError: The id was used with another body.
             InboxFullError: `max_inbox` messages wait. Decisions, interrupts and resolutions are never
                 refused.
-            UsageError: ``too_big``: the message is larger than `max_message_bytes`.
+            UsageError: ``too_big``: the message is larger than `max_message_bytes`, or an item of another kind
+                than 1 MB. ``bad_item``, ``bad_item_id``, ``bad_name``: it is not what its kind says, or its id
+                belongs to another kind.
         """
         check_agent_id(agent_id)
-        check_item_id(item.id)
-        now = await self.now()
-        record = rec.inbox_record(uid or "", replace(item, at=item.at or now, position=0))
+        check_item_id(item.id, item.kind)
+        check_name("tenant", item.tenant)
+        now = await self._time()
+        item = rec.checked_item(replace(item, at=item.at or now, position=0))
+        record = rec.inbox_record(uid or "", item)
         bounded = item.kind in ("message", "reminder")
+        if not bounded and len(record.body) > MAX_CONTROL_BYTES:
+            raise _too_big(agent_id, item.kind, len(record.body), MAX_CONTROL_BYTES)
         done = await self.append_inbox(agent_id, record, now=now, bounded=bounded)
         if done.outcome == "new":
             return Enqueued(done.position)
@@ -131,7 +142,36 @@ class Writing(Staging):
             return _known(agent_id, item, done)
         raise _refused(agent_id, record, done)
 
+    async def put_blob(self, agent_id: str, data: bytes, media_type: str = "application/octet-stream") -> str:
+        """Keep bytes for an agent, apart from its messages; returns the SHA-256 (hex) they are found by.
+
+        They belong to this agent alone: a fork gets a copy, and they go with it. Doing it again is fine.
+
+        Raises:
+            NotFoundError: No such agent.
+        """
+        check_agent_id(agent_id)
+        check_name("media_type", media_type)
+        for _ in range(TRIES):
+            (header,) = await self.get(agent_id, [header_key(agent_id)])
+            if header is None:
+                break
+            record = rec.blob_record(uid_of(header), data, media_type, await self._time())
+            same = Condition("equals", header_key(agent_id), "uid", record.uid)
+            if await self.apply(agent_id, [same], [record], ()) is None:
+                return record.key
+        raise plans.no_agent(agent_id)
+
     # ---- inside --------------------------------------------------------------------------------------------
+
+    def _wake_at(self, commit: Commit, attempt: _Try) -> int | None:
+        """Say when the agent must wake. "Now" is a moment that is over by the store's clock, not only the driver's.
+
+        `due` lists in this order, so it should still be when the agent came to wait, as far as that is known.
+        """
+        if not _due_now(commit, attempt) and (commit.wake_at is None or commit.wake_at > commit.at):
+            return commit.wake_at
+        return commit.at if self._last_time is None else min(commit.at, self._last_time)
 
     def _checks(self, commit: Commit, attempt: _Try) -> tuple[list[tuple[_Why, Condition]], list[Record]]:
         """Say what must hold for the commit to land, and what becomes of the lease.
@@ -150,8 +190,11 @@ class Writing(Staging):
         """
         state = commit.state
         header, lease = header_key(state.agent_id), lease_key(state.uid)
+        snapshots: list[tuple[_Why, Condition]] = [
+            ("snapshot", Condition("absent", Key("snapshot", state.uid, snapshot.id))) for snapshot in commit.snapshots
+        ]
         if commit.version is None:
-            return [("exists", Condition("absent", header))], []
+            return [("exists", Condition("absent", header)), *snapshots], []
         checks: list[tuple[_Why, Condition]] = [("uid", Condition("equals", header, "uid", state.uid))]
         if commit.fence is None:
             checks.append(("lease", Condition("free", lease, value=attempt.now)))
@@ -159,6 +202,7 @@ class Writing(Staging):
             checks.append(("fence", Condition("equals", lease, "fence", commit.fence)))
         checks.append(("version", Condition("equals", header, "version", commit.version)))
         checks.append(("staged", Condition("equals", header, "staged", None)))
+        checks += snapshots
         if attempt.release:
             given = Lease(state.agent_id, state.uid, "", commit.fence or 0, until=0, version=0)
             leases = [rec.released_record(given)]
@@ -244,9 +288,28 @@ def _checked(commit: Commit) -> Commit:
     check_agent_id(commit.state.agent_id)
     if commit.version is None and commit.fence is not None:
         raise UsageError("A commit that creates an agent cannot have a fence.", code="bad_commit")
+    _check_names(commit)
     top = max(commit.consumed, default=0)
     # What was consumed was offered; and a position may only be given out again if `seen` forgets it.
     return replace(commit, seen=top) if top > commit.seen else commit
+
+
+def _check_names(commit: Commit) -> None:
+    """Refuse what would become a key or a column that some engine does not take."""
+    state = commit.state
+    check_name("uid", state.uid)
+    check_name("commit_id", commit.commit_id, without="/")
+    check_name("tenant", state.tenant)
+    check_name("template", state.template, empty=True)
+    for compaction in commit.compactions:
+        check_name("compaction id", compaction.id)
+    for snapshot in commit.snapshots:
+        check_name("snapshot id", snapshot.id)
+        check_name("parent of a snapshot", snapshot.parent)
+        for tag in snapshot.tags:
+            check_name("tag of a snapshot", tag)
+    if len({snapshot.id for snapshot in commit.snapshots}) < len(commit.snapshots):
+        raise UsageError("The commit takes two snapshots of one name.", code="snapshot_exists")
 
 
 def _due_now(commit: Commit, attempt: _Try) -> bool:
@@ -293,8 +356,10 @@ def _documents(commit: Commit) -> list[Record]:
                 kind=body.kind,
                 name=body.name,
             )
-        record = rec.document_record(commit.state.uid, body, document.digest, commit.at)
-        found.append(replace(record, key=plans.document_key(commit.state.uid, document).key))
+        check_name("document kind", body.kind, without="/")
+        check_name("document name", body.name, empty=True)
+        check_name("document digest", document.digest, without="/")
+        found.append(rec.document_record(commit.state.uid, body, document.digest, commit.at))
     return found
 
 
@@ -315,6 +380,13 @@ def _error(commit: Commit, why: _Why, header: Record | None, lease: Record | Non
             agent_id=agent_id,
             fence=commit.fence,
             newest=fence,
+        )
+    if why == "snapshot":
+        names = ", ".join(repr(snapshot.id) for snapshot in commit.snapshots)
+        return UsageError(
+            f"{agent_id!r} has a snapshot of that name already ({names}); choose another name.",
+            code="snapshot_exists",
+            agent_id=agent_id,
         )
     if why == "lease" and lease is not None:
         return LeaseLostError(
@@ -343,7 +415,7 @@ def _known(agent_id: str, item: Item, done: Appended) -> Enqueued:
         known = rec.read_item(done.known)
         position, digest = known.position, rec.item_digest(known)
     else:
-        position, run, _, digest = rec.read_consumed(done.known)
+        position, _, run, _, digest = rec.read_consumed(done.known)
     if digest != rec.item_digest(item):
         raise DuplicateIdError(
             f"The id {item.id!r} was used for {agent_id!r} with another body; use a new id.",
@@ -362,11 +434,14 @@ def _refused(agent_id: str, record: Record, done: Appended) -> KodeError:
             agent_id=agent_id,
             limit=done.limit,
         )
-    size = integer(record.columns["size"])
+    return _too_big(agent_id, str(record.columns["kind"]), integer(record.columns["size"]), done.limit)
+
+
+def _too_big(agent_id: str, kind: str, size: int, limit: int) -> UsageError:
     return UsageError(
-        f"The message is {size} bytes; max_message_bytes of {agent_id!r} is {done.limit}.",
+        f"The {kind} is {size} bytes; {agent_id!r} takes at most {limit}.",
         code="too_big",
         agent_id=agent_id,
         size=size,
-        limit=done.limit,
+        limit=limit,
     )

@@ -13,19 +13,22 @@ from kode.core.store import plans
 from kode.core.store import records as rec
 from kode.core.store.contract import Condition, Lease, Record
 from kode.core.store.plans import header_key, integer, lease_key, uid_of
-from kode.core.store.primitives import check_agent_id
+from kode.core.store.primitives import check_agent_id, check_name
 from kode.core.store.reading import Reading
 
 __all__ = ["Leasing"]
 
 TRIES = 50
 """Lost races in a row before a call gives up; each means that somebody else got on."""
+MAX_HOLDER = 500
+"""Bytes of a holder's name."""
 
 
 class Leasing(Reading):
     """The right to drive."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._retaken: dict[str, Lease] = {}
         """Leases given out here that count take-overs, by uid: what `answered` must reset."""
 
@@ -41,8 +44,9 @@ class Leasing(Reading):
             LeaseLostError: ``held``: another holder's lease lives; `fields` name `holder` and `until`.
         """
         check_agent_id(agent_id)
+        check_name("holder", holder, most=MAX_HOLDER)
         for _ in range(TRIES):
-            now = await self.now()
+            now = await self._time()
             header, old = await self._header_and_lease(agent_id)
             held = self._live_lease(old, header, now)
             if held is not None and held.holder != holder:
@@ -71,7 +75,7 @@ class Leasing(Reading):
         Raises:
             LeaseLostError: It was given back or somebody took it: stop.
         """
-        now = await self.now()
+        now = await self._time()
         until = now + micros(ttl_s)
         kept = replace(lease, until=until, takes=self._takes(lease))
         for _ in range(TRIES):

@@ -35,7 +35,8 @@ def is_dead(holder: str) -> bool:
     if _UNKNOWN in (machine, boot) or machine != _machine():
         return False
     if boot != _boot():
-        return True
+        # This machine was started again, or it is the twin of that one, made of one image and sharing its disk.
+        return False
     # Another namespace counts pids of its own: nothing can be said of this number.
     if namespace != _namespace():
         return False

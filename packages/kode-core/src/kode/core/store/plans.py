@@ -70,6 +70,8 @@ class Page(Generic[T, C]):
     items: tuple[T, ...]
     next: C | None
     """Where to go on: the next `after` (or `before`, reading backwards). None: that was all there was."""
+    pruned: bool = False
+    """Some of what was asked for was pruned and is no longer there."""
 
 
 # ---- the header and what it needs --------------------------------------------------------------------------
@@ -119,11 +121,6 @@ def lease_key(uid: str) -> Key:
 def document_key(uid: str, document: Document) -> Key:
     """Where a document lies: its digest ends the key, so that a snapshot still finds the one it names."""
     return Key("document", uid, f"{rec.document_key(document.kind, document.name)}/{document.digest}")
-
-
-def read_document(record: Record) -> DocumentBody:
-    """Decode a document."""
-    return rec.read_document(replace(record, key=record.key.rpartition("/")[0]))
 
 
 def named_documents(snapshot: Snapshot) -> tuple[Document, ...]:
@@ -185,8 +182,9 @@ def load(agent_id: str, live: Callable[[Record | None, Record], Lease | None]) -
     inbox = yield from scan_all(Scan("inbox", uid))
     window: list[Record] = []
     for part in state.window.bounded(state.next_seq):
-        stop = part.stop or 0
-        window += yield from scan_all(message_range(uid, part.start, stop, min(SCAN, stop - part.start)))
+        start, stop = max(part.start, state.first_seq), part.stop or 0
+        if start < stop:
+            window += yield from scan_all(message_range(uid, start, stop, min(SCAN, stop - start)))
     wake_at = header.columns["wake_at"]
     return Loaded(
         state=state,
@@ -246,13 +244,15 @@ def messages(
     """See `Reading.read_messages`."""
     state = yield from read_state(agent_id)
     stop = state.next_seq if before is None else min(before, state.next_seq)
-    start = 0 if after is None else max(after + 1, 0)
+    asked = 0 if after is None else max(after + 1, 0)
+    start = max(asked, state.first_seq)
+    pruned = asked < min(start, stop)
     if start >= stop:
-        return Page((), None)
+        return Page((), None, pruned)
     ask = replace(message_range(state.uid, start, stop, SCAN), reverse=backwards)
     rows, more = yield from bounded_scan(ask, limit, max_bytes)
     items = tuple(rec.read_message(row) for row in rows)
-    return Page(items, items[-1].seq if more else None)
+    return Page(items, items[-1].seq if more else None, pruned)
 
 
 def calls(
@@ -272,9 +272,12 @@ def events(agent_id: str, after: int, limit: int, max_bytes: int, before: int | 
     """See `Reading.read_events`, forwards."""
     state = yield from read_state(agent_id)
     stop = state.next_cursor if before is None else min(before, state.next_cursor)
+    asked = max(after, 0)
+    after = max(asked, state.first_cursor - 1)
+    pruned = asked + 1 < min(after + 1, stop)
     if after + 1 >= stop:
-        return Page((), None)
-    ask = Scan("events", state.uid, after=rec.int_key(max(after, 0)), before=rec.int_key(stop))
+        return Page((), None, pruned)
+    ask = Scan("events", state.uid, after=rec.int_key(after), before=rec.int_key(stop))
     rows, more = yield from bounded_scan(ask, limit, max_bytes)
     if not rows or rec.key_int(rows[0].key) != after + 1:
         # The position lies within a record, or what was there is pruned.
@@ -284,7 +287,7 @@ def events(agent_id: str, after: int, limit: int, max_bytes: int, before: int | 
     found = [event for row in rows for event in rec.read_events(row) if after < event.cursor < stop]
     more = more or len(found) > limit
     items = tuple(found[:limit])
-    return Page(items, items[-1].cursor if more else None)
+    return Page(items, items[-1].cursor if more else None, pruned)
 
 
 def events_backwards(
@@ -293,14 +296,17 @@ def events_backwards(
     """See `Reading.read_events`, backwards."""
     state = yield from read_state(agent_id)
     stop = state.next_cursor if before is None else min(before, state.next_cursor)
-    if stop <= 1:
-        return Page((), None)
+    asked = max(after, 0)
+    after = max(asked, state.first_cursor - 1)
+    pruned = asked + 1 < min(after + 1, stop)
+    if after + 1 >= stop:
+        return Page((), None, pruned)
     ask = Scan("events", state.uid, before=rec.int_key(stop), reverse=True)
     rows, more = yield from bounded_scan(ask, limit, max_bytes)
     found = [event for row in rows for event in reversed(rec.read_events(row)) if after < event.cursor < stop]
     more = (more or len(found) > limit) and bool(found)
     items = tuple(found[:limit])
-    return Page(items, items[-1].cursor if more else None)
+    return Page(items, items[-1].cursor if more else None, pruned)
 
 
 def runs(
@@ -335,7 +341,7 @@ def documents(agent_id: str, kind: str | None) -> Plan[tuple[DocumentBody, ...]]
     state = yield from read_state(agent_id)
     named = [d for d in state.documents if kind is None or d.kind == kind]
     rows = yield from get(*(document_key(state.uid, d) for d in named))
-    return tuple(read_document(row) for row in present(rows))
+    return tuple(rec.read_document(row) for row in present(rows))
 
 
 def document(agent_id: str, kind: str, name: str) -> Plan[DocumentBody | None]:
@@ -344,8 +350,15 @@ def document(agent_id: str, kind: str, name: str) -> Plan[DocumentBody | None]:
     for named in state.documents:
         if (named.kind, named.name) == (kind, name):
             (row,) = yield from get(document_key(state.uid, named))
-            return None if row is None else read_document(row)
+            return None if row is None else rec.read_document(row)
     return None
+
+
+def blob(agent_id: str, sha256: str) -> Plan[Record | None]:
+    """See `Reading.get_blob`."""
+    header = yield from need_header(agent_id)
+    (row,) = yield from get(Key("blob", uid_of(header), sha256))
+    return row
 
 
 def consumed_by(agent_id: str, item_id: str) -> Plan[int | None]:

@@ -31,6 +31,10 @@ class Reading(Records):
     `RecordCorruptError` for a record that cannot be read, which is left as it is.
     """
 
+    def __init__(self) -> None:
+        self._last_time: int | None = None
+        """What `now` said last; None: it was not asked yet."""
+
     async def read_plan(self, agent_id: str, plan: Plan[T]) -> T:
         """Run a plan, one round trip for each thing it asks. A store may run it whole, in one snapshot."""
         try:
@@ -60,7 +64,7 @@ class Reading(Records):
         `Loaded.lease` is the lease while it lives.
         """
         check_agent_id(agent_id)
-        now = await self.now()
+        now = await self._time()
 
         def live(lease: Record | None, header: Record) -> Lease | None:
             return self._live_lease(lease, header, now)
@@ -127,7 +131,7 @@ class Reading(Records):
     ) -> Page[Event, int]:
         """Read durable events with a cursor above `after` and below `before`; `backwards`: the newest first.
 
-        Events that were pruned are left out: the first cursor says where the rest begins.
+        Events that were pruned are left out: `Page.pruned` says so, the first cursor where the rest begins.
         """
         if backwards:
             return await self._settled(
@@ -172,24 +176,23 @@ class Reading(Records):
         """Read one document as the agent has it now; None if it has none of that name."""
         return await self._settled(agent_id, lambda: plans.document(agent_id, kind, name))
 
-    async def put_blob(self, data: bytes, media_type: str = "application/octet-stream") -> str:
-        """Keep bytes apart from any record; returns the SHA-256 (hex) they are found by."""
-        record = rec.blob_record(data, media_type)
-        await self.blob_put(record.key, data, media_type)
-        return record.key
-
-    async def get_blob(self, sha256: str) -> bytes:
-        """Read what `put_blob` kept.
+    async def get_blob(self, agent_id: str, sha256: str) -> bytes:
+        """Read what `put_blob` kept for this agent.
 
         Raises:
-            NotFoundError: There is no such blob.
+            NotFoundError: There is no such agent, or it has no such blob.
         """
-        record = await self.blob_get(sha256)
-        if record is None:
-            raise NotFoundError(f"No blob {sha256} is stored here.", sha256=sha256)
-        return record.body
+        row = await self._settled(agent_id, lambda: plans.blob(agent_id, sha256))
+        if row is None:
+            raise NotFoundError(f"{agent_id!r} has no blob {sha256[:64]!r}.", agent_id=agent_id, sha256=sha256)
+        return row.body
 
     # ---- inside --------------------------------------------------------------------------------------------
+
+    async def _time(self) -> int:
+        """Ask for the time, and remember it as one that is certainly over."""
+        self._last_time = await self.now()
+        return self._last_time
 
     async def settle(self, agent_id: str, header: Record) -> None:
         """Bring the commit that a header names as staged to its places. Anyone may; `Writing` does."""

@@ -38,9 +38,9 @@ _CONFIG = cs.CoreConfig(strict=True, extra_fields_behavior="forbid")
 class Adapter:
     """Reads and writes one type as JSON, both in one call into compiled code.
 
-    With ``elide``, fields that hold their default are not written, and a reader puts the default back: changing a default changes what
-    is stored. None is the default of a field that may be None and has no other. Fields in ``apart`` are neither
-    written nor read; after ``read`` they are *unset*.
+    With ``elide``, fields that hold their default are not written, and a reader puts the default back: changing a
+    default changes what is stored. None is the default of a field that may be None and has no other. Fields in
+    ``apart`` are neither written nor read; after ``read`` they are *unset*.
     """
 
     __slots__ = ("_elide", "_read", "_write")

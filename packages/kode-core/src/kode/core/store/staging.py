@@ -11,17 +11,16 @@ What a process leaves behind before step 2, or before the end of step 3, is remo
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
 
-from kode.core.errors import RecordCorruptError, StoreError, StoreUnavailableError
-from kode.core.store import codec, plans
+from kode.core.errors import StoreError, StoreUnavailableError
+from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.contract import Commit, Condition, Key, Kind, Record
+from kode.core.store.contract import Commit, Condition, Key, Record
 from kode.core.store.leases import TRIES, Leasing
 from kode.core.store.plans import Scan, header_key, uid_of
+from kode.core.store.primitives import portions, weight
 
 __all__ = ["Staging"]
 
@@ -34,22 +33,31 @@ class Staging(Leasing):
     ) -> tuple[int | None, list[Record]]:
         """Apply a commit whose header is the last put: at once, or staged when it is too large."""
         agent_id, uid = commit.state.agent_id, commit.state.uid
-        if self.max_batch is None or len(puts) + len(deletes) <= self.max_batch:
+        if self._fits([*puts, *deletes]):
             after = rec.int_key(commit.seen)
             return await self.apply_and_look(agent_id, conditions, puts, deletes, uid=uid, after=after)
         # The lease is part of the act: who is refused must not have given it back.
         act = [record for record in puts if record.kind in ("header", "lease")]
         rows: list[Record | Key] = [record for record in puts if record.kind not in ("header", "lease")]
         rows += deletes
-        staged = [_staged(commit, i, row) for i, row in enumerate(rows)]
-        for i in range(0, len(staged), self.max_batch):
+        at = await self._time()
+        staged = [rec.staged_record(commit.commit_id, i, at, uid, row) for i, row in enumerate(rows)]
+        for part in portions(staged, self._most, self.max_batch_bytes):
             # Conditions here too, so that a loser stops early; they are judged again at the act.
-            failed = await self.apply(agent_id, conditions, staged[i : i + self.max_batch], ())
+            failed = await self.apply(agent_id, conditions, part, ())
             if failed is not None:
                 return failed, []
         header = act.pop()
         act.append(replace(header, columns={**header.columns, "staged": commit.commit_id}))
-        failed = await self.apply(agent_id, conditions, act, ())
+        # `prune` takes rows for broken off after an hour, the first of them first.
+        there = [Condition("equals", row.address, "at", at) for row in staged[:1]]
+        failed = await self.apply(agent_id, [*conditions, *there], act, ())
+        if failed == len(conditions):
+            raise StoreUnavailableError(
+                f"The commit to {agent_id!r} took so long that it was taken for broken off; repeat it.",
+                code="too_slow",
+                agent_id=agent_id,
+            )
         if failed is None:
             try:
                 await self._settle_agent(agent_id)
@@ -69,10 +77,7 @@ class Staging(Leasing):
         same = Condition("equals", header_key(agent_id), "uid", uid)
         scan = Scan("staged", uid, prefix=f"{commit_id}/")
         rows = await self.read_plan(agent_id, plans.scan_all(scan))
-        changes = [_unstaged(row) for row in rows]
-        portion = self.max_batch or plans.SCAN
-        for i in range(0, len(changes), portion):
-            part = changes[i : i + portion]
+        for part in self._portions(rec.read_staged(row) for row in rows):
             puts = [change for change in part if isinstance(change, Record)]
             deletes = [change for change in part if isinstance(change, Key)]
             if await self.apply(agent_id, [same, named], puts, deletes) is not None:
@@ -94,33 +99,19 @@ class Staging(Leasing):
         raise StoreError(f"The header of {agent_id!r} changes too fast to settle its commit.", agent_id=agent_id)
 
     async def _remove(self, agent_id: str, keys: Sequence[Key]) -> None:
-        portion = self.max_batch or plans.SCAN
-        for i in range(0, len(keys), portion):
-            await self.apply(agent_id, (), (), keys[i : i + portion])
+        for part in portions(keys, self._most, self.max_batch_bytes):
+            await self.apply(agent_id, (), (), part)
 
+    # ---- how much one apply can take -----------------------------------------------------------------------
 
-def _staged(commit: Commit, i: int, row: Record | Key) -> Record:
-    """Wrap a record, or the key of one to delete: ``[[kind, key, text]]``, the text "" for a delete."""
-    text = ""
-    if isinstance(row, Record):
-        text = json.dumps([dict(row.columns), row.body.decode()], ensure_ascii=False, separators=(",", ":"))
-    body = codec.encode("staged", ((row.kind, row.key, text),))
-    return Record("staged", commit.state.uid, f"{commit.commit_id}/{rec.int_key(i)}", {"at": commit.at}, body)
+    @property
+    def _most(self) -> int:
+        return self.max_batch or plans.SCAN
 
+    def _fits(self, rows: Sequence[Record | Key]) -> bool:
+        if self.max_batch is not None and len(rows) > self.max_batch:
+            return False
+        return self.max_batch_bytes is None or sum(map(weight, rows)) <= self.max_batch_bytes
 
-def _unstaged(staged: Record) -> Record | Key:
-    try:
-        ((kind, key, text),) = codec.decode("staged", staged.body, staged.key)
-        if kind not in rec.COLUMNS:
-            raise ValueError(f"a record of kind {kind!r}")
-        if not text:
-            return Key(cast(Kind, kind), staged.uid, key)
-        columns, body = cast(tuple[dict[str, Any], str], json.loads(text))
-        return Record(cast(Kind, kind), staged.uid, key, columns, body.encode())
-    except ValueError as error:
-        raise RecordCorruptError(
-            f"The staged record {staged.uid}/{staged.key} cannot be read: {error}. It was left as it is.",
-            kind="staged",
-            record=f"{staged.uid}/{staged.key}",
-            raw=staged.body,
-        ) from None
+    def _portions(self, rows: Iterable[Record | Key]) -> Iterator[list[Record | Key]]:
+        return portions(rows, self._most, self.max_batch_bytes)

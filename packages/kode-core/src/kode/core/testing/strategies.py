@@ -27,7 +27,7 @@ from kode.core.kernel.inputs import (
     MessageReceived,
 )
 from kode.core.kernel.message import Json, Message
-from kode.core.kernel.state import RunRecord, State
+from kode.core.kernel.state import Document, RunRecord, State
 from kode.core.kernel.toolcall import Call
 from kode.core.kernel.window import Compaction, Range, Snapshot, Window
 from kode.core.store.contract import Bounds, Commit, DocumentBody, Item, Lease
@@ -45,6 +45,7 @@ __all__ = [
     "json_values",
     "leases",
     "messages",
+    "names",
     "numbers",
     "run_records",
     "snapshots",
@@ -62,6 +63,12 @@ column_texts: st.SearchStrategy[str] = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12
 )
 """Text as a record's column holds it."""
+names: st.SearchStrategy[str] = st.text(
+    st.characters(exclude_categories=["C", "Zl", "Zp", "Zs"]) | st.sampled_from(" /%"), min_size=1, max_size=12
+)
+"""Text that a store takes as a name: printable, not empty."""
+words: st.SearchStrategy[str] = names.filter(lambda name: "/" not in name)
+"""Names of which a key's first or last part is made."""
 ids: st.SearchStrategy[str] = st.text("abcXYZ019._:@-", min_size=1, max_size=8)
 agent_ids: st.SearchStrategy[str] = ids.filter(lambda id: id not in (".", ".."))
 """Ids that a store takes."""
@@ -107,6 +114,11 @@ _FIELDS: dict[tuple[type, str], st.SearchStrategy[Any]] = {
     (Snapshot, "id"): ids,
     (Snapshot, "parent"): st.none() | ids,
     (Snapshot, "tags"): st.lists(column_texts, max_size=3).map(tuple),
+    (Document, "kind"): words,
+    (Document, "name"): names,
+    (Document, "digest"): words,
+    (DocumentBody, "kind"): words,
+    (DocumentBody, "name"): names,
     (State, "agent_id"): agent_ids,
     (State, "uid"): ids,
     (State, "template"): column_texts,

@@ -31,7 +31,7 @@ __all__ = ["WRITES", "WrappedStore"]
 
 T = TypeVar("T")
 
-WRITES = frozenset({"apply", "apply_and_look", "append_inbox", "blob_put", "drop"})
+WRITES = frozenset({"apply", "apply_and_look", "append_inbox", "drop"})
 """Primitives that change something."""
 
 _operation: ContextVar[str] = ContextVar("kode_testing_operation", default="")
@@ -45,6 +45,7 @@ class WrappedStore(Store):
         self.inner = inner
         self.durability = inner.durability
         self.max_batch = inner.max_batch
+        self.max_batch_bytes = inner.max_batch_bytes
         self.same_host = inner.same_host
 
     # ---- the door ------------------------------------------------------------------------------------------
@@ -165,14 +166,6 @@ class WrappedStore(Store):
     async def agents(self, prefix: str, after: str, limit: int, tenant: str | None = None) -> list[Record]:
         """Hand on."""
         return await self.around("agents", lambda: self.inner.agents(prefix, after, limit, tenant))
-
-    async def blob_put(self, sha256: str, data: bytes, media_type: str) -> None:
-        """Hand on."""
-        await self.around("blob_put", lambda: self.inner.blob_put(sha256, data, media_type))
-
-    async def blob_get(self, sha256: str) -> Record | None:
-        """Hand on."""
-        return await self.around("blob_get", lambda: self.inner.blob_get(sha256))
 
     async def drop(self, agent_id: str, uid: str) -> None:
         """Hand on."""

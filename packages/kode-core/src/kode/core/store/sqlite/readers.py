@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
-
-import anyio
-from anyio import to_thread
 
 from kode.core.store.primitives import Durability
 from kode.core.store.sqlite import reads
@@ -19,7 +17,7 @@ __all__ = ["Readers"]
 T = TypeVar("T")
 LANES = 2
 """Threads that read at once: while one is at a long list the other answers the rest."""
-MOST = 200
+MOST = 500
 """Reads that one of them takes along."""
 
 
@@ -30,27 +28,27 @@ class Readers:
         self._path = path
         self._durability = durability
         self._busy_timeout_s = busy_timeout_s
-        self._lanes = Lanes(self._read, width=LANES, most=MOST)
+        self._lanes = Lanes("kode-reader", self._read, self._leave, width=LANES, most=MOST)
         self._idle: list[sqlite3.Connection] = []
-        self._closed = False
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def run(self, work: Callable[[sqlite3.Connection], T]) -> Awaitable[T]:
         """Run a function that reads; it sees all that was committed before it was asked for.
 
         A `reads.Reading` shares its statements with others of its batch. What one raises hinders no other.
         """
-        return await self._lanes.run(work)
+        return self._lanes.run(work)
 
     def open(self) -> None:
-        """Keep connections from now on."""
-        self._closed = False
+        """Start the threads."""
+        self._lanes.open()
 
     async def close(self) -> None:
-        """Close the connections: those in use when they are given back."""
-        self._closed = True
-        idle, self._idle = self._idle, []
-        with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(_close_all, idle)
+        """Answer what waits, then close the connections and end the threads."""
+        await self._lanes.close()
+
+    def stop(self) -> None:
+        """Do as `close`, but without waiting for it."""
+        self._lanes.stop()
 
     # ---- in the thread -------------------------------------------------------------------------------------
 
@@ -104,12 +102,13 @@ class Readers:
     def _give_back(self, db: sqlite3.Connection, broken: bool) -> None:
         if not broken and db.in_transaction:
             db.execute("COMMIT")
-        if broken or self._closed:
+        if broken:
             db.close()
         else:
             self._idle.append(db)
 
-
-def _close_all(connections: list[sqlite3.Connection]) -> None:
-    for connection in connections:
-        connection.close()
+    def _leave(self) -> None:
+        idle, self._idle = self._idle, []
+        for db in idle:
+            with suppress(sqlite3.Error):
+                db.close()

@@ -30,10 +30,12 @@ class Reading(Generic[T]):
     """A plan to be run; called with a connection it runs by itself."""
 
     plan: Plan[T]
+    short: bool = False
+    """It asks once, and needs no snapshot for that when it runs by itself."""
 
     def __call__(self, db: sqlite3.Connection) -> T:
-        """Run it by itself, in one snapshot."""
-        return rows.run_plan(db, self.plan)
+        """Run it by itself."""
+        return rows.run_plan(db, self.plan, snapshot=not self.short)
 
 
 def run(db: sqlite3.Connection, plans: dict[int, Plan[Any]]) -> dict[int, tuple[Any, Exception | None]]:
@@ -60,7 +62,7 @@ def run(db: sqlite3.Connection, plans: dict[int, Plan[Any]]) -> dict[int, tuple[
 
 
 def _answers(db: sqlite3.Connection, asks: dict[int, Ask]) -> dict[int, _Answer | Exception | None]:
-    known: dict[Key, Record] = {}
+    known: dict[Key, Record | None] = {}
     quiet: set[int] = set()
     if len(asks) > 1:
         try:
@@ -81,26 +83,29 @@ def _answers(db: sqlite3.Connection, asks: dict[int, Ask]) -> dict[int, _Answer 
     return answers
 
 
-def _get(db: sqlite3.Connection, keys: tuple[Key, ...], known: dict[Key, Record]) -> _Answer:
+def _get(db: sqlite3.Connection, keys: tuple[Key, ...], known: dict[Key, Record | None]) -> _Answer:
     missing = [key for key in keys if key not in known]
     found = iter(rows.get(db, missing))
     return [known[key] if key in known else next(found) for key in keys]
 
 
-def _records(db: sqlite3.Connection, asks: Iterable[Ask]) -> dict[Key, Record]:
-    """Read the headers and leases that are asked for, unless they are large."""
+def _records(db: sqlite3.Connection, asks: Iterable[Ask]) -> dict[Key, Record | None]:
+    """Read the headers and leases that are asked for, unless they are large; None for what is not there."""
     wanted: dict[Kind, list[Key]] = {}
     for ask in asks:
         if isinstance(ask, Get):
             for key in ask.keys:
                 if key.kind in _TOGETHER:
                     wanted.setdefault(key.kind, []).append(key)
-    known: dict[Key, Record] = {}
+    known: dict[Key, Record | None] = {}
     for kind, keys in wanted.items():
         names = rows.TABLES[kind].names
+        known |= dict.fromkeys(keys)
         for i, *values, body in sets.columns(db, kind, [(key.uid, key.key) for key in keys], names, _BODY):
-            if body is not None:
-                key = keys[i]
+            key = keys[i]
+            if body is None:
+                known.pop(key, None)
+            else:
                 columns = dict(zip(names, values, strict=True))
                 known[key] = Record(kind, key.uid, key.key, columns, bytes.fromhex(body))
     return known

@@ -106,7 +106,7 @@ _INBOX_LAST = 'SELECT max("key") FROM inbox WHERE owner = ?'
 _INBOX_AFTER = 'SELECT 1 FROM inbox WHERE owner = ? AND "key" > ? LIMIT 1'
 # Counts no further than it must.
 _INBOX_FULL = "SELECT count(*) FROM (SELECT 1 FROM inbox WHERE owner = ? AND kind IN ('message', 'reminder') LIMIT ?)"
-_WAKE = "UPDATE header SET wake_at = min(ifnull(wake_at, ?1), ?1) WHERE owner = '' AND \"key\" = ?2"
+_WAKE = "UPDATE header SET wake_at = min(ifnull(wake_at, ?1), ?1) WHERE owner = '' AND \"key\" = ?2 AND parked IS NULL"
 _DUE = (
     'SELECT h."key", h.wake_at FROM header h LEFT JOIN lease l ON l.owner = h.uid AND l."key" = \'\' '
     'WHERE h.wake_at <= ?1 AND (h.wake_at, h."key") > (?2, ?3) AND (l.holder IS NULL OR l.until <= ?1) '
@@ -162,9 +162,9 @@ def due(db: sqlite3.Connection, now: int, limit: int, after: Due | None) -> list
     return [Due(*row) for row in db.execute(_DUE, (now, wake_at, agent_id, limit))]
 
 
-def run_plan(db: sqlite3.Connection, plan: Plan[T]) -> T:
+def run_plan(db: sqlite3.Connection, plan: Plan[T], *, snapshot: bool = True) -> T:
     """Run a plan to its end in one snapshot of the file: the caller's, if it has one."""
-    own = not db.in_transaction
+    own = snapshot and not db.in_transaction
     if own:
         db.execute("BEGIN")
     try:
@@ -205,7 +205,7 @@ def put(db: sqlite3.Connection, row: Record) -> None:
 
 def put_all(db: sqlite3.Connection, records: Sequence[Record]) -> None:
     """Insert records or replace them, with few statements; of two with one key the last one stays."""
-    if len(records) < SIZES[-2]:
+    if len(records) < 2 * SIZES[-2]:  # those of one commit: hardly two are of one kind
         for row in records:
             put(db, row)
         return

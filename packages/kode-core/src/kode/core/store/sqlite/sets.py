@@ -45,7 +45,7 @@ _MORE = (
 _WAKE = (
     "INSERT INTO header (owner, \"key\", wake_at, body) SELECT '', json_extract(value, '$[0]'), "
     "json_extract(value, '$[1]'), x'' FROM json_each(?) WHERE true ON CONFLICT (owner, \"key\") "
-    "DO UPDATE SET wake_at = min(ifnull(wake_at, excluded.wake_at), excluded.wake_at)"
+    "DO UPDATE SET wake_at = min(ifnull(wake_at, excluded.wake_at), excluded.wake_at) WHERE parked IS NULL"
 )
 
 
@@ -99,7 +99,7 @@ class Append:
         return rows.append_inbox(db, self.agent_id, self.item, self.now, self.bounded)
 
     def places(self) -> set[str]:
-        """Name all it may read or write, as far as it is known: the uid stands in the header."""
+        """Name all it may read or write but its uid, which stands in the header: who touches that names the agent."""
         header = f"header/{self.agent_id}"
         return {self.agent_id, header, self.item.uid} if self.item.uid else {self.agent_id, header}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import SplitResult
@@ -15,7 +16,7 @@ from kode.core.clock import Clock, RealClock
 from kode.core.errors import StoreError, UsageError
 from kode.core.store import plans
 from kode.core.store.base import Store
-from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
+from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
 from kode.core.store.open import local_path, query
 from kode.core.store.plans import Plan, Scan
 from kode.core.store.primitives import Durability
@@ -32,9 +33,10 @@ T = TypeVar("T")
 class SqliteStore(Store):
     """Keeps agents in one SQLite file, which any number of processes of one machine may use at once.
 
-    Writes of one process share transactions (see `writer`), reads run beside them in threads of their own and
-    see the last commit; two threads share them, each takes along all who wait. File and folder are made when
-    missing, readable by their owner only.
+    Writes of one process share transactions (see `writer`), done by one thread; reads run beside them and see the
+    last commit; two threads share them, each takes along all who wait. Cancelling a caller, by whatever means, never
+    disturbs another. File and folder are made when missing, readable by their owner only. In a process that was
+    forked off make a store of its own.
 
     Args:
         path: The file. ":memory:" is refused: use `MemoryStore`.
@@ -70,6 +72,8 @@ class SqliteStore(Store):
         self._writer = Writer(self.path, durability, busy_timeout_s)
         self._readers = Readers(self.path, durability, busy_timeout_s)
         self._state = "new"
+        # Threads would keep alive what nobody uses any more.
+        weakref.finalize(self, _stop, self._writer, self._readers)
 
     @classmethod
     def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
@@ -98,19 +102,23 @@ class SqliteStore(Store):
             StoreError: It is no file of ours, or cannot be opened.
             SchemaTooNewError: A newer KODE made it.
         """
-        await self._writer.run(lambda db: None)
+        self._writer.open()
+        try:
+            await self._writer.run(lambda db: None)
+        except BaseException:
+            if self._state != "open":
+                self._writer.stop()
+            raise
         self._readers.open()
         self._state = "open"
 
     async def close(self) -> None:
-        """Finish what is being written and close the file."""
-        if self._state != "open":
-            self._state = "closed"
-            return
+        """Finish what was begun, close the file, end the threads."""
         self._state = "closed"
         with anyio.CancelScope(shield=True):
-            await self._writer.close()
             await self._readers.close()
+            # The last connection: it brings what the log holds to its place.
+            await self._writer.close()
 
     async def now(self) -> int:
         """Tell the time by the clock that was given."""
@@ -146,11 +154,6 @@ class SqliteStore(Store):
         """See `Records.append_inbox`."""
         return await self._submit(Append(agent_id, record, now, bounded))
 
-    async def blob_put(self, sha256: str, data: bytes, media_type: str) -> None:
-        """See `Records.blob_put`."""
-        columns: dict[str, Value] = {"size": len(data), "media_type": media_type}
-        await self._submit(Apply("", (), [Record("blob", "", sha256, columns, data)]))
-
     async def drop(self, agent_id: str, uid: str) -> None:
         """See `Records.drop`. What is removed is overwritten in the file."""
 
@@ -180,7 +183,7 @@ class SqliteStore(Store):
 
     async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
         """See `Records.get`."""
-        return await self._read(reads.Reading(plans.get(*keys)))
+        return await self._read(reads.Reading(plans.get(*keys), short=True))
 
     async def scan(
         self,
@@ -206,26 +209,29 @@ class SqliteStore(Store):
         """See `Records.agents`."""
         return await self._read(lambda db: rows.agents(db, prefix, after, limit, tenant))
 
-    async def blob_get(self, sha256: str) -> Record | None:
-        """See `Records.blob_get`."""
-        (record,) = await self.get("", [Key("blob", "", sha256)])
-        return record
-
     # ---- inside --------------------------------------------------------------------------------------------
 
-    async def _ready(self) -> None:
+    # No coroutine of its own for each of these: under load thousands wait at once, and each one more object
+    # that waits brings the garbage collector's next round nearer.
+
+    def _submit(self, work: Callable[[sqlite3.Connection], T]) -> Awaitable[T]:
+        return self._writer.run(work) if self._state == "open" else self._opened(self._writer.run, work)
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> Awaitable[T]:
+        return self._readers.run(work) if self._state == "open" else self._opened(self._readers.run, work)
+
+    async def _opened(
+        self, run: Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]], work: Callable[[sqlite3.Connection], T]
+    ) -> T:
         if self._state == "closed":
             raise StoreError(f"The store of {self.path} is closed; open it again.", code="closed", path=self.path)
-        if self._state == "new":
-            await self.open()
+        await self.open()
+        return await run(work)
 
-    async def _submit(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        await self._ready()
-        return await self._writer.run(work)
 
-    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        await self._ready()
-        return await self._readers.run(work)
+def _stop(*parts: Writer | Readers) -> None:
+    for part in parts:
+        part.stop()
 
 
 def _empty_log(db: sqlite3.Connection) -> None:

@@ -1,7 +1,7 @@
-"""Group commit: one connection that writes, and whoever comes first carries what the others bring.
+"""Group commit: one connection that writes, in one thread that lives as long as the store is open.
 
-All that one batch of `Lanes` brings is one transaction, so that many concurrent commits share one fsync, and
-inside it works that touch different agents share their statements (see `sets`).
+All that waits when it takes a batch (see `lanes`) is one transaction, so that many concurrent commits share one
+fsync, and inside it works that touch different agents share their statements (see `sets`).
 
 Each job is judged by itself: one that finds its condition failed writes nothing and hinders nobody. When one
 raises, the transaction is rolled back and every job of it is run again alone.
@@ -10,11 +10,9 @@ raises, the transaction is rolled back and every job of it is run again alone.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
-
-import anyio
-from anyio import to_thread
 
 from kode.core.errors import StoreError
 from kode.core.store.primitives import Durability
@@ -25,7 +23,7 @@ from kode.core.store.sqlite.lanes import Job, Lanes
 __all__ = ["Writer"]
 
 T = TypeVar("T")
-MAX_BATCH = 500
+MAX_BATCH = 1_000
 """Jobs in one transaction."""
 
 
@@ -37,11 +35,11 @@ class Writer:
         self._durability = durability
         self._busy_timeout_s = busy_timeout_s
         self._db: sqlite3.Connection | None = None
-        self._lane = Lanes(self._write, width=1, most=MAX_BATCH)
+        self._lane = Lanes("kode-writer", self._write, self._leave, width=1, most=MAX_BATCH)
         self.transactions = 0
         """Number of transactions so far."""
 
-    async def run(self, work: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
+    def run(self, work: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> Awaitable[T]:
         """Run a function inside a transaction and return its value once that is durable.
 
         A `sets.Apply` or `sets.Append` shares its statements with others of its batch. With `alone` the
@@ -50,17 +48,27 @@ class Writer:
         A caller that is cancelled while its batch is under way does not hear whether it landed; one that
         still waits in the queue is taken out of it.
         """
-        return await self._lane.run(work, alone=alone)
+        return self._lane.run(work, alone=alone)
+
+    def open(self) -> None:
+        """Start the thread; the file is opened with the first that is written."""
+        self._lane.open()
 
     async def close(self) -> None:
-        """Finish what is under way, then close the connection."""
-        await self.run(lambda db: None)
-        db, self._db = self._db, None
-        if db is not None:
-            with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(db.close)
+        """Finish what waits, then close the connection and end the thread."""
+        await self._lane.close()
+
+    def stop(self) -> None:
+        """Do as `close`, but without waiting for it."""
+        self._lane.stop()
 
     # ---- in the thread -------------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with suppress(sqlite3.Error):  # all that was acknowledged is in the file
+                db.close()
 
     def _write(self, batch: list[Job[Any]]) -> None:
         error = self._transaction(batch)
@@ -92,8 +100,11 @@ class Writer:
             batch[0].value = batch[0].work(db)
             return
         db.execute("BEGIN IMMEDIATE")
-        for job, value in zip(batch, sets.run(db, [job.work for job in batch]), strict=True):
-            job.value = value
+        if len(batch) == 1:
+            batch[0].value = batch[0].work(db)
+        else:
+            for job, value in zip(batch, sets.run(db, [job.work for job in batch]), strict=True):
+                job.value = value
         if db.in_transaction:
             db.execute("COMMIT")
 

@@ -10,11 +10,13 @@ import pytest
 
 from kode.core.kernel.effects import Attempt, CallModel
 from kode.core.kernel.events import Event
+from kode.core.kernel.inputs import ApprovalDecided, CallResolved, InboxInput, InterruptRequested, MessageReceived
 from kode.core.kernel.message import Json, Message, TextBlock
 from kode.core.kernel.state import State
 from kode.core.kernel.toolcall import Call, CallStatus, Plan
 from kode.core.store.base import Store
 from kode.core.store.contract import Commit, Committed, Item
+from kode.core.store.records import input_item
 from kode.core.testing.clock import VirtualClock
 
 __all__ = ["AT", "Author", "StoreCase", "item"]
@@ -73,7 +75,7 @@ class Author:
         state = replace(self.state, **fields.pop("state", {}))
         self.seen = max(self.seen, fields.pop("seen", 0), *fields.get("consumed", {0: None}))
         given = {
-            "commit_id": f"{state.uid}-{next(self._ids)}",
+            "commit_id": f"{state.uid}-{next(self._ids)}".replace("/", "_"),
             "version": self.version,
             "fence": self.fence,
             "at": AT,
@@ -102,9 +104,16 @@ class Author:
         return await self.commit(messages=messages, events=noted, state=changes, **fields)
 
 
-def item(id: str, payload: str = '{"text":"hi"}', **fields: Any) -> Item:
-    """Build an inbox item; a message unless told otherwise."""
-    return Item(id, fields.pop("kind", "message"), Json(payload), **fields)
+def item(id: str, text: str = "hi", *, kind: str = "message", **fields: Any) -> Item:
+    """Build an inbox item that says so; a message unless told otherwise."""
+    inputs: dict[str, InboxInput] = {
+        "message": MessageReceived(id, (TextBlock(text),)),
+        "reminder": MessageReceived(id, (TextBlock(text),), "reminder"),
+        "decision": ApprovalDecided(id, "1.1.0", 1, "allow", note=text),
+        "resolve": CallResolved(id, "1.1.0", (TextBlock(text),)),
+        "interrupt": InterruptRequested(id, text),
+    }
+    return replace(input_item(inputs[kind], at=0), **fields)
 
 
 def open_call(n: int = 0, run: int = 1, step: int = 1, **fields: Any) -> Call:

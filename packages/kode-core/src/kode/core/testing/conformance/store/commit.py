@@ -1,7 +1,5 @@
 """The contract of `commit`."""
 
-# ruff: noqa: D102 - the name of a test says what it shows
-
 from __future__ import annotations
 
 from dataclasses import replace
@@ -11,9 +9,12 @@ import anyio
 import pytest
 
 from kode.core.errors import AgentExistsError, ConflictError, FencedError, LeaseLostError, UsageError
+from kode.core.kernel.message import Json, Message, TextBlock
+from kode.core.kernel.state import Document
+from kode.core.kernel.window import Compaction, Snapshot, Window
 from kode.core.kernel.words import StopReason
 from kode.core.store.base import Store
-from kode.core.store.contract import Bounds, Committed
+from kode.core.store.contract import Bounds, Committed, DocumentBody, Item
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, StoreCase, item, open_effect
 
@@ -24,6 +25,7 @@ class CommitContract(StoreCase):
     """All or nothing, in the order of the checks: uid, fence, commit id, version."""
 
     async def test_of_concurrent_creates_one_wins(self, store: Store) -> None:
+        """Of many creates of one id one succeeds, the others raise `AgentExistsError`."""
         authors = [Author(store, uid=f"uid-{n}") for n in range(8)]
         outcomes: list[Any] = []
 
@@ -39,6 +41,7 @@ class CommitContract(StoreCase):
         assert sorted(map(str, outcomes)) == [str(Committed(1, 0))] + ["agent_exists"] * 7
 
     async def test_of_concurrent_commits_on_one_version_one_wins(self, store: Store) -> None:
+        """Of many commits that expect one version one lands, the others raise `ConflictError`."""
         author = Author(store)
         await author.create()
         won: list[int] = []
@@ -55,6 +58,7 @@ class CommitContract(StoreCase):
         assert won == [2]
 
     async def test_a_repeated_commit_gets_the_same_answer_and_the_inbox_of_today(self, store: Store) -> None:
+        """The last `commit_id` again gets the same version and cursor, marked `repeated`; nothing is written twice."""
         author = Author(store)
         first = author.make()
         assert await store.commit(first) == Committed(1, 0)
@@ -71,6 +75,7 @@ class CommitContract(StoreCase):
         assert len(page.items) == 1
 
     async def test_uid_is_checked_first(self, store: Store) -> None:
+        """A commit of another uid, or of an agent that is gone, is a conflict, whatever fence it brings."""
         author, stranger = Author(store), Author(store, uid="uid-2")
         stranger.version, stranger.fence = 1, 99
         with pytest.raises(ConflictError) as gone:
@@ -82,6 +87,7 @@ class CommitContract(StoreCase):
         assert await store.exists("agent")
 
     async def test_a_commit_never_creates_an_agent_again(self, store: Store) -> None:
+        """A commit that expects a version never brings a deleted agent back."""
         author = Author(store)
         await author.create()
         await store.delete("agent")
@@ -90,6 +96,7 @@ class CommitContract(StoreCase):
         assert not await store.exists("agent")
 
     async def test_the_fence_is_checked_before_the_commit_id(self, store: Store, clock: VirtualClock) -> None:
+        """Once a newer fence was given out even a commit that had landed is refused by `FencedError`."""
         author = Author(store)
         await author.create()
         await author.drive(ttl_s=1)
@@ -107,6 +114,7 @@ class CommitContract(StoreCase):
         assert (await store.read_messages("agent")).items[-1].seq == 0
 
     async def test_the_version_is_checked_last(self, store: Store) -> None:
+        """Another version than the stored one is a conflict that names the stored one."""
         author = Author(store)
         await author.create()
         await author.drive()
@@ -116,6 +124,7 @@ class CommitContract(StoreCase):
             assert conflict.value.fields["version"] == 1
 
     async def test_a_lapsed_lease_still_carries_its_fence(self, store: Store, clock: VirtualClock) -> None:
+        """A fence counts until a newer one is given out, also when its lease has lapsed."""
         author = Author(store)
         await author.create()
         await author.drive(ttl_s=1)
@@ -125,6 +134,7 @@ class CommitContract(StoreCase):
     async def test_without_a_fence_it_is_refused_only_while_a_lease_lives(
         self, store: Store, clock: VirtualClock
     ) -> None:
+        """A commit without a fence is refused while a lease lives, and only then."""
         author = Author(store)
         await author.create()
         assert (await author.say("free")).version == 2
@@ -136,6 +146,7 @@ class CommitContract(StoreCase):
         assert (await author.say("lapsed")).version == 3
 
     async def test_what_is_wrong_with_the_commit_itself_is_said(self, store: Store) -> None:
+        """A create with a fence, and ids that are none, are `UsageError`; good ids are taken up to their last byte."""
         author = Author(store)
         with pytest.raises(UsageError):
             await author.create(fence=1)
@@ -151,6 +162,7 @@ class CommitContract(StoreCase):
     # ---- the inbox and the lease in the same act -----------------------------------------------------------
 
     async def test_consumed_items_leave_the_inbox_and_are_remembered(self, store: Store) -> None:
+        """Consumed items go in the act of the commit, which says which run took each."""
         author = Author(store)
         await author.create()
         for id in ("a", "b", "c"):
@@ -166,6 +178,7 @@ class CommitContract(StoreCase):
         assert [await store.consumed_by("agent", id) for id in ("a", "b", "c", "x")] == [7, None, 7, None]
 
     async def test_release_is_honoured_only_if_nothing_beyond_seen_waits(self, store: Store) -> None:
+        """A release is refused, with the items, while something beyond `seen` waits; else nobody is woken."""
         author = Author(store)
         await author.create()
         await author.drive()
@@ -182,6 +195,7 @@ class CommitContract(StoreCase):
         assert (await author.commit(release=True)).released is False  # nothing to give back
 
     async def test_a_release_remembers_the_fence(self, store: Store) -> None:
+        """A lease given back is gone, its fence is not: the next is higher and the old one is refused."""
         author = Author(store)
         await author.create()
         await author.drive()
@@ -192,6 +206,7 @@ class CommitContract(StoreCase):
             await author.commit(fence=1)
 
     async def test_nobody_holding_it_an_item_beyond_seen_makes_the_agent_due(self, store: Store) -> None:
+        """Without a driver an item that was never offered makes the agent due at once, an offered one does not."""
         author = Author(store)
         await author.create()
         await store.enqueue("agent", item("a"))
@@ -202,6 +217,7 @@ class CommitContract(StoreCase):
         assert [due.wake_at for due in await store.due(AT + 5, 9)] == [AT + 5]
 
     async def test_an_enqueue_at_any_moment_of_a_driver_wakes_someone(self, store: Store, clock: VirtualClock) -> None:
+        """An item that came while an agent was driven makes it due when that lease ends."""
         author = Author(store)
         await author.create()
         await author.drive(ttl_s=1)
@@ -215,6 +231,7 @@ class CommitContract(StoreCase):
     async def test_an_open_effect_makes_it_due_as_soon_as_nobody_drives(
         self, store: Store, clock: VirtualClock
     ) -> None:
+        """An agent with an open effect is due whenever no lease on it lives."""
         author = Author(store)
         await author.create()
         await author.drive(ttl_s=1)
@@ -226,6 +243,7 @@ class CommitContract(StoreCase):
         assert len(await store.due(await store.now(), 9)) == 1
 
     async def test_a_parked_agent_is_not_due(self, store: Store) -> None:
+        """A parked agent is never due, whatever is open or waits."""
         author = Author(store)
         await author.create()
         await store.enqueue("agent", item("a"))
@@ -234,7 +252,72 @@ class CommitContract(StoreCase):
         await author.commit(state=state, release=True, seen=1)
         assert await store.due(AT * 2, 9) == []
 
+    async def test_now_is_over_by_the_store_s_clock(self, store: Store) -> None:
+        """An agent that is due now is so at once, however far the driver's clock is ahead."""
+        ahead = AT + 86_400_000_000
+        author = Author(store)
+        await author.create()
+        await author.drive()
+        await author.commit(state={"effects": (open_effect(),), "updated_at": ahead}, at=ahead, wake_at=ahead)
+        lease = await store.lease_of("agent")
+        assert lease is not None
+        await store.release(lease)
+        assert [due.agent_id for due in await store.due(await store.now(), 9)] == ["agent"]
+
+    async def test_names_that_cannot_be_keys_everywhere_are_refused(self, store: Store) -> None:
+        """Every text that becomes a key or column is printable, bounded in bytes, and named when it is not."""
+        author = Author(store)
+        await author.create(state={"tenant": "t" * 200, "template": "é" * 100})
+        doc = [DocumentBody("todo", "x", Json("1"))]
+        bad: list[dict[str, Any]] = []
+        for text in ("a\0", "\ud800", "a\n", "x" * 201, "é" * 101):
+            bad += [{"state": {"tenant": text}}, {"state": {"template": text}}, {"commit_id": text}]
+            bad += [{"snapshots": [Snapshot(text, 0, AT, Window())]}]
+            bad += [{"snapshots": [Snapshot("s", 0, AT, Window(), parent=text)]}]
+            bad += [{"compactions": [Compaction(text, 0, 0, AT, (), "digest", Window())]}]
+            for named in (("todo", text, "d"), (text, "x", "d"), ("todo", "x", text)):
+                body = [DocumentBody(named[0], named[1], Json("1"))]
+                bad += [{"state": {"documents": (Document(*named),)}, "documents": body}]
+        bad += [{"state": {"documents": (Document("todo", "x", "a/b"),)}, "documents": doc}, {"commit_id": "a/b"}]
+        for fields in bad:
+            with pytest.raises(UsageError) as error:
+                await author.commit(**fields)
+            assert error.value.code == "bad_name", fields
+        assert (await author.say("goes on")).version == 2
+
+    async def test_a_snapshot_is_never_replaced(self, store: Store) -> None:
+        """A second snapshot of one id is refused with ``snapshot_exists``; the same commit again is only repeated."""
+        author = Author(store)
+        await author.create()
+        first = Snapshot("s", 0, AT, Window(), tags=("first",))
+        await author.commit(snapshots=[first])
+        assert author.last is not None
+        assert (await store.commit(author.last)).repeated
+        for again in ([Snapshot("s", 0, AT, Window())], [Snapshot("t", 0, AT, Window())] * 2):
+            with pytest.raises(UsageError) as exists:
+                await author.commit(snapshots=again)
+            assert exists.value.code == "snapshot_exists"
+        assert await store.list_snapshots("agent") == (first,)
+
+    async def test_errors_and_reprs_show_nothing_of_what_was_said(self, store: Store) -> None:
+        """What an agent was told is in no message of an error and in no `repr` of what passes the store's door."""
+        author = Author(store)
+        await author.create()
+        await store.enqueue("agent", item("a", "secret"))
+        loaded = await store.load("agent")
+        assert loaded is not None
+        await author.say("secret", consumed={1: loaded.inbox[0]}, wake_at=None)
+        again = await store.load("agent")
+        shown = [repr(author.last), repr(loaded), repr(again), repr(item("a", "secret"))]
+        with pytest.raises(UsageError) as refused:
+            await author.commit(messages=[Message(1, "user", (TextBlock(["secret"]),), AT)])  # type: ignore[arg-type]
+        with pytest.raises(UsageError) as illegal:
+            await store.enqueue("agent", Item("b", "message", Json('{"blocks":[{"type":"secret"}]}')))
+        shown += [str(refused.value), repr(illegal.value), str(illegal.value.fields)]
+        assert [text for text in shown if "secret" in text] == []
+
     async def test_bounds_are_those_of_the_last_commit(self, store: Store) -> None:
+        """The inbox's bounds are stored with each commit, exact to the microsecond."""
         author = Author(store)
         await author.create(bounds=Bounds(1, 2, 3.5))
         loaded = await store.load("agent")
@@ -242,6 +325,7 @@ class CommitContract(StoreCase):
         assert loaded.bounds == Bounds(1, 2, 3.5)
 
     async def test_a_commit_may_be_larger_than_one_write_of_the_engine(self, store: Store) -> None:
+        """A commit of any size lands whole, and so do what it consumes and its release."""
         author = Author(store)
         await author.create()
         for n in range(3):
@@ -261,6 +345,7 @@ class CommitContract(StoreCase):
         assert (await store.enqueue("agent", item("i1"))).run == 1
 
     async def test_nothing_of_a_refused_commit_is_seen(self, store: Store) -> None:
+        """A refused commit leaves nothing that any reader sees."""
         author, late = Author(store), Author(store)
         await author.create()
         late.version = 1

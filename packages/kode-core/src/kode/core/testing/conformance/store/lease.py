@@ -1,7 +1,5 @@
 """The contract of leases."""
 
-# ruff: noqa: D102 - the name of a test says what it shows
-
 from __future__ import annotations
 
 from typing import Any
@@ -22,6 +20,7 @@ class LeaseContract(StoreCase):
     """One driver at a time, known by its fence."""
 
     async def test_of_concurrent_takers_one_gets_it(self, store: Store) -> None:
+        """Of many holders that acquire at once one gets the lease, the others raise ``held``."""
         await Author(store).create()
         got: list[Any] = []
 
@@ -37,6 +36,7 @@ class LeaseContract(StoreCase):
         assert sorted(map(str, got)) == ["1"] + ["held"] * 7
 
     async def test_who_finds_it_held_is_told_by_whom_and_until_when(self, store: Store) -> None:
+        """`LeaseLostError` names holder and end; an agent that is not there raises `NotFoundError`."""
         await Author(store).create()
         lease = await store.acquire("agent", "first", 30)
         with pytest.raises(LeaseLostError) as held:
@@ -47,6 +47,7 @@ class LeaseContract(StoreCase):
             await store.acquire("nobody", "first", 30)
 
     async def test_the_fence_rises_with_every_take(self, store: Store, clock: VirtualClock) -> None:
+        """Each acquire gives a higher fence, the same holder's too."""
         author = Author(store)
         await author.create()
         first = await store.acquire("agent", "h", 1)
@@ -58,6 +59,7 @@ class LeaseContract(StoreCase):
         assert [lease.fence for lease in (first, again, third, fourth)] == [1, 2, 3, 4]
 
     async def test_it_says_which_version_was_found(self, store: Store) -> None:
+        """A lease tells uid and version of the agent at that moment."""
         author = Author(store)
         await author.create()
         await author.say("hi")
@@ -67,6 +69,7 @@ class LeaseContract(StoreCase):
     async def test_renew_keeps_the_fence_and_is_refused_once_taken_or_given_back(
         self, store: Store, clock: VirtualClock
     ) -> None:
+        """A renewal moves the end only, also of a lapsed lease, until it is taken or given back."""
         await Author(store).create()
         lease = await store.acquire("agent", "h", 1)
         longer = await store.renew(lease, 30)
@@ -86,6 +89,7 @@ class LeaseContract(StoreCase):
         assert found.holder == "other"
 
     async def test_renewing_leaves_the_version_alone(self, store: Store) -> None:
+        """A renewal does not disturb a commit of the same driver."""
         author = Author(store)
         await author.create()
         lease = await store.acquire("agent", "h", 30)
@@ -94,6 +98,7 @@ class LeaseContract(StoreCase):
         assert (await author.say("hi")).version == 2
 
     async def test_lease_of(self, store: Store, clock: VirtualClock) -> None:
+        """`lease_of` and `load` tell the lease while it lives, and None after that."""
         await Author(store).create()
         assert await store.lease_of("agent") is None
         lease = await store.acquire("agent", "h", 1)
@@ -106,6 +111,7 @@ class LeaseContract(StoreCase):
             await store.lease_of("nobody")
 
     async def test_take_overs_are_counted_until_an_answer_is_committed(self, store: Store, clock: VirtualClock) -> None:
+        """Taking a lease that was not given back counts; a commit with `answered` starts the count again."""
         author = Author(store)
         await author.create()
         takes = []
@@ -136,6 +142,7 @@ class LeaseContract(StoreCase):
         assert takes == [0, 1, 2, 3, 4, 0, 1]
 
     async def test_a_lease_given_back_counts_no_take_over(self, store: Store, clock: VirtualClock) -> None:
+        """A lease given back counts nothing, unless it says that the drive failed."""
         await Author(store).create()
         await store.release(await store.acquire("agent", "h", 1))
         assert (await store.acquire("agent", "h", 1)).takes == 0
@@ -145,6 +152,7 @@ class LeaseContract(StoreCase):
         assert (taken.takes, (await store.acquire("agent", "h", 1)).takes) == (1, 1)
 
     async def test_a_renewal_beside_an_answer_is_not_undone(self, store: Store, clock: VirtualClock) -> None:
+        """A commit that resets the count leaves a renewal that came between as it is."""
         author = Author(store)
         await author.create()
         await store.acquire("agent", "h", 1)
@@ -158,6 +166,7 @@ class LeaseContract(StoreCase):
         assert (found.takes, found.until > lease.until) == (0, True)
 
     async def test_a_dead_process_s_lease_is_free_at_once(self, store: Store) -> None:
+        """Where all users are on one machine a dead process's lease is free at once."""
         if not store.same_host:
             pytest.skip("its users may be on other machines")
         await Author(store).create()

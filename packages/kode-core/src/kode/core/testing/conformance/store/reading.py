@@ -1,14 +1,13 @@
 """The contract of `load` and the pages."""
 
-# ruff: noqa: D102 - the name of a test says what it shows
-
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
 
-from kode.core.errors import NotFoundError, RecordCorruptError
+from kode.core.errors import NotFoundError, RecordCorruptError, UsageError
 from kode.core.kernel.message import Json, Message, TextBlock, Usage
 from kode.core.kernel.state import Document, RunRecord
 from kode.core.kernel.toolcall import CallStatus
@@ -26,6 +25,7 @@ class ReadingContract(StoreCase):
     """What was committed is read back, and only that."""
 
     async def test_load(self, store: Store) -> None:
+        """`load` gives state, version, window, open calls, inbox and lease as committed; None if there is none."""
         author = Author(store)
         await author.create(state={"tenant": "t", "template": "x@1"})
         await author.say(*[f"text {n}" for n in range(20)])
@@ -43,6 +43,7 @@ class ReadingContract(StoreCase):
         assert [await store.exists(id) for id in ("agent", "nobody")] == [True, False]
 
     async def test_a_window_of_thousands(self, store: Store) -> None:
+        """A window may have any number of messages."""
         author = Author(store)
         await author.create()
         await author.say(*["x"] * 2_500)
@@ -51,6 +52,7 @@ class ReadingContract(StoreCase):
         assert [row.key for row in loaded.window] == [int_key(n) for n in range(2_500)]
 
     async def test_messages_in_pages_both_ways(self, store: Store) -> None:
+        """Messages are paged forwards and backwards, within bounds on both sides."""
         author = Author(store)
         await author.create()
         await author.say(*[f"{n}" for n in range(300)])
@@ -62,6 +64,7 @@ class ReadingContract(StoreCase):
         assert await self._walk(store.read_messages, after=299) == []
 
     async def test_a_page_is_bounded_by_bytes_but_never_empty(self, store: Store) -> None:
+        """A page ends before it exceeds `max_bytes`, but holds at least one record."""
         author = Author(store)
         await author.create()
         await author.say(*["x" * 10_000 for _ in range(20)])
@@ -72,6 +75,7 @@ class ReadingContract(StoreCase):
         assert await self._walk(store.read_messages, max_bytes=35_000) == list(range(20))
 
     async def test_events_in_pages_both_ways(self, store: Store) -> None:
+        """Events are paged by cursor both ways, from any cursor, though they are stored by commit."""
         author = Author(store)
         await author.create()
         for n in range(12):
@@ -89,6 +93,7 @@ class ReadingContract(StoreCase):
         assert page.items[0].data == {"n": 3}
 
     async def test_calls_runs_snapshots(self, store: Store) -> None:
+        """Calls, runs and snapshots are listed in their order and read back equal; a call is replaced."""
         author = Author(store)
         await author.create()
         changes = {"next_run": 13, "step": 3, "next_n": 2, "next_seq": 1}
@@ -110,6 +115,7 @@ class ReadingContract(StoreCase):
         assert await store.list_snapshots("agent") == tuple(snapshots)
 
     async def test_documents_are_those_the_header_names(self, store: Store) -> None:
+        """Only the documents the state names are read, also when a commit names old ones again."""
         author = Author(store)
         named = (Document("todo", "list/ä", "d1"), Document("file", "x", "d2"))
         bodies = [DocumentBody("todo", "list/ä", Json("[1]")), DocumentBody("file", "x", Json('"x"'))]
@@ -126,6 +132,7 @@ class ReadingContract(StoreCase):
         assert await store.read_documents("agent") == tuple(bodies)
 
     async def test_what_the_header_does_not_name_does_not_exist(self, store: Store) -> None:
+        """A record beyond what the header counts is not seen."""
         author = Author(store)
         await author.create()
         await author.say("one", "two", events=2)
@@ -138,8 +145,10 @@ class ReadingContract(StoreCase):
         assert await self._walk(store.read_messages, backwards=True) == [1, 0]
 
     async def test_agents_are_listed(self, store: Store) -> None:
+        """Agents are listed by id with their columns, by prefix and tenant."""
         for id in ("a", "a/b", "c"):
-            await Author(store, id, f"uid-{id}").create(state={"tenant": None if id == "c" else "t"}, wake_at=AT)
+            state = {"tenant": None if id == "c" else "t", "expires_at": AT + 7}
+            await Author(store, id, f"uid-{id}").create(state=state, wake_at=AT)
         listed = await store.list_agents()
         assert [info.agent_id for info in listed] == ["a", "a/b", "c"]
         info = listed[1]
@@ -150,15 +159,53 @@ class ReadingContract(StoreCase):
             "t",
             AT,
         )
+        assert (info.expires_at, info.parked) == (AT + 7, None)
         assert [info.agent_id for info in await store.list_agents("a", "a", 5, "t")] == ["a/b"]
 
-    async def test_blobs(self, store: Store) -> None:
-        digest = await store.put_blob(b"data", "text/plain")
-        assert await store.get_blob(digest) == b"data"
+    async def test_blobs_belong_to_an_agent(self, store: Store) -> None:
+        """A blob is found by its SHA-256 by the agent it was kept for and by no other; large ones too."""
+        await Author(store).create()
+        await Author(store, "other", "uid-2").create()
+        for data in (b"", b"\x00\xff", b"x" * 3_000_000):
+            for _ in range(2):
+                digest = await store.put_blob("agent", data, "image/png")
+            assert digest == hashlib.sha256(data).hexdigest()
+            assert await store.get_blob("agent", digest) == data
+            with pytest.raises(NotFoundError):
+                await store.get_blob("other", digest)
+        (row,) = await store.get("agent", [Key("blob", "uid-1", hashlib.sha256(b"").hexdigest())])
+        assert row is not None
+        assert (row.columns["size"], row.columns["media_type"]) == (0, "image/png")
+        for missing in (store.get_blob("agent", "0" * 64), store.get_blob("nobody", digest)):
+            with pytest.raises(NotFoundError):
+                await missing
         with pytest.raises(NotFoundError):
-            await store.get_blob("0" * 64)
+            await store.put_blob("nobody", b"x")
+        with pytest.raises(UsageError):
+            await store.put_blob("agent", b"x", "text/\0")
+
+    async def test_readers_honour_what_was_pruned(self, store: Store) -> None:
+        """Below `first_seq` and `first_cursor` nothing is read, whether or not it is gone, and pages say `pruned`."""
+        author = Author(store)
+        await author.create()
+        for n in range(6):
+            await author.say(f"{n}")
+        await author.commit(state={"first_seq": 2, "first_cursor": 4})
+        loaded = await store.load("agent")
+        assert loaded is not None
+        assert [row.key for row in loaded.window] == [int_key(n) for n in range(2, 6)]
+        for backwards in (False, True):
+            page = await store.read_messages("agent", backwards=backwards)
+            assert (sorted(m.seq for m in page.items), page.pruned) == ([2, 3, 4, 5], True)
+            noted = await store.read_events("agent", backwards=backwards)
+            assert (sorted(event.cursor for event in noted.items), noted.pruned) == ([4, 5, 6], True)
+            assert not (await store.read_messages("agent", after=1, backwards=backwards)).pruned
+            assert not (await store.read_events("agent", after=3, backwards=backwards)).pruned
+        assert (await store.read_messages("agent", before=2)).pruned
+        assert (await store.read_events("agent", after=1, before=3)).pruned
 
     async def test_who_is_not_there_cannot_be_read(self, store: Store) -> None:
+        """Reads of an agent that is not there raise `NotFoundError`."""
         calls: list[Any] = [
             store.read_messages("nobody"),
             store.read_events("nobody"),
@@ -170,18 +217,21 @@ class ReadingContract(StoreCase):
                 await call
 
     async def test_a_corrupt_record_is_named_and_left_as_it_is(self, store: Store) -> None:
+        """A damaged record raises `RecordCorruptError` that names it, is kept, and hides no others."""
         author = Author(store)
         await author.create()
         await author.say("one", "two")
         key = Key("message", "uid-1", int_key(1))
         (good,) = await store.get("agent", [key])
         assert good is not None
-        bad = Record(key.kind, key.uid, key.key, good.columns, b'1{"blocks":')
+        bad = Record(key.kind, key.uid, key.key, good.columns, b'1{"blocks":[{"type":"text","text":["secret"]}]}')
         await store.apply("agent", (), [bad], ())
         with pytest.raises(RecordCorruptError) as corrupt:
             await store.read_messages("agent")
         assert corrupt.value.fields["kind"] == "message"
         assert key.key in str(corrupt.value)
+        assert "secret" not in str(corrupt.value) + repr(corrupt.value) + repr(bad)
+        assert corrupt.value.fields["raw"] == bad.body
         assert await store.get("agent", [key]) == [bad]
         assert len((await store.read_messages("agent", before=1)).items) == 1
 

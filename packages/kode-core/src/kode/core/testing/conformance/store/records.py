@@ -1,7 +1,5 @@
 """The contract of the record primitives."""
 
-# ruff: noqa: D102 - the name of a test says what it shows
-
 from __future__ import annotations
 
 from typing import Any
@@ -33,15 +31,18 @@ class RecordsContract(StoreCase):
     """What `Records` says of each primitive."""
 
     async def test_what_was_put_is_read_back_whole(self, store: Store) -> None:
+        """Columns of 64-bit integers, any text or null, and bodies of any bytes are read back equal."""
         put = [
             row("message", "10", role="user", run=1, step=2**62, at=-5, body=bytes(range(256))),
-            row("blob", "ab", "", size=None, media_type="ü \U0001f600", body=b""),
+            row("blob", "ab", size=None, media_type="ü \U0001f600", body=b""),
+            row("staged", "a uid", "", at=1),
             row("call", "10.10.10", status="PENDING", tool="t"),
         ]
         assert await store.apply(A, (), put, ()) is None
         assert await store.get(A, [r.address for r in put]) == put
 
     async def test_get_answers_in_the_order_asked_with_none_for_what_is_not_there(self, store: Store) -> None:
+        """`get` answers in the order asked, with None for what is not there."""
         a, b = row("message", "10"), row("message", "11")
         await store.apply(A, (), [a, b], ())
         keys = [b.address, Key("message", "u", "12"), a.address, Key("message", "other", "10"), b.address]
@@ -49,12 +50,14 @@ class RecordsContract(StoreCase):
         assert await store.get(A, []) == []
 
     async def test_a_put_replaces_the_whole_record(self, store: Store) -> None:
+        """A put replaces columns and body; nothing of the old record stays."""
         await store.apply(A, (), [row("call", "1", status="PENDING", tool="t", body=b"1long body")], ())
         new = row("call", "1", status="COMPLETED", body=b"1")
         await store.apply(A, (), [new], ())
         assert await store.get(A, [new.address]) == [new]
 
     async def test_a_delete_of_nothing_is_fine_and_a_put_wins_over_a_delete(self, store: Store) -> None:
+        """A delete of nothing is fine; what is both put and deleted is put."""
         a = row("message", "10")
         assert await store.apply(A, (), [a], [a.address, Key("run", "u", "10")]) is None
         assert await store.get(A, [a.address]) == [a]
@@ -62,6 +65,7 @@ class RecordsContract(StoreCase):
         assert await store.get(A, [a.address]) == [None]
 
     async def test_nothing_is_shared_with_who_put_it(self, store: Store) -> None:
+        """A change of what was handed in changes nothing stored."""
         columns: dict[str, Any] = {name: None for name, _ in COLUMNS["message"]}
         await store.apply(A, (), [Record("message", "u", "10", columns, b"1")], ())
         columns["role"] = "changed"
@@ -70,6 +74,7 @@ class RecordsContract(StoreCase):
         assert found.columns["role"] is None
 
     async def test_the_first_failed_condition_is_named_and_nothing_written(self, store: Store) -> None:
+        """`apply` names the first condition that fails and then writes nothing."""
         here, new = row("message", "10", role="user"), row("message", "11")
         await store.apply(A, (), [here], ())
         holds = Condition("equals", here.address, "role", "user")
@@ -88,6 +93,7 @@ class RecordsContract(StoreCase):
         assert await store.apply(A, ok, [new], ()) is None
 
     async def test_free(self, store: Store) -> None:
+        """`free` holds without a lease, without a holder, and from the moment it ends."""
         lease = Key("lease", "u", "")
         assert await store.apply(A, [Condition("free", lease, value=5)], (), ()) is None
         for holder, until, now, free in [("h", 10, 9, False), ("h", 10, 10, True), (None, 99, 5, True)]:
@@ -96,6 +102,8 @@ class RecordsContract(StoreCase):
             assert (failed is None) is free
 
     async def test_no_inbox_after(self, store: Store) -> None:
+        """`no_inbox_after` holds while no item has a higher position."""
+
         def condition(position: int) -> list[Condition]:
             return [Condition("no_inbox_after", Key("inbox", "u", ""), value=int_key(position))]
 
@@ -105,6 +113,7 @@ class RecordsContract(StoreCase):
         assert await store.apply(A, condition(17), (), ()) is None
 
     async def test_only_one_of_many_concurrent_applies_meets_its_condition(self, store: Store) -> None:
+        """Conditions are judged and acted on in one atomic act."""
         await store.apply(A, (), [head()], ())
         outcomes: list[int | None] = []
 
@@ -119,6 +128,7 @@ class RecordsContract(StoreCase):
         assert len(await store.scan(A, "run", "u", limit=99)) == 1
 
     async def test_scan(self, store: Store) -> None:
+        """`scan` honours prefix, `after`, `before`, limit and direction, in the order of UTF-8 bytes."""
         keys = ["10", "11", "1f", "210", "Z", "a/1", "a/2", "a0", "é", "\U0001f600"]
         await store.apply(A, (), [row("message", key) for key in reversed(keys)], ())
         await store.apply(A, (), [row("message", "12", "other"), row("run", "12")], ())
@@ -143,6 +153,7 @@ class RecordsContract(StoreCase):
         assert await store.scan(A, "message", "nobody", limit=9) == []
 
     async def test_agents_are_listed_by_prefix_and_tenant(self, store: Store) -> None:
+        """`agents` lists headers in order of id, by prefix, tenant and from an id on."""
         ids = ["a", "a/1", "a/2", "b"]
         await store.apply(A, (), [head(id, f"u{id}", tenant="t" if id != "a/1" else None) for id in ids], ())
 
@@ -155,25 +166,29 @@ class RecordsContract(StoreCase):
         assert await found("", "", 99, "t") == ["a", "a/2", "b"]
         assert await found("", "a", 1, "t") == ["a/2"]
 
-    async def test_blobs(self, store: Store) -> None:
-        assert await store.blob_get("ab" * 32) is None
-        for _ in range(2):
-            await store.blob_put("ab" * 32, b"\x00\xff", "image/png")
-        found = await store.blob_get("ab" * 32)
-        assert found is not None
-        assert found.body == b"\x00\xff"
-        assert dict(found.columns) == {"size": 2, "media_type": "image/png"}
+    async def test_a_body_may_be_large(self, store: Store) -> None:
+        """A body of many megabytes is a record like others."""
+        large = row("blob", "ab" * 32, size=1, body=bytes(range(256)) * 40_000)
+        await store.apply(A, (), [large], ())
+        assert await store.get(A, [large.address]) == [large]
+        assert await store.scan(A, "blob", "u", limit=9) == [large]
+
+    async def test_marks_of_all_agents_are_scanned_together(self, store: Store) -> None:
+        """Records of kind ``staged`` under uid "" are routed by agent, and read together with agent id ""."""
+        await store.apply("a", (), [row("staged", "u1", "", at=1)], ())
+        await store.apply("b/c", (), [row("staged", "u2", "", at=2), row("staged", "u3")], ())
+        assert [mark.key for mark in await store.scan("", "staged", "", limit=9)] == ["u1", "u2"]
+        assert [mark.key for mark in await store.scan("", "staged", "", after="u1", limit=9)] == ["u2"]
 
     async def test_drop_takes_everything_of_a_uid_and_nothing_else(self, store: Store) -> None:
-        mine = [row(kind, "10") for kind in COLUMNS if kind not in ("header", "blob")] + [row("lease", "")]
-        others = [row(kind, "10", "u2") for kind in COLUMNS] + [head()]
-        await store.blob_put("ab", b"x", "text/plain")
+        """`drop` removes every record of a uid, blobs too, and nothing else; again it does nothing."""
+        mine = [row(kind, "10") for kind in COLUMNS if kind != "header"] + [row("lease", "")]
+        others = [row(kind, "10", "u2") for kind in COLUMNS] + [head(), row("staged", "u", "")]
         await store.apply(A, (), [*mine, *others], ())
         for _ in range(2):
             await store.drop(A, "u")
         assert await store.get(A, [r.address for r in mine]) == [None] * len(mine)
         assert await store.get(A, [r.address for r in others]) == others
-        assert await store.blob_get("ab") is not None
 
     # ---- the inbox -----------------------------------------------------------------------------------------
 
@@ -182,6 +197,7 @@ class RecordsContract(StoreCase):
         return await store.append_inbox(A, row("inbox", "", "", **given), now=now, bounded=bounded)
 
     async def test_append_gives_rising_positions_and_keeps_the_record(self, store: Store) -> None:
+        """An item gets a position above all others and above `seen`, and keeps its columns."""
         assert (await self._append(store, "x")).outcome == "gone"
         await store.apply(A, (), [head(seen=16)], ())
         first, second = await self._append(store, "x", tenant="t"), await self._append(store, "y")
@@ -195,18 +211,21 @@ class RecordsContract(StoreCase):
         )
 
     async def test_append_refuses_another_identity(self, store: Store) -> None:
+        """An item for another uid than the header's finds the agent gone."""
         await store.apply(A, (), [head()], ())
         for uid, outcome in (("v", "gone"), ("u", "new")):
             sent = row("inbox", "", uid, id="x", kind="message", size=1)
             assert (await store.append_inbox(A, sent, now=5, bounded=True)).outcome == outcome
 
     async def test_a_position_is_not_used_again_after_its_item_is_gone(self, store: Store) -> None:
+        """Positions rise for ever: `seen` remembers what was given out."""
         await store.apply(A, (), [head()], ())
         await self._append(store, "x")
         await store.apply(A, (), [head(seen=1)], [Key("inbox", "u", int_key(1))])
         assert (await self._append(store, "y")).position == 2
 
     async def test_append_knows_ids_that_wait_or_were_consumed(self, store: Store) -> None:
+        """A known id is told before any bound; a consumed one until it expires."""
         await store.apply(A, (), [head(), row("consumed", "old", position=7, run=3, expires_at=100)], ())
         await self._append(store, "x")
         again = await self._append(store, "x", size=10**9)
@@ -216,6 +235,7 @@ class RecordsContract(StoreCase):
         assert (await self._append(store, "old", now=100)).outcome == "new"
 
     async def test_append_is_bounded_where_asked(self, store: Store) -> None:
+        """Size and count bind where asked; only messages and reminders count."""
         await store.apply(A, (), [head()], ())
         big = await self._append(store, "big", size=101)
         assert (big.outcome, big.limit) == ("too_big", 100)
@@ -227,6 +247,8 @@ class RecordsContract(StoreCase):
         assert (await self._append(store, "i", kind="interrupt", bounded=False)).outcome == "new"
 
     async def test_append_moves_the_wake_up_forward_only_and_nothing_else(self, store: Store) -> None:
+        """An item makes `wake_at` earlier, never later, and changes nothing else of the header."""
+
         async def header() -> Record:
             (found,) = await store.get(A, [Key("header", "", A)])
             assert found is not None
@@ -242,8 +264,13 @@ class RecordsContract(StoreCase):
             await self._append(store, id, now=now, not_before=not_before)
             assert (await header()).columns["wake_at"] == wake_at
         assert await header() == head(max_inbox=9, wake_at=55)
+        parked = head(parked="crash_loop", max_inbox=9)
+        await store.apply(A, (), [parked], ())
+        await self._append(store, "e", now=1)
+        assert await header() == parked
 
     async def test_concurrent_appends_get_a_position_each(self, store: Store) -> None:
+        """Concurrent appends get a position each, and one id one position."""
         await store.apply(A, (), [head(max_inbox=100)], ())
         got: list[int] = []
 
@@ -258,6 +285,7 @@ class RecordsContract(StoreCase):
     # ---- due -----------------------------------------------------------------------------------------------
 
     async def test_due_lists_who_must_wake_and_is_not_driven(self, store: Store) -> None:
+        """`due` lists in order of time and id whom no live lease holds."""
         leases = {"c": ("h", 100), "d": ("h", 20), "e": (None, 100)}
         wakes = {"b": 10, "a": 10, "c": 5, "d": 4, "e": 3, "later": 21, "never": None}
         puts = [head(id, f"u{id}", wake_at=at) for id, at in wakes.items()]
