@@ -119,7 +119,8 @@ class ProviderCatalog:
                 f" point {GROUP!r}), or register it in Dependencies.",
                 name=name,
             )
-        if len(claims) > 1:
+        first, *others = claims
+        if others:
             both = " and ".join(f"{claim.wheel} ({claim.value})" for claim in claims)
             raise UsageError(
                 f"Two wheels claim the provider {name!r}: {both}."
@@ -127,7 +128,7 @@ class ProviderCatalog:
                 code="provider_name_taken",
                 name=name,
             )
-        factory = _load(claims[0])
+        factory = _load(first)
         self._factories[name] = factory
         return factory
 

@@ -253,8 +253,9 @@ _UNEXPECTED: Final = re.compile(r"Expected `(\w+)` - [^\[\]]*\[(?:field_name='(\
 
 def _reason(error: Exception) -> str:
     """Say what is wrong without a word of what was stored: pydantic's own text quotes it."""
-    if hasattr(error, "errors"):
-        found = error.errors(include_input=False, include_url=False, include_context=False)
+    listed = getattr(error, "errors", None)
+    if listed is not None:
+        found = listed(include_input=False, include_url=False, include_context=False)
         return "; ".join(_line(line) for line in found[:3]) or "it has another shape"
     if type(error).__name__ == "PydanticSerializationError":
         expected = _UNEXPECTED.search(str(error))

@@ -26,7 +26,7 @@ class Readers:
 
     def __init__(self, path: str, durability: Durability, busy_timeout_s: float) -> None:
         self._path = path
-        self._durability = durability
+        self._durability: Durability = durability
         self._busy_timeout_s = busy_timeout_s
         self._lanes = Lanes("kode-reader", self._read, self._leave, width=LANES, most=MOST)
         self._idle: list[sqlite3.Connection] = []

@@ -32,7 +32,7 @@ class Writer:
 
     def __init__(self, path: str, durability: Durability, busy_timeout_s: float) -> None:
         self._path = path
-        self._durability = durability
+        self._durability: Durability = durability
         self._busy_timeout_s = busy_timeout_s
         self._db: sqlite3.Connection | None = None
         self._lane = Lanes("kode-writer", self._write, self._leave, width=1, most=MAX_BATCH)
