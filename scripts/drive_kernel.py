@@ -43,11 +43,7 @@ def report(rows: Rows) -> list[str]:
         line = f"{kind.__name__:20}"
         for phase in Phase:
             what, hits = TABLE[kind, phase], rows[kind.__name__, phase]
-            mark = (
-                {LATE: "late", POSTPONE: "wait", REJECT: "reject"}.get(what, "")
-                if isinstance(what, str)
-                else ""
-            )
+            mark = {LATE: "late", POSTPONE: "wait", REJECT: "reject"}.get(what, "") if isinstance(what, str) else ""
             line += f"{'illegal' if what == ILLEGAL else f'{mark} {hits}':>16}"
             if what != ILLEGAL and hits < LEAST:
                 rare.append(f"{kind.__name__} x {phase}: {hits}")
@@ -65,10 +61,7 @@ def main() -> int:
     rows, journeys = drive(options.transitions, options.seed)
     rare = report(rows)
     took = time.monotonic() - began
-    print(
-        f"{rows.total()} transitions in {journeys} journeys, seed {options.seed}, {took:.1f} s: "
-        "no invariant broke."
-    )
+    print(f"{rows.total()} transitions in {journeys} journeys, seed {options.seed}, {took:.1f} s: no invariant broke.")
     if rare:
         print(f"Hit fewer than {LEAST} times: {', '.join(rare)}", file=sys.stderr)
     return 1 if rare else 0

@@ -50,9 +50,7 @@ def uses(source: str, banned: set[str]) -> list[str]:
 def test_stores_take_their_clock(root: Path, banned: set[str]) -> None:
     store = root / "packages/kode-core/src/kode/core/store"
     files = sorted(store.rglob("*.py"))
-    assert [
-        f"{path.relative_to(store)}:{use}" for path in files for use in uses(path.read_text(), banned)
-    ] == []
+    assert [f"{path.relative_to(store)}:{use}" for path in files for use in uses(path.read_text(), banned)] == []
 
 
 @pytest.mark.parametrize(

@@ -56,15 +56,11 @@ def modules_of(node: ast.Import | ast.ImportFrom) -> list[str]:
     return [node.module or ""]
 
 
-def builtins_used(
-    scope: symtable.SymbolTable, own: frozenset[str] = frozenset()
-) -> Iterator[tuple[int, str]]:
+def builtins_used(scope: symtable.SymbolTable, own: frozenset[str] = frozenset()) -> Iterator[tuple[int, str]]:
     """Find the banned builtins that a scope uses; a parameter or a field of the same name is none."""
     names = {symbol.get_name(): symbol for symbol in scope.get_symbols()}
     if scope.get_type() == "module":
-        own = frozenset(
-            name for name, symbol in names.items() if symbol.is_assigned() or symbol.is_imported()
-        )
+        own = frozenset(name for name, symbol in names.items() if symbol.is_assigned() or symbol.is_imported())
     for name in BANNED_NAMES & names.keys() - own:
         symbol = names[name]
         if symbol.is_referenced() and (symbol.is_global() or not symbol.is_local()) and not symbol.is_free():
@@ -91,9 +87,7 @@ def test_the_kernel_is_pure(root: Path) -> None:
     kernel = root / "packages/kode-core/src/kode/core/kernel"
     files = sorted(kernel.rglob("*.py"))
     assert files
-    impure = [
-        f"{path.relative_to(kernel)}:{breach}" for path in files for breach in breaches(path.read_text())
-    ]
+    impure = [f"{path.relative_to(kernel)}:{breach}" for path in files for breach in breaches(path.read_text())]
     assert impure == []
 
 

@@ -9,9 +9,7 @@ from pathlib import Path
 
 def test_contracts_are_kept(root: Path) -> None:
     linter = Path(sys.executable).with_name("lint-imports")
-    ran = subprocess.run(
-        [linter, "--no-cache", "--no-logo"], cwd=root, capture_output=True, text=True, check=False
-    )
+    ran = subprocess.run([linter, "--no-cache", "--no-logo"], cwd=root, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

@@ -29,13 +29,7 @@ def leaves(source: Path) -> list[Path]:
 
 def test_no_wheel_owns_the_namespace(wheels: list[Path], root: Path) -> None:
     above = ["src", "src/kode", *(f"src/kode/{name}" for name in SHARED)]
-    owned = [
-        path
-        for wheel in wheels
-        for folder in above
-        for path in (wheel / folder).glob("*.py*")
-        if path.is_file()
-    ]
+    owned = [path for wheel in wheels for folder in above for path in (wheel / folder).glob("*.py*") if path.is_file()]
     assert [str(path.relative_to(root)) for path in owned] == []
 
 
@@ -44,19 +38,13 @@ def test_one_wheel_is_one_typed_leaf_package(wheels: list[Path]) -> None:
         brought = leaves(wheel / "src")
         assert len(brought) == 1, f"{wheel.name} brings {brought}"
         assert (brought[0] / "__init__.py").is_file(), f"{brought[0]} is no package"
-        assert (brought[0] / "py.typed").is_file(), (
-            f"type checkers would ignore the annotations of {wheel.name}"
-        )
+        assert (brought[0] / "py.typed").is_file(), f"type checkers would ignore the annotations of {wheel.name}"
 
 
 def test_a_wheel_ships_its_leaf_and_nothing_else(wheels: list[Path]) -> None:
     for wheel in wheels:
-        build = tomllib.loads((wheel / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
-            "wheel"
-        ]
-        assert build["only-include"] == [str(leaf.relative_to(wheel)) for leaf in leaves(wheel / "src")], (
-            wheel.name
-        )
+        build = tomllib.loads((wheel / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+        assert build["only-include"] == [str(leaf.relative_to(wheel)) for leaf in leaves(wheel / "src")], wheel.name
         assert build["sources"] == ["src"], wheel.name
 
 
@@ -69,13 +57,9 @@ def test_wheel_is_named_after_its_leaf(wheels: list[Path]) -> None:
 
 def test_every_folder_of_a_leaf_is_a_package(wheels: list[Path], root: Path) -> None:
     """A folder without `__init__.py` can be imported, but import-linter does not look into it."""
-    folders = {
-        path.parent for wheel in wheels for leaf in leaves(wheel / "src") for path in leaf.rglob("*.py")
-    }
+    folders = {path.parent for wheel in wheels for leaf in leaves(wheel / "src") for path in leaf.rglob("*.py")}
     assert folders
-    assert [
-        str(path.relative_to(root)) for path in sorted(folders) if not (path / "__init__.py").is_file()
-    ] == []
+    assert [str(path.relative_to(root)) for path in sorted(folders) if not (path / "__init__.py").is_file()] == []
 
 
 @pytest.mark.parametrize("kind", ["LICENSE", "README.md", "CHANGELOG.md", "changes"])

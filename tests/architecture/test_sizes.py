@@ -26,7 +26,5 @@ def test_functions_fit_on_one_screen(sources: list[Path], root: Path) -> None:
 
 
 def test_every_file_says_what_it_is_for(sources: list[Path], root: Path) -> None:
-    silent = [
-        str(path.relative_to(root)) for path in sources if not ast.get_docstring(ast.parse(path.read_text()))
-    ]
+    silent = [str(path.relative_to(root)) for path in sources if not ast.get_docstring(ast.parse(path.read_text()))]
     assert silent == []

@@ -215,9 +215,7 @@ async def test_a_daemon_neither_holds_the_call_nor_survives_it(sandbox: LocalSan
     """)
     started = time.monotonic()
     command = [sys.executable, "-c", daemon]
-    result = await sandbox.exec(
-        ["/bin/sh", "-c", '"$@"; while ! [ -s pid ]; do sleep 0.01; done', "sh", *command]
-    )
+    result = await sandbox.exec(["/bin/sh", "-c", '"$@"; while ! [ -s pid ]; do sleep 0.01; done', "sh", *command])
     assert result.code == 0
     assert time.monotonic() - started < 5
     assert not alive(int(await sandbox.read("pid")))
@@ -323,9 +321,7 @@ def test_processes_end_when_their_owner_is_killed(tmp_path: Path, backend: str, 
         assert until((tmp_path / "up").exists, 10)
         before = marked(f"local:{ref}")
         assert len(before) >= 3  # a supervisor and a command at least, and the background process
-        wiped = subprocess.run(
-            ["pgrep", "-f", "^/bin/sleep 7272$"], capture_output=True, text=True, check=False
-        )
+        wiped = subprocess.run(["pgrep", "-f", "^/bin/sleep 7272$"], capture_output=True, text=True, check=False)
     finally:
         owner.kill()
         owner.wait()

@@ -115,7 +115,8 @@ async def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path, after: int)
     go(worker)
     lines = [worker.stdout.readline() for _ in range(after)]
     os.kill(worker.pid, signal.SIGKILL)
-    lines += worker.communicate(timeout=60)[0].splitlines()
+    lines += worker.stdout.read().splitlines()  # communicate() would lose what readline() has read ahead
+    worker.communicate(timeout=60)
     assert worker.returncode == -signal.SIGKILL
     async with SqliteStore(path) as store:
         loaded = await store.load("agent")

@@ -33,7 +33,7 @@ async def test_lanes_finish_what_waits_and_may_be_opened_again() -> None:
     waiting = lanes.run(lambda: 7)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_expect, waiting, 7)
-        await anyio.lowlevel.checkpoint()
+        await anyio.wait_all_tasks_blocked()
         await lanes.close()
     assert left == ["left"]
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("lane-")] == []

@@ -61,13 +61,10 @@ class Play:
     def say(self, text: str = "Hello", **more: Any) -> Transition:
         return self.feed(MessageReceived(self.item(), (TextBlock(text),), **more))
 
-    def replied(
-        self, *plans: Plan, text: str = "Well", usage: Usage = Usage(10, 5), **more: Any
-    ) -> ModelReplied:
+    def replied(self, *plans: Plan, text: str = "Well", usage: Usage = Usage(10, 5), **more: Any) -> ModelReplied:
         """The open model call's reply, with one tool use for each plan."""
         uses = tuple(
-            ToolUseBlock(f"t{n}", "look" if p.readonly else "write", Json(f'{{"n":{n}}}'))
-            for n, p in enumerate(plans)
+            ToolUseBlock(f"t{n}", "look" if p.readonly else "write", Json(f'{{"n":{n}}}')) for n, p in enumerate(plans)
         )
         planned = tuple(PlannedCall(n + 1, p) for n, p in enumerate(plans))
         return ModelReplied(self.model.id, (TextBlock(text), *uses), usage=usage, calls=planned, **more)

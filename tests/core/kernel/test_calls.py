@@ -30,9 +30,7 @@ TEXT = (TextBlock("answer"),)
 
 
 def decided(call: Call, decision: Any = "allow", **more: Any) -> ApprovalDecided:
-    return ApprovalDecided(
-        f"decision:{call.id}:{len(call.approvals)}", call.id, len(call.approvals), decision, **more
-    )
+    return ApprovalDecided(f"decision:{call.id}:{len(call.approvals)}", call.id, len(call.approvals), decision, **more)
 
 
 # ---- plans
@@ -47,9 +45,7 @@ def decided(call: Call, decision: Any = "allow", **more: Any) -> ApprovalDecided
         (Plan("invalid", reason="`a` is missing."), "FAILED", "`a` is missing."),
     ],
 )
-def test_what_planning_refused_is_answered_in_the_reply_s_commit(
-    play: Any, plan: Plan, status: str, text: str
-) -> None:
+def test_what_planning_refused_is_answered_in_the_reply_s_commit(play: Any, plan: Plan, status: str, text: str) -> None:
     play.say()
     got = play.reply(plan)
     assert [c.status for c in got.calls] == [status]

@@ -139,9 +139,7 @@ def render(play: Any) -> Iterator[str]:
         yield from _section(
             "compact", (f"{c.id} [{c.start}, {c.stop}) {_block(c.summary[0])}" for c in after.compactions)
         )
-        yield from _section(
-            "run", (f"{r.number} {r.status}: {r.stop_reason}{_counted(r)}" for r in after.runs)
-        )
+        yield from _section("run", (f"{r.number} {r.status}: {r.stop_reason}{_counted(r)}" for r in after.runs))
         yield from _section("event", (_event(e) for e in after.events))
         yield from _section("start", (f"{e.kind} {e.id} attempt {e.attempt}" for e in after.effects))
 

@@ -245,9 +245,7 @@ def test_a_timer_that_repeats_is_armed_in_the_commit_it_fires_in(play: Any) -> N
     play.feed(TimePassed(), after_s=9)
     assert [t.due_at for t in play.state.timers] == [20_000_000]
     play.feed(TimePassed(), after_s=35)
-    assert [t.due_at for t in play.state.timers] == [50_000_000], (
-        "20, 30 and 40 were slept through: one reminder"
-    )
+    assert [t.due_at for t in play.state.timers] == [50_000_000], "20, 30 and 40 were slept through: one reminder"
     assert len(play.history) == 2
 
 

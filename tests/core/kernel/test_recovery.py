@@ -76,9 +76,7 @@ def test_sealed_when_denied(play: Any) -> None:
     play.feed(Resumed())
     play.feed(ApprovalDecided("d", "1.1.1", 1, "deny", "Ann", "Look first."))
     (text,) = play.texts()
-    assert text.startswith(
-        "Not run again, decided by Ann: Look first. It had been started and its outcome is unknown"
-    )
+    assert text.startswith("Not run again, decided by Ann: Look first. It had been started and its outcome is unknown")
     assert play.records["1.1.1"].status == "SEALED"
 
 
@@ -96,9 +94,7 @@ def test_sealed_when_interrupted_as_one_that_may_have_run(play: Any) -> None:
     play.crash()
     play.feed(Resumed())
     play.feed(InterruptRequested("stop"))
-    assert play.texts()[0].startswith(
-        "Interrupted by a request. It had been started and its outcome is unknown"
-    )
+    assert play.texts()[0].startswith("Interrupted by a request. It had been started and its outcome is unknown")
 
 
 def test_a_second_crash_asks_a_second_question(play: Any) -> None:
@@ -153,9 +149,7 @@ def test_strategy_crash_seals_all_and_ends_the_run(new_play: Any) -> None:
     play.crash()
     got = play.feed(Resumed("crash"))
     assert [(r.stop_reason, r.status) for r in got.runs] == [("interrupted", "interrupted")]
-    assert [e.kind for e in got.effects] == ["Deliver", "Deliver"], (
-        "to the child and to the parent, and no model"
-    )
+    assert [e.kind for e in got.effects] == ["Deliver", "Deliver"], "to the child and to the parent, and no model"
     assert counts(got) == {"strategy": "crash", "again": 0, "rerun": 0, "sealed": 3, "asked": 0}
     assert len(play.texts()) == 3
 
@@ -191,9 +185,7 @@ def test_manual_applies_nothing(play: Any) -> None:
 
 def test_a_changed_input_survives_a_crash(play: Any) -> None:
     (call,) = play.acting(Plan("ask", recovery="retry"))
-    play.feed(
-        ApprovalDecided("d", call.id, 1, "allow", input=Json("[1]"), plan=Plan("allow", recovery="retry"))
-    )
+    play.feed(ApprovalDecided("d", call.id, 1, "allow", input=Json("[1]"), plan=Plan("allow", recovery="retry")))
     play.crash()
     play.feed(Resumed())
     assert (play.call().changed_input, play.statuses) == ("[1]", ["EXECUTING"])

@@ -102,9 +102,7 @@ def test_row(kind: type, phase: Phase, states: dict[Phase, State]) -> None:
     [row for row, what in TABLE.items() if what == ILLEGAL],
     ids=lambda x: getattr(x, "__name__", x),
 )
-def test_an_illegal_input_undoes_its_whole_batch(
-    kind: type, phase: Phase, states: dict[Phase, State]
-) -> None:
+def test_an_illegal_input_undoes_its_whole_batch(kind: type, phase: Phase, states: dict[Phase, State]) -> None:
     state, context = states[phase], Context(states[phase].updated_at + 1, 1)
     before = repr(state)
     with pytest.raises(IllegalInputError):

@@ -172,9 +172,7 @@ def test_no_arguments_are_an_empty_object(raw: str) -> None:
 def test_a_call_cut_by_the_length_limit_is_not_run_with_half_its_arguments(raw: str) -> None:
     start = BlockStart(0, "tool_use", "i", "t")
     reply = fold([start, InputDelta(0, raw), ReplyEnd(StopReason.LENGTH, "max_tokens")])
-    assert reply.bad_inputs == (
-        BadInput(0, raw, "The reply reached its length limit in the middle of the arguments."),
-    )
+    assert reply.bad_inputs == (BadInput(0, raw, "The reply reached its length limit in the middle of the arguments."),)
     assert (reply.stop, reply.raw_stop) == (StopReason.LENGTH, "max_tokens")
 
 

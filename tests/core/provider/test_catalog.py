@@ -50,9 +50,7 @@ def test_an_unknown_name_says_what_is_known_and_what_to_install(name: str) -> No
 
 
 def test_two_wheels_that_claim_a_name_are_both_named() -> None:
-    catalog = ProviderCatalog(
-        claims=[claim("acme", "wheel-a", "a:A"), claim("acme", "wheel-b", "b:B"), claim("fine")]
-    )
+    catalog = ProviderCatalog(claims=[claim("acme", "wheel-a", "a:A"), claim("acme", "wheel-b", "b:B"), claim("fine")])
     with pytest.raises(UsageError, match=r"wheel-a \(a:A\) and wheel-b \(b:B\)"):
         catalog.resolve("acme:m")
     assert catalog.resolve("fine:m").model == "m"
@@ -64,9 +62,7 @@ def test_one_wheel_found_twice_is_one_claim() -> None:
     twice = [claim("acme", "wheel-a"), claim("acme", "wheel_a"), claim("acme", "wheel-a")]
     assert ProviderCatalog(claims=twice).resolve("acme:m").model == "m"
     with pytest.raises(UsageError, match=r"\(a:A\) and wheel-a \(b:B\)"):
-        ProviderCatalog(claims=[claim("acme", "wheel-a", "a:A"), claim("acme", "wheel-a", "b:B")]).resolve(
-            "acme"
-        )
+        ProviderCatalog(claims=[claim("acme", "wheel-a", "a:A"), claim("acme", "wheel-a", "b:B")]).resolve("acme")
 
 
 def test_two_registrations_of_a_name_are_both_named() -> None:

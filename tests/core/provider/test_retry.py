@@ -118,7 +118,5 @@ async def test_cancellation_ends_the_wait_at_once() -> None:
             def cancel(error: ProviderError, delay: float) -> None:
                 group.cancel_scope.cancel()
 
-            await retrying(
-                attempt, policy=RetryPolicy(), clock=RealClock(), random=lambda: 0.0, on_wait=cancel
-            )
+            await retrying(attempt, policy=RetryPolicy(), clock=RealClock(), random=lambda: 0.0, on_wait=cancel)
             raise AssertionError

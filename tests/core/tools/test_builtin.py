@@ -59,9 +59,7 @@ async def bench(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Bench]:
 
 
 def test_flags() -> None:
-    assert [
-        (one.name, one.readonly, one.recovery) for one in (fs_glob, fs_grep, fs_read, fs_write, bash_run)
-    ] == [
+    assert [(one.name, one.readonly, one.recovery) for one in (fs_glob, fs_grep, fs_read, fs_write, bash_run)] == [
         ("fs_glob", True, "retry"),
         ("fs_grep", True, "retry"),
         ("fs_read", True, "retry"),

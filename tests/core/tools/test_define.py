@@ -242,9 +242,7 @@ async def test_arguments_come_as_the_function_takes_them() -> None:
 
 
 def test_bad_arguments_are_told_so_that_they_can_be_mended() -> None:
-    text = every.check(
-        jsontext.dump({"edits": [{"path": 1}], "mode": "c", "size": 0, "paht": "x", "tags": "y" * 999})
-    )
+    text = every.check(jsontext.dump({"edits": [{"path": 1}], "mode": "c", "size": 0, "paht": "x", "tags": "y" * 999}))
     assert isinstance(text, str)
     assert text.splitlines()[0] == "The arguments of every are not valid:"
     assert "- path: is required and was not given" in text

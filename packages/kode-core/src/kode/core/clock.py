@@ -39,9 +39,7 @@ class Clock(Protocol):
         """Cancel what is inside after that long and go on behind it; None: never."""
         ...
 
-    def fail_after(
-        self, seconds: float | None, *, shield: bool = False
-    ) -> AbstractContextManager[anyio.CancelScope]:
+    def fail_after(self, seconds: float | None, *, shield: bool = False) -> AbstractContextManager[anyio.CancelScope]:
         """Cancel what is inside after that long and raise `TimeoutError`; None: never."""
         ...
 
@@ -73,8 +71,6 @@ class RealClock:
         """Cancel what is inside after that long and go on behind it; None: never."""
         return anyio.move_on_after(seconds, shield=shield)
 
-    def fail_after(
-        self, seconds: float | None, *, shield: bool = False
-    ) -> AbstractContextManager[anyio.CancelScope]:
+    def fail_after(self, seconds: float | None, *, shield: bool = False) -> AbstractContextManager[anyio.CancelScope]:
         """Cancel what is inside after that long and raise `TimeoutError`; None: never."""
         return anyio.fail_after(seconds, shield=shield)

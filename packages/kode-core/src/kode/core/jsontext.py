@@ -25,9 +25,7 @@ MAX_DIGITS: Final = 4_300
 
 _LARGE: Final = 10**MAX_DIGITS
 _SAFE: Final = 1 << 1_024  # far below _LARGE; comparing with it is cheap
-_WRITER: Final = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False
-)
+_WRITER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False)
 _SORTED: Final = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False, sort_keys=True
 )
@@ -142,9 +140,7 @@ def _walk(value: Any, path: list[str | int], notes: list[str] | None) -> Any:
     if not isinstance(value, dict | list | tuple):
         raise _bad(path, _shown(value), "Give None, bool, int, float, str, or lists and dicts of them.")
     if len(path) >= MAX_DEPTH:
-        raise _bad(
-            path, f"nested deeper than {MAX_DEPTH}", "Flatten it, or give the inner part as JSON text."
-        )
+        raise _bad(path, f"nested deeper than {MAX_DEPTH}", "Flatten it, or give the inner part as JSON text.")
     if isinstance(value, dict):
         return _walk_dict(value, path, notes)
     return [_walk(item, [*path, index], notes) for index, item in enumerate(value)]
@@ -165,17 +161,13 @@ def _walk_dict(value: dict[Any, Any], path: list[str | int], notes: list[str] | 
 def _mended(text: str, path: list[str | int], notes: list[str] | None) -> str:
     mended = well_formed(text)
     if mended is not text and notes is not None:
-        notes.append(
-            f"{_written(path)}: the text was not well-formed Unicode; U+FFFD stands for what was wrong."
-        )
+        notes.append(f"{_written(path)}: the text was not well-formed Unicode; U+FFFD stands for what was wrong.")
     return mended
 
 
 def _load(text: str) -> Any:
     if not isinstance(text, str):
-        raise UsageError(
-            f"JSON text must be a str, this is {_shown(text)}. Decode or dump it first.", code="bad_json"
-        )
+        raise UsageError(f"JSON text must be a str, this is {_shown(text)}. Decode or dump it first.", code="bad_json")
     try:
         return _READER.decode(text)
     except RecursionError:
@@ -188,9 +180,7 @@ def _load(text: str) -> Any:
         ) from None
     except ValueError:
         # The only other one: Python refuses to read so long an integer.
-        raise _bad(
-            [], f"or holds an integer of more than {MAX_DIGITS:,} digits", "Give it as a string."
-        ) from None
+        raise _bad([], f"or holds an integer of more than {MAX_DIGITS:,} digits", "Give it as a string.") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -205,9 +195,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> Any:
-    raise UsageError(
-        f"The JSON text holds {name}, which JSON does not have. Give a finite number.", code="bad_json"
-    )
+    raise UsageError(f"The JSON text holds {name}, which JSON does not have. Give a finite number.", code="bad_json")
 
 
 _READER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)

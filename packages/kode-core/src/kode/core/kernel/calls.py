@@ -70,9 +70,7 @@ def add_usage(draft: Draft, usage: Usage) -> None:
 # ---- from the reply to the first slot ----------------------------------------------------------------------
 
 
-def open_calls(
-    draft: Draft, seq: int, uses: list[tuple[int, ToolUseBlock]], planned: tuple[PlannedCall, ...]
-) -> None:
+def open_calls(draft: Draft, seq: int, uses: list[tuple[int, ToolUseBlock]], planned: tuple[PlannedCall, ...]) -> None:
     """Create the step's calls as planned; what was refused or answered in planning has its result already."""
     run = draft.the_run
     draft.passed.append(Breakpoint.TOOL_PENDING)
@@ -138,9 +136,7 @@ def start_calls(draft: Draft) -> None:
     for call in draft.calls:
         if slots <= 0:
             return
-        if call.status not in (CallStatus.PENDING, CallStatus.APPROVED) or (
-            writing and not call.plan.readonly
-        ):
+        if call.status not in (CallStatus.PENDING, CallStatus.APPROVED) or (writing and not call.plan.readonly):
             continue
         draft.passed.append(Breakpoint.PRE_TOOL)
         start_call(draft, call)
@@ -215,9 +211,7 @@ def decide(draft: Draft, got: ApprovalDecided) -> None:
         draft.reject(got.item, f"No open question {got.n} of call {got.call}.")
         return
     if got.input is not None and got.plan is None:
-        raise IllegalInputError(
-            f"The input of call {got.call} was changed but not planned again; give its plan."
-        )
+        raise IllegalInputError(f"The input of call {got.call} was changed but not planned again; give its plan.")
     allowed = got.decision == "allow"
     call = _answer(draft, call, "approved" if allowed else "refused", got.by, got.note, got.input)
     who = got.by or "someone"
@@ -272,9 +266,7 @@ def seal(draft: Draft, call: Call, reason: str, *, known: CallStatus | None = No
     text = f"{reason} {SEAL_TEXT[before]}"
     asked = call.approval
     if asked is not None:
-        call = replace(
-            call, approvals=(*call.approvals[:-1], replace(asked, state="superseded", at=draft.at))
-        )
+        call = replace(call, approvals=(*call.approvals[:-1], replace(asked, state="superseded", at=draft.at)))
         draft.note("permission_decided", call=call.id, n=asked.n, decision="superseded", by=None)
         if asked.kind == "recovery":
             text = f"{reason} {SEAL_TEXT[CallStatus.EXECUTING]}"

@@ -100,9 +100,7 @@ def compacted(draft: Draft, got: HistoryCompacted) -> None:
     pinned = tuple(sorted({*before.pinned, *got.pinned}))
     draft.window = Window(got.id, pinned, (*kept, *head, Range(effect.stop)))
     draft.tokens = got.tokens_after
-    draft.note(
-        "context_compression", phase="end", id=got.id, method=got.method, start=effect.start, stop=effect.stop
-    )
+    draft.note("context_compression", phase="end", id=got.id, method=got.method, start=effect.start, stop=effect.stop)
 
 
 def compaction_failed(draft: Draft, got: CompactionFailed) -> None:
@@ -235,9 +233,7 @@ def _again(timer: Timer, draft: Draft) -> tuple[Timer, ...]:
 def set_timer(draft: Draft, got: TimerSet) -> None:
     """Set a timer, or replace the one of that id."""
     if got.kind != "signal" and not got.data:
-        raise IllegalInputError(
-            f"Timer {got.id!r} is to speak, but has no text; give `data`, or kind `signal`."
-        )
+        raise IllegalInputError(f"Timer {got.id!r} is to speak, but has no text; give `data`, or kind `signal`.")
     for every in (got.every_us, got.every_steps):
         if every is not None and every < 1:
             raise IllegalInputError(f"Timer {got.id!r} repeats every {every}; give at least 1.")
@@ -246,9 +242,7 @@ def set_timer(draft: Draft, got: TimerSet) -> None:
             f"Timer {got.id!r}: an agent has at most {MAX_TIMERS} timers with {MAX_TIMER_DATA} characters each, "
             "for they lie in its header; keep a longer text in a document."
         )
-    timer = Timer(
-        got.id, got.due_at, got.kind, got.data, got.every_us, got.schedule, got.due_step, got.every_steps
-    )
+    timer = Timer(got.id, got.due_at, got.kind, got.data, got.every_us, got.schedule, got.due_step, got.every_steps)
     draft.timers = (*(t for t in draft.timers if t.id != got.id), timer)
 
 

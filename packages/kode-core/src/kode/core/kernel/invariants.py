@@ -119,9 +119,7 @@ def _check_call(call: Call) -> None:
         "a sealed call says why, and only a sealed one",
         (call.seal_reason is not None) == (call.status is CallStatus.SEALED),
     )
-    _hold(
-        "a call is started as often as it has attempts", (call.started_at is not None) == bool(call.attempts)
-    )
+    _hold("a call is started as often as it has attempts", (call.started_at is not None) == bool(call.attempts))
     _hold("an executing or suspended call was started", bool(call.attempts) or call.status not in _STARTED)
     _hold("the trail ends with the status", bool(call.audit) and call.audit[-1].status is call.status)
 

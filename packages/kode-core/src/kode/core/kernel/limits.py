@@ -73,8 +73,7 @@ class Limits:
                 )
         if self.lease_margin_s >= self.lease_s:
             raise UsageError(
-                f"Limits.lease_margin_s is {self.lease_margin_s!r}; "
-                f"give less than lease_s ({self.lease_s!r}).",
+                f"Limits.lease_margin_s is {self.lease_margin_s!r}; give less than lease_s ({self.lease_s!r}).",
                 code="bad_limit",
                 field="lease_margin_s",
                 value=repr(self.lease_margin_s),

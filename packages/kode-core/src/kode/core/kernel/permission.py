@@ -42,8 +42,7 @@ class Rule:
                 re.compile(pattern)
             except re.error as error:
                 raise UsageError(
-                    f"Rule for {self.tool!r}: the pattern {pattern!r} for {name!r} "
-                    f"is no regular expression: {error}.",
+                    f"Rule for {self.tool!r}: the pattern {pattern!r} for {name!r} is no regular expression: {error}.",
                     code="bad_rule",
                 ) from None
 
@@ -99,8 +98,6 @@ def judge(policy: PermissionPolicy, tool: str, *, readonly: bool, input: Json) -
         return Judgement("ask", f"Mode approval asks before {tool}.")
     if policy.mode == "readonly":
         return (
-            Judgement("allow")
-            if readonly
-            else Judgement("deny", f"Mode readonly denies {tool}: it may change things.")
+            Judgement("allow") if readonly else Judgement("deny", f"Mode readonly denies {tool}: it may change things.")
         )
     return Judgement("custom")

@@ -66,9 +66,7 @@ def _check(draft: Draft, got: Resumed) -> None:
     if got.strategy == "manual":
         raise IllegalInputError("Resume strategy 'manual' takes no lease and applies no Resumed.")
     if draft.parked is not None and not got.by_hand:
-        raise IllegalInputError(
-            f"The agent is parked ({draft.parked.value}); only a resume by hand may drive it."
-        )
+        raise IllegalInputError(f"The agent is parked ({draft.parked.value}); only a resume by hand may drive it.")
     newest = max((e.attempt.fence for e in draft.effects), default=0)
     if draft.context.fence <= newest:
         raise IllegalInputError(

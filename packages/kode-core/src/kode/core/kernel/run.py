@@ -29,9 +29,7 @@ def take_message(draft: Draft, got: MessageReceived) -> None:
     if draft.run is not None:
         draft.change_run(taken=draft.run.taken + 1)
     origin = "inbox" if got.kind == "user" else "reminder"
-    seq = draft.append(
-        "user", got.blocks, origin=f"{origin}:{got.item}", sender=got.sender, metadata=got.metadata
-    )
+    seq = draft.append("user", got.blocks, origin=f"{origin}:{got.item}", sender=got.sender, metadata=got.metadata)
     draft.note(
         "message_received" if got.kind == "user" else "reminder_sent",
         ref=Ref(seq),
@@ -41,9 +39,7 @@ def take_message(draft: Draft, got: MessageReceived) -> None:
     )
 
 
-def start_run(
-    draft: Draft, context: Json | None = None, item: str | None = None, limits: Json | None = None
-) -> None:
+def start_run(draft: Draft, context: Json | None = None, item: str | None = None, limits: Json | None = None) -> None:
     """Open the next run."""
     draft.run = Run(
         draft.next_run,
@@ -121,9 +117,7 @@ def _answer_parent(draft: Draft, parent: Parent, number: int) -> None:
     draft.parent = replace(parent, answered=True)
     item = f"answer:{draft.uid}"
     id = draft.next_id()
-    draft.start(
-        Deliver(id, draft.attempt(), parent.agent_id, item, "resolve", parent.call, parent.uid, number)
-    )
+    draft.start(Deliver(id, draft.attempt(), parent.agent_id, item, "resolve", parent.call, parent.uid, number))
 
 
 def _record(draft: Draft, run: Run, reason: StopReason) -> RunRecord:

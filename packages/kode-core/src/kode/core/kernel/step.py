@@ -34,13 +34,10 @@ def replied(draft: Draft, got: ModelReplied) -> None:
     uses = [(i, block) for i, block in enumerate(got.blocks) if isinstance(block, ToolUseBlock)]
     if [i for i, _ in uses] != [planned.block for planned in got.calls]:
         raise IllegalInputError(
-            f"ModelReplied plans blocks {[p.block for p in got.calls]}, "
-            f"but its tool uses are {[i for i, _ in uses]}."
+            f"ModelReplied plans blocks {[p.block for p in got.calls]}, but its tool uses are {[i for i, _ in uses]}."
         )
     if uses and len({use.id for _, use in uses} - {""}) < len(uses):
-        raise IllegalInputError(
-            "Each tool use of a reply needs an id of its own; give the later ones new ids."
-        )
+        raise IllegalInputError("Each tool use of a reply needs an id of its own; give the later ones new ids.")
     if "tool_result" in [block.type for block in got.blocks]:
         raise IllegalInputError("A model does not answer calls: a reply may not hold tool results.")
     draft.close(model.id)
@@ -150,9 +147,7 @@ def deadline(draft: Draft, got: DeadlineReached) -> None:
     elif got.reason is StopReason.DEADLINE:
         rest_run(draft, got.reason)
     else:
-        raise IllegalInputError(
-            f"A deadline is reached for reason deadline or processing_timeout, not {got.reason}."
-        )
+        raise IllegalInputError(f"A deadline is reached for reason deadline or processing_timeout, not {got.reason}.")
 
 
 def park(draft: Draft, got: Parked) -> None:

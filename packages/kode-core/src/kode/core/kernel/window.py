@@ -40,9 +40,7 @@ class Window:
         """Ranges that end at ``stop``, with pinned messages as ranges of one; rising, without empty ones."""
         inside = [Range(r.start, min(stop if r.stop is None else r.stop, stop)) for r in self.ranges]
         singles = [Range(p, p + 1) for p in self.pinned if p < stop and not any(_holds(r, p) for r in inside)]
-        return tuple(
-            sorted((r for r in (*singles, *inside) if r.start < (r.stop or 0)), key=lambda r: r.start)
-        )
+        return tuple(sorted((r for r in (*singles, *inside) if r.start < (r.stop or 0)), key=lambda r: r.start))
 
     def seqs(self, stop: int) -> Iterator[int]:
         """Every message number shown when the history ends before ``stop``."""

@@ -249,15 +249,7 @@ class ReplyError:
 
 
 Chunk: TypeAlias = (
-    BlockStart
-    | TextDelta
-    | ReasoningDelta
-    | InputDelta
-    | BlockStop
-    | BlockWhole
-    | UsageReport
-    | ReplyEnd
-    | ReplyError
+    BlockStart | TextDelta | ReasoningDelta | InputDelta | BlockStop | BlockWhole | UsageReport | ReplyEnd | ReplyError
 )
 
 # ---- the provider ------------------------------------------------------------------------------------------

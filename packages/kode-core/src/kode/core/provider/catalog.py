@@ -45,9 +45,7 @@ class ProviderCatalog:
         environ: Where keys are looked for; default: the process's environment.
     """
 
-    def __init__(
-        self, *, claims: Iterable[Claim] | None = None, environ: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, *, claims: Iterable[Claim] | None = None, environ: Mapping[str, str] | None = None) -> None:
         self._factories: dict[str, ProviderFactory] = {}
         self._claims = None if claims is None else _by_name(claims)
         self._environ = os.environ if environ is None else environ
@@ -101,8 +99,7 @@ class ProviderCatalog:
             if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
                 raise
             raise UsageError(
-                f"Provider {name!r} does not take these options"
-                f" ({', '.join(sorted(options)) or 'none'}): {error}.",
+                f"Provider {name!r} does not take these options ({', '.join(sorted(options)) or 'none'}): {error}.",
                 code="bad_provider_options",
                 name=name,
             ) from None
@@ -123,8 +120,7 @@ class ProviderCatalog:
         if others:
             both = " and ".join(f"{claim.wheel} ({claim.value})" for claim in claims)
             raise UsageError(
-                f"Two wheels claim the provider {name!r}: {both}."
-                " Uninstall one, or register the one you mean.",
+                f"Two wheels claim the provider {name!r}: {both}. Uninstall one, or register the one you mean.",
                 code="provider_name_taken",
                 name=name,
             )

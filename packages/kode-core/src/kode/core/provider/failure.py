@@ -29,9 +29,7 @@ FAILURES: dict[str, Failure] = {
     "permission": Failure("the key may not do this"),
     "model_not_found": Failure("the vendor knows no such model or endpoint"),
     "bad_request": Failure("the vendor finds the request malformed"),
-    "context_too_long": Failure(
-        "the request is larger than the model's window", stop=StopReason.CONTEXT_TOO_LONG
-    ),
+    "context_too_long": Failure("the request is larger than the model's window", stop=StopReason.CONTEXT_TOO_LONG),
     "content_filtered": Failure("the vendor's filter refused the request", stop=StopReason.CONTENT_FILTER),
     "quota": Failure("the account has no budget left"),
     "rate_limited": Failure("too many requests or tokens just now", retryable=True),
@@ -68,9 +66,7 @@ def provider_error(
     failure = FAILURES.get(code)
     if failure is None:
         known = ", ".join(sorted(FAILURES))
-        raise UsageError(
-            f"There is no provider failure {code!r}; use one of {known}.", code="unknown_failure"
-        )
+        raise UsageError(f"There is no provider failure {code!r}; use one of {known}.", code="unknown_failure")
     kept: dict[str, str | int | float] = {name: value for name, value in fields.items() if value is not None}
     if retry_after_s is not None:
         kept["retry_after_s"] = retry_after_s

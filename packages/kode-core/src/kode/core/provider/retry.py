@@ -52,9 +52,7 @@ class RetryPolicy:
                 )
 
 
-def next_delay(
-    policy: RetryPolicy, error: ProviderError, *, tried: int, elapsed_s: float, draw: float
-) -> float | None:
+def next_delay(policy: RetryPolicy, error: ProviderError, *, tried: int, elapsed_s: float, draw: float) -> float | None:
     """Tell how long to wait before the next try, or None to give up.
 
     Args:

@@ -163,9 +163,7 @@ def call(
 def calls(*which: tuple[str, Any] | tuple[str, Any, str], text: str | None = None, **options: Any) -> Turn:
     """Call several tools in one reply, each ``(tool, input)`` or ``(tool, input, id)``."""
     said = () if text is None else (TextBlock(text),)
-    blocks = [
-        _tool_use(one[2] if len(one) == 3 else f"call-{n}", one[0], one[1]) for n, one in enumerate(which)
-    ]
+    blocks = [_tool_use(one[2] if len(one) == 3 else f"call-{n}", one[0], one[1]) for n, one in enumerate(which)]
     if any(isinstance(one[1], str) for one in which):
         options["raw"] = True
     return Turn((*said, *blocks), **options)

@@ -203,9 +203,7 @@ class ScriptedProvider:
             return say(answer)
         if isinstance(answer, Reply):
             return Turn(answer.blocks, answer.stop, answer.usage)
-        raise self._complain(
-            request, f"gave a value of type {type(answer).__name__}; give a Turn, a Reply or a str."
-        )
+        raise self._complain(request, f"gave a value of type {type(answer).__name__}; give a Turn, a Reply or a str.")
 
     def _complain(self, request: ModelRequest, what: str) -> ProviderError:
         text = (

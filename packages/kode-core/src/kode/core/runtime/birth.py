@@ -58,4 +58,3 @@ async def read_template(agent_id: str, deps: Dependencies) -> tuple[str, AgentTe
     if document is None:
         raise RecordCorruptError(f"Agent {agent_id!r} has no template stored.", agent_id=agent_id, raw=b"")
     return state.uid, decode_template(document.data)
-

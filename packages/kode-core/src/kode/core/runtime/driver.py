@@ -164,9 +164,7 @@ class Driver:
                 self.box.noted.append(Event("error", preview=text, data={"code": "orphans", "killed": killed}))
         return [Resumed(strategy, by_hand)]
 
-    async def _with_tasks(
-        self, resident: Resident, holding: Holding, first: list[Input], until: float | None
-    ) -> None:
+    async def _with_tasks(self, resident: Resident, holding: Holding, first: list[Input], until: float | None) -> None:
         """Run the loop inside the task group that owns all it starts."""
         self.hub.begin(resident.state.next_cursor - 1, self.ring)
         failure: Exception | None = None

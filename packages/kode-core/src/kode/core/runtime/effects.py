@@ -212,8 +212,7 @@ class Worker:
         if effect.id in self._dropped:
             return None
         text = (
-            f"{call.tool} did not end within {effect.timeout_s} s and was stopped; "
-            "it may have had part of its effect."
+            f"{call.tool} did not end within {effect.timeout_s} s and was stopped; it may have had part of its effect."
         )
         return ToolFinished(effect.id, (TextBlock(text),), True)
 
@@ -317,4 +316,3 @@ def cap(content: tuple[ResultContent, ...], allowed: int) -> tuple[tuple[ResultC
             left -= len(data)
         kept.append(block)
     return tuple(kept), cut
-

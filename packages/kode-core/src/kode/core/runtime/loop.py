@@ -103,9 +103,7 @@ class Loop:
         self.limits = driver.limits
         self.clock = driver.deps.clock
         self.store = driver.deps.store
-        self.worker = Worker(
-            resident, driver.binding, driver.deps, driver.hub, driver.limits, driver.box.noted.append
-        )
+        self.worker = Worker(resident, driver.binding, driver.deps, driver.hub, driver.limits, driver.box.noted.append)
         self._offered: dict[int, tuple[Item, Input]] = {}
         """Inbox items and the inputs made of them, by position."""
         self._active: set[str] = set()
@@ -211,9 +209,7 @@ class Loop:
         ref = self.binding.open_sandbox().ref if self.binding.tools else None
         return [SandboxBound(ref)] if self.resident.state.sandbox_ref != ref else []
 
-    def _commit(
-        self, transition: Transition, inputs: Sequence[Input], *, release: bool, answered: bool
-    ) -> Commit:
+    def _commit(self, transition: Transition, inputs: Sequence[Input], *, release: bool, answered: bool) -> Commit:
         state, resident = transition.state, self.resident
         consumed: dict[int, Item] = {}
         if self._offered:

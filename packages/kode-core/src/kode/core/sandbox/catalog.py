@@ -35,9 +35,7 @@ class SandboxFactory:
             UsageError: The kind stands for another class.
         """
         if self._kinds.setdefault(kind, sandbox) is not sandbox:
-            raise UsageError(
-                f"The sandbox kind {kind!r} is registered with another class.", code="sandbox_exists"
-            )
+            raise UsageError(f"The sandbox kind {kind!r} is registered with another class.", code="sandbox_exists")
 
     def get(self, kind: str) -> type[Sandbox]:
         """Return the class of a kind; the first time, one that a wheel brings is loaded.
@@ -58,15 +56,11 @@ class SandboxFactory:
             )
         if len({point.value for point in points}) > 1:
             claims = ", ".join(sorted(point.value for point in points))
-            raise UsageError(
-                f"Two wheels claim the sandbox kind {kind!r}: {claims}.", code="sandbox_claimed_twice"
-            )
+            raise UsageError(f"Two wheels claim the sandbox kind {kind!r}: {claims}.", code="sandbox_claimed_twice")
         try:
             self.register(kind, points[0].load())
         except (ImportError, AttributeError) as error:
-            raise UsageError(
-                f"The sandbox {kind!r} cannot be loaded: {error}.", code="sandbox_not_loaded"
-            ) from error
+            raise UsageError(f"The sandbox {kind!r} cannot be loaded: {error}.", code="sandbox_not_loaded") from error
         return self._kinds[kind]
 
     def create(self, kind: str, **options: Any) -> Sandbox:

@@ -103,9 +103,7 @@ class Jail:
         Raises ``SandboxError`` if it is absolute and not below the root.
         """
         if not path or "\0" in path:
-            raise SandboxError(
-                f"The path {path!r} is not allowed: it is empty or holds a zero byte.", code="bad_path"
-            )
+            raise SandboxError(f"The path {path!r} is not allowed: it is empty or holds a zero byte.", code="bad_path")
         if path.startswith("/"):
             for base in (self._given, self.root):
                 if path == base or path.startswith(base.rstrip("/") + "/"):

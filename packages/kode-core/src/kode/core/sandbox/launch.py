@@ -30,11 +30,7 @@ def environment(
     host: Mapping[str, str], allow: Sequence[str], given: Mapping[str, str], mark: Mapping[str, str]
 ) -> dict[str, str]:
     """Build a command's environment: what is allowed of the host's, what was given, and our mark."""
-    kept = {
-        name: value
-        for name, value in host.items()
-        if name in allow or name in ALLOWED or name.startswith("LC_")
-    }
+    kept = {name: value for name, value in host.items() if name in allow or name in ALLOWED or name.startswith("LC_")}
     return {"PATH": DEFAULT_PATH, **kept, **given, **mark}
 
 
@@ -44,9 +40,7 @@ def arguments(command: Command) -> list[str]:
     if not argv or not all(isinstance(part, str) for part in argv) or not (argv[0] and argv[-1]):
         raise SandboxError(f"The command {command!r} is empty or not text.", code="bad_command")
     if any("\0" in part for part in argv):
-        raise SandboxError(
-            "The command holds a zero byte, which no program can be given.", code="bad_command"
-        )
+        raise SandboxError("The command holds a zero byte, which no program can be given.", code="bad_command")
     return argv
 
 

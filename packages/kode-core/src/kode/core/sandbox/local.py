@@ -90,9 +90,7 @@ class LocalSandbox:
         try:
             os.makedirs(root, exist_ok=True)
         except OSError as error:
-            raise SandboxError(
-                f"The root {str(root)!r} cannot be made: {error.strerror}.", code="bad_root"
-            ) from error
+            raise SandboxError(f"The root {str(root)!r} cannot be made: {error.strerror}.", code="bad_root") from error
         self._jail = Jail(os.fspath(root))
         self._background: dict[str, BackgroundProcess] = {}
         self._running: set[_Running] = set()
@@ -162,9 +160,7 @@ class LocalSandbox:
             return self._background[id]
         except KeyError:
             known = ", ".join(self._background) or "none"
-            raise SandboxError(
-                f"There is no process {id!r} here; known: {known}.", code="no_process"
-            ) from None
+            raise SandboxError(f"There is no process {id!r} here; known: {known}.", code="no_process") from None
 
     def processes(self) -> tuple[str, ...]:
         """Ids of the background processes, oldest first."""
@@ -281,9 +277,7 @@ class LocalSandbox:
 
 def _mark_of(ref: str) -> str:
     if not ref.startswith(PREFIX) or not ref[len(PREFIX) :].isalnum():
-        raise SandboxError(
-            f"{ref!r} is no ref of a local sandbox; they look like 'local:1f…'.", code="bad_ref"
-        )
+        raise SandboxError(f"{ref!r} is no ref of a local sandbox; they look like 'local:1f…'.", code="bad_ref")
     return ref
 
 

@@ -59,17 +59,12 @@ class Pattern:
 
     def __init__(self, text: str) -> None:
         self.alternatives = [
-            tuple(
-                _Part(part, None if part == "**" else re.compile(translate(part), re.DOTALL))
-                for part in parts
-            )
+            tuple(_Part(part, None if part == "**" else re.compile(translate(part), re.DOTALL)) for part in parts)
             for parts in (_split(one) for one in _braces(text))
         ]
         self.start = self._skip({(number, 0) for number in range(len(self.alternatives))})
 
-    def step(
-        self, at: frozenset[tuple[int, int]], name: str, dot: bool, ignored: bool
-    ) -> frozenset[tuple[int, int]]:
+    def step(self, at: frozenset[tuple[int, int]], name: str, dot: bool, ignored: bool) -> frozenset[tuple[int, int]]:
         """Return the positions behind ``name``."""
         then = set()
         for number, index in at:

@@ -107,9 +107,7 @@ def preview_of(line: str, column: int, size: int) -> str:
     start = max(0, min(column - size // 4, len(line) - size))
     end = start + size
     return (
-        ("…" if start else "")
-        + line[start + bool(start) : end - (end < len(line))]
-        + ("…" if end < len(line) else "")
+        ("…" if start else "") + line[start + bool(start) : end - (end < len(line))] + ("…" if end < len(line) else "")
     )
 
 

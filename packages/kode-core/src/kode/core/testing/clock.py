@@ -61,9 +61,7 @@ class VirtualClock:
         """Cancel what is inside once it was advanced that far, and go on behind it."""
         return cast("AbstractContextManager[anyio.CancelScope, bool]", self._scope(seconds, shield, False))
 
-    def fail_after(
-        self, seconds: float | None, *, shield: bool = False
-    ) -> AbstractContextManager[anyio.CancelScope]:
+    def fail_after(self, seconds: float | None, *, shield: bool = False) -> AbstractContextManager[anyio.CancelScope]:
         """Cancel what is inside once it was advanced that far, and raise `TimeoutError`."""
         return self._scope(seconds, shield, True)
 

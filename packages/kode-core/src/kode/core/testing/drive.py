@@ -60,9 +60,7 @@ def legal_inputs(
     for _ in range(random.randint(1, most)):
         context = replace(context, used_us=0)
         input = legal_input(state, random, context)
-        if isinstance(input, i.CompactionRequested) and any(
-            isinstance(b, i.CompactionRequested) for b in batch
-        ):
+        if isinstance(input, i.CompactionRequested) and any(isinstance(b, i.CompactionRequested) for b in batch):
             continue
         batch.append(input)
         phase = state.phase
@@ -74,9 +72,7 @@ def legal_inputs(
     return batch
 
 
-def _look(
-    state: State, inputs: Sequence[i.Input], context: Context, rows: Rows | None
-) -> tuple[State, list[i.Input]]:
+def _look(state: State, inputs: Sequence[i.Input], context: Context, rows: Rows | None) -> tuple[State, list[i.Input]]:
     """Apply one by one, counting and checking; what had to wait is handed back."""
     waiting: list[i.Input] = []
     for input in inputs:
@@ -124,9 +120,7 @@ def _plan(random: Random) -> Plan:
         ("allow", "allow", "allow", "allow", "ask", "ask", "deny", "answer", "unknown", "invalid")
     )
     recovery: Recovery = random.choice(("retry", "seal", "ask"))
-    return Plan(
-        verdict, readonly=random.random() < 0.5, recovery=recovery, reason=random.choice((None, "because"))
-    )
+    return Plan(verdict, readonly=random.random() < 0.5, recovery=recovery, reason=random.choice((None, "because")))
 
 
 def _replied(state: State, random: Random, context: Context | None = None) -> i.ModelReplied:
@@ -146,9 +140,7 @@ def _replied(state: State, random: Random, context: Context | None = None) -> i.
 
 def _failed(state: State, random: Random, context: Context | None = None) -> i.ModelFailed:
     stop = random.choice((StopReason.PROVIDER_ERROR, StopReason.CONTEXT_TOO_LONG))
-    return i.ModelFailed(
-        _some_id(state, random, "CallModel"), RunError("overloaded", "no"), stop, _usage(random)
-    )
+    return i.ModelFailed(_some_id(state, random, "CallModel"), RunError("overloaded", "no"), stop, _usage(random))
 
 
 def _finished(state: State, random: Random, context: Context | None = None) -> i.ToolFinished:
@@ -183,9 +175,7 @@ def _decided(state: State, random: Random, context: Context | None = None) -> i.
 def _compacted(state: State, random: Random, context: Context | None = None) -> i.HistoryCompacted:
     pinned = tuple(sorted(random.sample(range(state.next_seq), min(state.next_seq, random.randint(0, 2)))))
     effect = _some_id(state, random, "CompactHistory")
-    return i.HistoryCompacted(
-        effect, _item(random), _TEXT, usage=_usage(random), pinned=pinned, tokens_after=3
-    )
+    return i.HistoryCompacted(effect, _item(random), _TEXT, usage=_usage(random), pinned=pinned, tokens_after=3)
 
 
 # ---- what people, drivers and time do ----------------------------------------------------------------------
@@ -233,9 +223,7 @@ def _resumed(state: State, random: Random, context: Context) -> i.Input | None:
 
 
 def _deadline(state: State, random: Random, context: Context) -> i.Input | None:
-    return i.DeadlineReached(
-        random.choice((StopReason.DEADLINE, StopReason.DEADLINE, StopReason.PROCESSING_TIMEOUT))
-    )
+    return i.DeadlineReached(random.choice((StopReason.DEADLINE, StopReason.DEADLINE, StopReason.PROCESSING_TIMEOUT)))
 
 
 def _timer(state: State, random: Random, context: Context) -> i.TimerSet:
@@ -270,9 +258,7 @@ _OTHERS: dict[type, Callable[[State, Random, Context], i.Input | None]] = {
     i.ToolSuspended: _suspended,
     i.CompactionRequested: _compaction,
     i.HistoryCompacted: _compacted,
-    i.CompactionFailed: lambda s, r, c: i.CompactionFailed(
-        _some_id(s, r, "CompactHistory"), RunError("x", "no")
-    ),
+    i.CompactionFailed: lambda s, r, c: i.CompactionFailed(_some_id(s, r, "CompactHistory"), RunError("x", "no")),
     i.Delivered: lambda s, r, c: i.Delivered(_some_id(s, r, "Deliver"), r.choice(("ok", "gone", "error"))),
     i.Resumed: _resumed,
     i.Proceed: lambda s, r, c: i.Proceed(r.random() < 0.3),

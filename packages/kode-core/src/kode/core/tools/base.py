@@ -184,9 +184,7 @@ class ToolContext:
     def need_sandbox(self) -> Sandbox:
         """Return the sandbox. Raises ``ToolError`` if the agent has none."""
         if self.sandbox is None:
-            raise ToolError(
-                "This agent has no sandbox, so there are no files and no shell.", code="no_sandbox"
-            )
+            raise ToolError("This agent has no sandbox, so there are no files and no shell.", code="no_sandbox")
         return self.sandbox
 
 

@@ -82,9 +82,7 @@ def _load(name: str, points: tuple[EntryPoint, ...]) -> Tool:
     # The same distribution may be seen twice (a source tree beside its installation); its claim is one.
     if len({point.value for point in points}) > 1:
         claims = ", ".join(sorted(f"{point.value} ({_owner(point)})" for point in points))
-        raise UsageError(
-            f"Two wheels claim the tool {name!r}: {claims}. Uninstall one.", code="tool_claimed_twice"
-        )
+        raise UsageError(f"Two wheels claim the tool {name!r}: {claims}. Uninstall one.", code="tool_claimed_twice")
     try:
         found = points[0].load()
     except (ImportError, AttributeError) as error:
@@ -92,9 +90,7 @@ def _load(name: str, points: tuple[EntryPoint, ...]) -> Tool:
             f"The tool {name!r} of {_owner(points[0])} cannot be loaded: {error}.", code="tool_not_loaded"
         ) from error
     if not isinstance(found, Tool) or found.name != name:
-        raise UsageError(
-            f"{points[0].value!r} of {_owner(points[0])} is no tool named {name!r}.", code="bad_tool"
-        )
+        raise UsageError(f"{points[0].value!r} of {_owner(points[0])} is no tool named {name!r}.", code="bad_tool")
     return found
 
 

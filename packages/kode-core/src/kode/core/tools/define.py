@@ -154,9 +154,7 @@ class _Arguments:
             fields.append((name, *_field(types[name], described.get(name), parameter.default)))
         unknown = sorted(set(described) - set(parameters))
         if unknown:
-            raise _bad(
-                tool, f"its docstring describes {', '.join(map(repr, unknown))}, which it does not take"
-            )
+            raise _bad(tool, f"its docstring describes {', '.join(map(repr, unknown))}, which it does not take")
         self.names = tuple(name for name, _, _ in fields)
         try:
             shape = dataclasses.make_dataclass(
@@ -216,9 +214,7 @@ def _types(tool: str, function: Callable[..., Any], names: dict[str, Any]) -> di
 def _field(type_: Any, described: str | None, default: Any) -> tuple[Any, Any]:
     """Return type and default of a dataclass field; what ``Annotated`` says wins over the docstring."""
     if described:
-        info = next(
-            (note for note in getattr(type_, "__metadata__", ()) if isinstance(note, FieldInfo)), None
-        )
+        info = next((note for note in getattr(type_, "__metadata__", ()) if isinstance(note, FieldInfo)), None)
         if info is None or info.description is None:
             type_ = Annotated[type_, Field(description=described)]
     if default is inspect.Parameter.empty:

@@ -20,9 +20,7 @@ PROBE = 8_192
 """A file with a zero byte among its first so many is binary."""
 
 
-@tool(
-    readonly=True, prompt="Read a file before you change it. Read large files in parts, by offset and limit."
-)
+@tool(readonly=True, prompt="Read a file before you change it. Read large files in parts, by offset and limit.")
 async def fs_read(
     path: Annotated[str, Field(min_length=1)],
     context: ToolContext,
@@ -76,9 +74,7 @@ class _Window:
             self.taken.append(text)
             self.room -= size
             return
-        if (
-            not self.full and not self.taken
-        ):  # one line that is too long is shown in part, else nobody could see it
+        if not self.full and not self.taken:  # one line that is too long is shown in part, else nobody could see it
             part = text[: self.room // 6]  # JSON writes a character in at most six bytes
             self.taken.append(part)
             self.cut -= len(part.encode())
@@ -109,9 +105,7 @@ async def _lines(sandbox: Sandbox, path: str, window: _Window) -> None:
 
 
 @tool(recovery="retry", prompt="fs_write replaces the whole file. Give the complete content.")
-async def fs_write(
-    path: Annotated[str, Field(min_length=1)], content: str, context: ToolContext
-) -> ToolOutcome:
+async def fs_write(path: Annotated[str, Field(min_length=1)], content: str, context: ToolContext) -> ToolOutcome:
     """Write a text file, whole; what was there is replaced. Missing folders are made.
 
     Returns a JSON object: ok, path, bytes, lines.
