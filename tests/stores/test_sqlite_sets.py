@@ -160,7 +160,7 @@ APPENDS = st.builds(
 WORKS = APPLIES | APPENDS
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(ROWS, max_size=12), st.lists(st.lists(WORKS, max_size=9), min_size=1, max_size=4))
 @example([], [[Apply(a, (), [header(a, None, 0, 1, None)]) for a in "abc"]])
 def test_sets_give_what_one_by_one_gives(begun: list[Record], batches: list[list[Any]]) -> None:
@@ -186,7 +186,7 @@ PLANS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ROWS, max_size=12), st.lists(PLANS, max_size=6))
 def test_plans_read_together_what_they_read_alone(begun: list[Record], asked: list[list[Any]]) -> None:
     def plan(asks: list[Any]) -> Plan[list[Any]]:
