@@ -65,8 +65,8 @@ def test_a_message_without_text_has_an_empty_preview(play: Any) -> None:
 
 
 def test_a_long_preview_is_cut(play: Any) -> None:
-    got = play.say("x" * 201)
-    assert got.events[1].preview == "x" * 199 + "…"
+    got = play.say("x" * 121)
+    assert got.events[1].preview == "x" * 119 + "…"
 
 
 @pytest.mark.parametrize(

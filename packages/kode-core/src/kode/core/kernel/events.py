@@ -68,11 +68,11 @@ LIVE: dict[str, Channel] = {
 }
 CHANNEL: dict[str, Channel] = {**DURABLE, **LIVE}
 
-PREVIEW_CHARS = 200
+PREVIEW_CHARS = 120
 
 
 def preview(text: str) -> str:
-    """Cut a text to what an event may carry: 200 characters."""
+    """Cut a text to what an event carries of it: 120 characters."""
     return text if len(text) <= PREVIEW_CHARS else text[: PREVIEW_CHARS - 1] + "…"
 
 

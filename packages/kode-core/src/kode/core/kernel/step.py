@@ -64,8 +64,9 @@ def _count_step(draft: Draft, got: ModelReplied) -> None:
     if usage.tokens:
         draft.tokens = usage.tokens
         draft.note(
-            "token_usage", input=usage.input, output=usage.output, cache_read=usage.cache_read,
-            cache_write=usage.cache_write, reasoning=usage.reasoning, cost_nanos=usage.cost_nanos,
+            "token_usage", input=usage.input, output=usage.output, cache_read=usage.cache_read or None,
+            cache_write=usage.cache_write or None, reasoning=usage.reasoning or None,
+            cost_nanos=usage.cost_nanos or None,
         )  # fmt: skip
 
 

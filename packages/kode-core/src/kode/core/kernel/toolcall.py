@@ -63,7 +63,7 @@ class Plan:
 
     verdict: Verdict
     tool_digest: str | None = None
-    """Digest of the tool's definition at planning time."""
+    """Beginning of the digest of the tool's definition at planning time."""
     readonly: bool = False
     recovery: Recovery = "seal"
     timeout_s: float | None = None

@@ -65,4 +65,4 @@ def _judge(binding: Binding, tool: Tool, input: Json) -> tuple[Verdict, str | No
 
 
 def _plan(tool: Tool, verdict: Verdict, reason: str | None) -> Plan:
-    return Plan(verdict, tool.digest, tool.readonly, tool.recovery, tool.timeout_s, reason)
+    return Plan(verdict, tool.digest[:16], tool.readonly, tool.recovery, tool.timeout_s, reason)
