@@ -49,7 +49,13 @@ def signature(thing: Any) -> str:
         parameters=[each.replace(annotation=written(each.annotation)) for each in found.parameters.values()],
         return_annotation=written(found.return_annotation),
     )
-    return re.sub(r" at 0x[0-9a-f]+", "", str(shown))
+    # What differs from run to run: addresses, and the order of a set.
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(shown))
+    return re.sub(r"frozenset\(\{([^{}]*)\}\)", lambda found: f"frozenset({{{_sorted(found[1])}}})", text)
+
+
+def _sorted(members: str) -> str:
+    return ", ".join(sorted(members.split(", ")))
 
 
 def members(cls: type) -> Iterator[str]:
