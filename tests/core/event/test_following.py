@@ -348,3 +348,19 @@ def test_the_type_of_an_iterator() -> None:
     from kode.core.event.hub import Subscription
 
     assert issubclass(Subscription, AsyncIterator)
+
+
+async def test_a_reader_who_had_read_it_all_notices_a_gap(lab: Any) -> None:
+    """Another process wrote between two drives of this one: what it wrote is fetched from the store, not skipped."""
+    hub = Hub("a")
+    hub.begin(0, print)
+    hub.publish([Event("run_started", cursor=1)])
+    read_all = hub.base + len(hub.log)
+    hub.end(print)
+    hub.begin(5, print)
+    assert read_all < hub.base
+    hub.publish([Event("run_started", cursor=6)])
+    hub.publish([Event("done", cursor=9)])
+    assert [envelope.cursor for envelope in hub.log] == [9], "what does not follow starts the log anew"
+    hub.publish([Event("done", cursor=9), Event("run_started", cursor=10)])
+    assert [envelope.cursor for envelope in hub.log] == [9, 10], "what is known is not shown again"

@@ -294,6 +294,7 @@ def test_a_timer_by_schedule_stays_until_its_next_time_is_set(play: Any) -> None
     [
         TimerSet("t", None, "signal", every_steps=0),
         TimerSet("t", 5, data="x" * 1_001),
+        TimerSet("t", 2**70, "signal"),
     ],
 )
 def test_a_timer_is_bounded(play: Any, wrong: TimerSet) -> None:

@@ -90,7 +90,8 @@ class Hub:
         self.wake()
 
     def _clear(self) -> None:
-        self.base += len(self.log)
+        # One more than was there, so that a reader who had read it all notices too that the log starts anew.
+        self.base += len(self.log) + 1
         self.log.clear()
 
     def forget(self) -> None:
@@ -279,8 +280,11 @@ class Subscription(AsyncIterator[Envelope]):
             self._join()
         if self._index is not None and not self._buffer:
             new = hub.log[self._index - hub.base :]
-            self._index += len(new)
-            self._take(new)
+            if self._follows(new):
+                self._index += len(new)
+                self._take(new)
+            else:
+                self._index = None
             if not new and not hub.driven:
                 # Another process may write from here on; the log says nothing about that.
                 self._index = None
@@ -291,6 +295,13 @@ class Subscription(AsyncIterator[Envelope]):
         if self.done is not None and self.done():
             return False
         await hub.wait(self.clock, None if hub.driven and self._index is not None else self.poll_s)
+        return True
+
+    def _follows(self, new: Sequence[Envelope]) -> bool:
+        """Whether the first durable event among these comes right behind what was read."""
+        for envelope in new:
+            if envelope.event.cursor:
+                return envelope.cursor <= self.cursor + 1
         return True
 
     async def _read_store(self) -> bool:

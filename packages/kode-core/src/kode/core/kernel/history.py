@@ -50,6 +50,8 @@ __all__ = [
 MAX_TIMERS = 32
 MAX_TIMER_DATA = 1_000
 MAX_DOCUMENTS = 64
+LAST_MOMENT = 2**58
+"""Microseconds: beyond the year 9999, and within what every store takes as a number."""
 
 
 # ---- compaction --------------------------------------------------------------------------------------------
@@ -237,6 +239,8 @@ def set_timer(draft: Draft, got: TimerSet) -> None:
     for every in (got.every_us, got.every_steps):
         if every is not None and every < 1:
             raise IllegalInputError(f"Timer {got.id!r} repeats every {every}; give at least 1.")
+    if got.due_at is not None and abs(got.due_at) >= LAST_MOMENT:
+        raise IllegalInputError(f"Timer {got.id!r} is due at {got.due_at} µs, which is no date; give less than 2**58.")
     if len(got.data) > MAX_TIMER_DATA or len(draft.timers) >= MAX_TIMERS:
         raise IllegalInputError(
             f"Timer {got.id!r}: an agent has at most {MAX_TIMERS} timers with {MAX_TIMER_DATA} characters each, "
