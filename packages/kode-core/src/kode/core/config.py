@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kode.core.clock import Clock, RealClock
 from kode.core.errors import NotBoundError, UsageError
@@ -30,24 +30,24 @@ __all__ = ["AgentConfig", "Dependencies", "Ids", "RandomIds"]
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
-class Ids:
+class Ids(Protocol):
     """Where new names come from; tests bring their own so that a run can be repeated."""
 
     def agent_id(self) -> str:
         """Name an agent whose caller gave none."""
-        raise NotImplementedError
+        ...
 
     def uid(self) -> str:
         """Name an agent's identity: unguessable, never given twice."""
-        raise NotImplementedError
+        ...
 
     def item_id(self) -> str:
         """Name an inbox item whose sender gave no id."""
-        raise NotImplementedError
+        ...
 
     def commit_id(self) -> str:
         """Name a commit."""
-        raise NotImplementedError
+        ...
 
 
 class RandomIds(Ids):
