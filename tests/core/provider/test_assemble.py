@@ -150,7 +150,7 @@ def test_halves_of_a_character_in_two_chunks_are_joined_and_shown_once() -> None
         ('"x"', "not an object"),
         ('{"a": NaN}', "NaN"),
         ('{"a":1,"a":2}', "twice"),
-        ("[" * 5000, "nest"),
+        ("[" * 5000 + "]" * 5000, "nest"),
     ],
 )
 def test_wrong_arguments_are_told_with_the_raw_text(raw: str, reason: str) -> None:
