@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from kode.core.config import AgentConfig
 from kode.core.errors import UsageError
 from kode.core.event.base import Position
 from kode.core.event.hub import Hub, switchboard
@@ -17,6 +18,7 @@ from kode.core.provider.script import Gate, broken, call, fail, say
 from kode.core.runtime.agent import Agent
 from kode.core.store.memory import MemoryStore
 from kode.core.store.sqlite import SqliteStore
+from kode.core.template import AgentTemplate
 from kode.core.testing.wrapped import WrappedStore
 from kode.core.tools.base import ToolContext
 from kode.core.tools.define import tool
@@ -364,3 +366,49 @@ async def test_a_reader_who_had_read_it_all_notices_a_gap(lab: Any) -> None:
     assert [envelope.cursor for envelope in hub.log] == [9], "what does not follow starts the log anew"
     hub.publish([Event("done", cursor=9), Event("run_started", cursor=10)])
     assert [envelope.cursor for envelope in hub.log] == [9, 10], "what is known is not shown again"
+
+
+async def test_a_reader_meets_a_gap_in_the_log_itself(lab: Any) -> None:
+    """An event that the log skips is read from the store before what follows it."""
+    agent = await lab.agent([say("one")])
+    events = await agent.subscribe(since=0)
+    await agent.run("1")
+    stored = await lab.events()
+    hub = agent.hub
+    hub.begin(len(stored), print)
+    events.cursor, events._index = 2, hub.base
+    hub.log[:] = [e for e in hub.log if e.cursor > 5]
+    events._buffer, events._next = [], 0
+    assert [(await anext(events)).cursor for _ in range(3)] == [3, 4, 5]
+
+
+async def test_a_stale_driver_does_not_end_the_next_one() -> None:
+    hub = Hub("a")
+    old, new = (lambda: None), (lambda: None)
+    hub.begin(0, old)
+    hub.begin(0, new)
+    hub.end(old)
+    assert (hub.driven, hub.on_ring) == (True, new)
+    hub.end(new)
+    assert (hub.driven, hub.on_ring) == (False, None)
+
+
+@pytest.mark.parametrize("expose", [False, True])
+async def test_reasoning_is_shown_to_late_readers_only_if_it_is_exposed(lab: Any, expose: bool) -> None:
+    gate = Gate()
+    template = AgentTemplate("t", model="m", expose_thinking=expose)
+    deps = lab.deps([say("Well", think="secret", chunk=2, gate=gate, gate_at=5)])
+    agent = await Agent.create(AgentConfig(template, agent_id="a"), deps)
+    async with anyio.create_task_group() as tasks:
+        run = lab.later(tasks, lambda: agent.run("go"))
+        await gate.reached()
+        late = await agent.subscribe(channels=["progress"])
+        gate.release()
+        await run.wait()
+        seen = []
+        async for envelope in late:
+            seen.append(envelope)
+            if envelope.type == "done":
+                break
+    assert any(e.type == "think_chunk" for e in seen) is expose
+    assert ("secret" in "".join(e.delta for e in seen)) is expose
