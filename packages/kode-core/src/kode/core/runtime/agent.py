@@ -25,10 +25,10 @@ from kode.core.kernel.inputs import ApprovalDecided, InboxInput, InterruptReques
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Json
 from kode.core.kernel.run import MAX_CONTEXT
-from kode.core.kernel.state import State
+from kode.core.kernel.state import RunRecord, State
 from kode.core.kernel.words import Breakpoint, ResumeStrategy, Status
 from kode.core.runtime.binding import Binding, bind
-from kode.core.runtime.birth import create_agent, read_template
+from kode.core.runtime.birth import create_agent, given, read_template
 from kode.core.runtime.driver import Drive, Driver
 from kode.core.runtime.once import apply_once
 from kode.core.runtime.resident import Resident
@@ -114,7 +114,7 @@ class Agent:
             NotBoundError: The template names something that is not registered here; nothing was stored.
             UsageError: A value is wrong.
         """
-        config, deps = _given(config, dependencies, template, agent_id, bound)
+        config, deps = given(config, dependencies, template, agent_id, bound)
         recipe = config.recipe(deps.template_registry())
         uid = deps.ids.uid()
         binding = bind(recipe, deps)
@@ -477,11 +477,7 @@ class Agent:
         record = None if number is None else await store.read_run(self.agent_id, number)
         if record is None or (record.ended_at is None and record.status == "deadline"):
             return None
-        answer = None
-        if record.answer_seq is not None:
-            page = await store.read_messages(self.agent_id, after=record.answer_seq - 1, before=record.answer_seq + 1)
-            answer = page.items[0] if page.items else None
-        return result_of(self.agent_id, record, answer)
+        return await self._as_stored(record)
 
     async def _last_result(self, drive: Drive) -> RunResult:
         if drive.runs:
@@ -491,13 +487,14 @@ class Agent:
         page = await self._deps.store.read_runs(self.agent_id, limit=1, backwards=True)
         if not page.items:
             return queued(self.agent_id)
-        record = page.items[0]
-        answer = None
-        if record.answer_seq is not None:
-            found = await self._deps.store.read_messages(
-                self.agent_id, after=record.answer_seq - 1, before=record.answer_seq + 1
-            )
-            answer = found.items[0] if found.items else None
+        return await self._as_stored(page.items[0])
+
+    async def _as_stored(self, record: RunRecord) -> RunResult:
+        """The result of a run record, its answer read from the store."""
+        answer, seq = None, record.answer_seq
+        if seq is not None:
+            page = await self._deps.store.read_messages(self.agent_id, after=seq - 1, before=seq + 1)
+            answer = page.items[0] if page.items else None
         return result_of(self.agent_id, record, answer)
 
     async def _enqueue(self, input: InboxInput, *, priority: int = 0, not_before: int | None = None) -> Enqueued:
@@ -512,46 +509,3 @@ class Agent:
 
     async def _cursor(self) -> int:
         return (await self._state()).next_cursor - 1
-
-
-def _given(
-    config: AgentConfig | None,
-    dependencies: Dependencies | None,
-    template: str | AgentTemplate | None,
-    agent_id: str | None,
-    bound: dict[str, Any],
-) -> tuple[AgentConfig, Dependencies]:
-    """Sort out the two ways to call ``create``.
-
-    Raises:
-        UsageError: Something is missing, given twice, or unknown.
-    """
-    config_names = set(AgentConfig.__dataclass_fields__)
-    deps_names = {name for name, field in Dependencies.__dataclass_fields__.items() if field.init}
-    strange = sorted(set(bound) - config_names - deps_names)
-    if strange:
-        raise UsageError(
-            f"Agent.create knows no {', '.join(map(repr, strange))}; "
-            f"it takes {', '.join(sorted(config_names | deps_names))}.",
-            code="bad_argument",
-        )
-    if "tools" in bound and dependencies is None and config is None:
-        # Tools themselves are bound and used; names are looked up among the installed ones.
-        given = list(bound.pop("tools"))
-        bound["tools"] = [one for one in given if not isinstance(one, str)] or None
-        loose: dict[str, Any] = {"tools": tuple(one if isinstance(one, str) else one.name for one in given)}
-    else:
-        loose = {}
-    loose |= {name: bound[name] for name in bound if name in config_names and name != "tools"}
-    if template is not None:
-        loose["template"] = template
-    if agent_id is not None:
-        loose["agent_id"] = agent_id
-    if config is not None and loose:
-        raise UsageError(f"Give an AgentConfig or {', '.join(sorted(loose))}, not both.", code="bad_argument")
-    parts = {name: bound[name] for name in bound if name in deps_names}
-    if dependencies is not None and parts:
-        raise UsageError(f"Give Dependencies or {', '.join(sorted(parts))}, not both.", code="bad_argument")
-    if dependencies is None and "store" not in parts:
-        raise UsageError("Agent.create needs Dependencies, or at least store=…", code="bad_argument")
-    return config or AgentConfig(**loose), dependencies or Dependencies(**parts)

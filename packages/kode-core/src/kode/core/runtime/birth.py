@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kode.core.config import AgentConfig, Dependencies
-from kode.core.errors import RecordCorruptError
+from kode.core.errors import RecordCorruptError, UsageError
 from kode.core.kernel.events import Event
 from kode.core.kernel.state import Document, State
 from kode.core.store.contract import Bounds, Commit, DocumentBody
 from kode.core.template import AgentTemplate, decode_template, encode_template
 
-__all__ = ["create_agent", "read_template"]
+__all__ = ["create_agent", "given", "read_template"]
 
 
 async def create_agent(id: str, uid: str, recipe: AgentTemplate, config: AgentConfig, deps: Dependencies) -> State:
@@ -58,3 +60,46 @@ async def read_template(agent_id: str, deps: Dependencies) -> tuple[str, AgentTe
     if document is None:
         raise RecordCorruptError(f"Agent {agent_id!r} has no template stored.", agent_id=agent_id, raw=b"")
     return state.uid, decode_template(document.data)
+
+
+def given(
+    config: AgentConfig | None,
+    dependencies: Dependencies | None,
+    template: str | AgentTemplate | None,
+    agent_id: str | None,
+    bound: dict[str, Any],
+) -> tuple[AgentConfig, Dependencies]:
+    """Sort out the two ways to call ``create``.
+
+    Raises:
+        UsageError: Something is missing, given twice, or unknown.
+    """
+    config_names = set(AgentConfig.__dataclass_fields__)
+    deps_names = {name for name, field in Dependencies.__dataclass_fields__.items() if field.init}
+    strange = sorted(set(bound) - config_names - deps_names)
+    if strange:
+        raise UsageError(
+            f"Agent.create knows no {', '.join(map(repr, strange))}; "
+            f"it takes {', '.join(sorted(config_names | deps_names))}.",
+            code="bad_argument",
+        )
+    if "tools" in bound and dependencies is None and config is None:
+        # Tools themselves are bound and used; names are looked up among the installed ones.
+        given = list(bound.pop("tools"))
+        bound["tools"] = [one for one in given if not isinstance(one, str)] or None
+        loose: dict[str, Any] = {"tools": tuple(one if isinstance(one, str) else one.name for one in given)}
+    else:
+        loose = {}
+    loose |= {name: bound[name] for name in bound if name in config_names and name != "tools"}
+    if template is not None:
+        loose["template"] = template
+    if agent_id is not None:
+        loose["agent_id"] = agent_id
+    if config is not None and loose:
+        raise UsageError(f"Give an AgentConfig or {', '.join(sorted(loose))}, not both.", code="bad_argument")
+    parts = {name: bound[name] for name in bound if name in deps_names}
+    if dependencies is not None and parts:
+        raise UsageError(f"Give Dependencies or {', '.join(sorted(parts))}, not both.", code="bad_argument")
+    if dependencies is None and "store" not in parts:
+        raise UsageError("Agent.create needs Dependencies, or at least store=…", code="bad_argument")
+    return config or AgentConfig(**loose), dependencies or Dependencies(**parts)

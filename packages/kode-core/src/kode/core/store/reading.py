@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -194,9 +195,9 @@ class Reading(Records):
         self._last_time = await self.now()
         return self._last_time
 
+    @abstractmethod
     async def settle(self, agent_id: str, header: Record) -> None:
-        """Bring the commit that a header names as staged to its places. Anyone may; `Writing` does."""
-        raise NotImplementedError
+        """Bring the commit that a header names as staged to its places. Anyone may; `Staging` does."""
 
     async def _settled(self, agent_id: str, plan: Callable[[], Plan[T]]) -> T:
         """Run a plan; when it meets a staged commit, settle that and run it again."""
