@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import anyio
+
 from kode.core.clock import Clock, RealClock
 from kode.core.errors import NotBoundError, UsageError
 from kode.core.kernel.limits import Limits, narrower
@@ -121,6 +123,8 @@ class AgentConfig:
 class Dependencies:
     """What names mean in this process. Everything but ``store`` has a default: the process's registries.
 
+    ``async with Dependencies(…) as deps:`` closes the connections of the providers that were found by name.
+
     Args:
         store: Where agents live; already open.
         tools: A registry, or the tools themselves.
@@ -164,6 +168,25 @@ class Dependencies:
     def __repr__(self) -> str:
         # Providers and services may hold keys.
         return f"Dependencies(store={type(self.store).__name__})"
+
+    async def __aenter__(self) -> Dependencies:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections of providers that were found here by name; what was given is its giver's to close.
+
+        It can be used again afterwards: a name is then resolved anew.
+        """
+        found, self._providers = self._providers, {}
+        self.bound.clear()
+        given = () if not isinstance(self.providers, Mapping) else tuple(self.providers.values())
+        with anyio.CancelScope(shield=True):
+            for provider in found.values():
+                if not any(provider is one for one in given):
+                    await provider.close()
 
     def template_registry(self) -> TemplateRegistry:
         """The templates in force."""

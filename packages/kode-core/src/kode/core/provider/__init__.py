@@ -1,4 +1,4 @@
-"""Model providers: the contract, the fold, retries, the catalog, and a provider that follows a script."""
+"""Model providers: the contract, the fold, retries, the catalog, the wire, and a provider that follows a script."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     )
     from kode.core.provider.catalog import GROUP, Claim, ProviderCatalog, ProviderFactory, default_providers
     from kode.core.provider.failure import FAILURES, Failure, provider_error, retry_after_s, stop_for
+    from kode.core.provider.openai.chat import OpenAIProvider
+    from kode.core.provider.openai.chat_request import Dialect
     from kode.core.provider.retry import RetryPolicy, next_delay, retrying
     from kode.core.provider.script import (
         Expect,
@@ -55,6 +57,10 @@ if TYPE_CHECKING:
         text_of,
     )
     from kode.core.provider.scripted import Answer, Script, ScriptedProvider
+    from kode.core.provider.wire.credentials import Secrets
+    from kode.core.provider.wire.http import EventStream, Http, HttpOptions
+    from kode.core.provider.wire.refusal import Refusal, read_refusal
+    from kode.core.provider.wire.sse import SseEvent, SseParser
 
 __getattr__, __dir__ = exports(
     __name__,
@@ -71,15 +77,20 @@ __getattr__, __dir__ = exports(
         "Chunk": "base",
         "Claim": "catalog",
         "CountsTokens": "base",
+        "Dialect": "openai.chat_request",
         "Effort": "base",
+        "EventStream": "wire.http",
         "Expect": "script",
         "FAILURES": "failure",
         "Failure": "failure",
         "GROUP": "catalog",
         "Gate": "script",
+        "Http": "wire.http",
+        "HttpOptions": "wire.http",
         "InputDelta": "base",
         "MediaKind": "base",
         "ModelRequest": "base",
+        "OpenAIProvider": "openai.chat",
         "OutputSchema": "base",
         "Prices": "base",
         "Provider": "base",
@@ -87,13 +98,17 @@ __getattr__, __dir__ = exports(
         "ProviderFactory": "catalog",
         "Reasoning": "base",
         "ReasoningDelta": "base",
+        "Refusal": "wire.refusal",
         "Reply": "assemble",
         "ReplyEnd": "base",
         "ReplyError": "base",
         "RetryPolicy": "retry",
         "Script": "scripted",
         "ScriptedProvider": "scripted",
+        "Secrets": "wire.credentials",
         "Shown": "assemble",
+        "SseEvent": "wire.sse",
+        "SseParser": "wire.sse",
         "SystemPart": "base",
         "TakesUploads": "base",
         "TextDelta": "base",
@@ -114,6 +129,7 @@ __getattr__, __dir__ = exports(
         "last_text": "script",
         "next_delay": "retry",
         "provider_error": "failure",
+        "read_refusal": "wire.refusal",
         "retry_after_s": "failure",
         "retrying": "retry",
         "say": "script",
@@ -137,13 +153,18 @@ __all__ = [
     "Chunk",
     "Claim",
     "CountsTokens",
+    "Dialect",
     "Effort",
+    "EventStream",
     "Expect",
     "Failure",
     "Gate",
+    "Http",
+    "HttpOptions",
     "InputDelta",
     "MediaKind",
     "ModelRequest",
+    "OpenAIProvider",
     "OutputSchema",
     "Prices",
     "Provider",
@@ -151,13 +172,17 @@ __all__ = [
     "ProviderFactory",
     "Reasoning",
     "ReasoningDelta",
+    "Refusal",
     "Reply",
     "ReplyEnd",
     "ReplyError",
     "RetryPolicy",
     "Script",
     "ScriptedProvider",
+    "Secrets",
     "Shown",
+    "SseEvent",
+    "SseParser",
     "SystemPart",
     "TakesUploads",
     "TextDelta",
@@ -178,6 +203,7 @@ __all__ = [
     "last_text",
     "next_delay",
     "provider_error",
+    "read_refusal",
     "retry_after_s",
     "retrying",
     "say",

@@ -81,12 +81,22 @@ class Agent:
     Make one with ``create``, ``open``, ``resume`` or ``resume_or_create``; ``async with agent:`` closes its sandbox.
     """
 
-    def __init__(self, agent_id: str, uid: str, template: AgentTemplate, binding: Binding, deps: Dependencies) -> None:
+    def __init__(
+        self,
+        agent_id: str,
+        uid: str,
+        template: AgentTemplate,
+        binding: Binding,
+        deps: Dependencies,
+        *,
+        owns_deps: bool = False,
+    ) -> None:
         self.agent_id = agent_id
         self.uid = uid
         self.template = template
         self._binding = binding
         self._deps = deps
+        self._owns_deps = owns_deps
         self.hub: Hub = switchboard(deps.store, agent_id)
         self.hub.keep = template.limits.event_buffer
         self.hub.keep_live = template.limits.live_buffer_bytes
@@ -122,7 +132,7 @@ class Agent:
             recipe = recipe.changed(tools=tuple(binding.tools))
         id = config.agent_id or deps.ids.agent_id()
         await create_agent(id, uid, recipe, config, deps)
-        return cls(id, uid, recipe, binding, deps)
+        return cls(id, uid, recipe, binding, deps, owns_deps=deps is not dependencies)
 
     @classmethod
     async def open(cls, agent_id: str, dependencies: Dependencies) -> Agent:
@@ -403,10 +413,15 @@ class Agent:
             self._driver.stop()
 
     async def close(self) -> None:
-        """Let go of the sandbox and what is resident; the agent stays stored and can be opened again."""
+        """Let go of the sandbox and what is resident; the agent stays stored and can be opened again.
+
+        A handle that was created from keywords owns what was made of them: its providers are closed too.
+        """
         self.stop()
         self._resident = None
         await self._binding.close()
+        if self._owns_deps:
+            await self._deps.close()
 
     async def delete(self) -> None:
         """Remove the agent and everything stored of it.

@@ -1,0 +1,274 @@
+"""Read a chat completion as it streams: frames of JSON in, chunks out. Pure.
+
+The many servers that speak this API differ in what they leave out and repeat; whatever still has one meaning is read:
+tool calls whole or in fragments, with or without index and id, arguments as text or as object, usage in any frame or
+never, reasoning under either name, a whole completion instead of a stream.
+
+When is it complete? When the model said why it stopped (``finish_reason``): all of the reply stands before that, and
+servers exist that send no ``[DONE]`` behind it. Or at ``[DONE]`` behind at least one block: others never say why. A
+stream that ends before either was cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from kode.core.kernel.message import Usage
+from kode.core.kernel.words import StopReason
+from kode.core.provider.base import (
+    BlockKind,
+    BlockStart,
+    BlockStop,
+    Chunk,
+    InputDelta,
+    Prices,
+    ReasoningDelta,
+    ReplyEnd,
+    ReplyError,
+    TextDelta,
+    UsageReport,
+)
+from kode.core.provider.failure import provider_error
+from kode.core.provider.wire.refusal import excerpt, understood
+
+__all__ = ["ChatReply", "read_usage"]
+
+_STOPS = {
+    "length": StopReason.LENGTH,
+    "max_tokens": StopReason.LENGTH,
+    "content_filter": StopReason.CONTENT_FILTER,
+    "refusal": StopReason.REFUSAL,
+}
+"""All other words mean the end of a turn: ``stop`` is also said, by some, of a reply with tool calls."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call in the making. It becomes a block when its name is known."""
+
+    id: str = ""
+    block: int | None = None
+    early: list[str] = field(default_factory=list)
+    """Arguments that came before the name."""
+
+
+class ChatReply:
+    """Fed with the data of each event, gives chunks. One per attempt.
+
+    Args:
+        who: The provider's name, for errors.
+        model: The one asked, for errors.
+        prices: Give usage its cost.
+        hide: Blots out secrets in what the server says of an error.
+    """
+
+    __slots__ = (
+        "_at", "_calls", "_count", "_head", "_hide", "_open", "_open_kind", "_prices", "_refused", "_stop",
+        "model", "over", "who",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        who: str = "openai",
+        model: str = "",
+        prices: Prices | None = None,
+        hide: Callable[[str], str] = str,
+    ) -> None:
+        self.who = who
+        self.model = model
+        self.over = False
+        """Nothing more is wanted: ``[DONE]`` or an error came."""
+        self._prices = prices
+        self._hide = hide
+        self._count = 0  # blocks begun
+        self._open: int | None = None  # the block of text or reasoning that goes on
+        self._open_kind: BlockKind = "text"
+        self._calls: list[_Call] = []
+        self._at: dict[int, _Call] = {}  # the call that an index means now
+        self._refused = False
+        self._stop: str | None = None
+        self._head: tuple[str | None, str | None] = (None, None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model has said why it stopped, so that only usage can follow."""
+        return self._stop is not None
+
+    def feed(self, data: str) -> list[Chunk]:
+        """Read one frame. What cannot be read is a ``ReplyError``, code ``protocol``."""
+        if self.over:
+            return []
+        if data.startswith("[DONE]"):
+            self.over = True
+            return self.end()
+        frame = _load(data)
+        if frame is None:
+            # Behind good frames it is some accident on the way; at the beginning it is another protocol.
+            text = f"sent a frame that is no JSON object: {self._hide(excerpt(data))!r}."
+            return self._fail("protocol", text, retryable=self._head[0] is not None)
+        out: list[Chunk] = []
+        choices = frame.get("choices")
+        choice: Any = choices[0] if isinstance(choices, list) and choices else None
+        if frame.get("error") or (choice is None and frame.get("object") == "error"):
+            self.over = True
+            return [ReplyError(understood(200, frame, self._hide).error(self.who, model=self.model or None))]
+        if self._head[0] is None:
+            self._head = (_text(frame.get("id")) or None, _text(frame.get("model")) or None)
+        if isinstance(choice, dict) and not choice.get("index"):
+            self._choice(choice, out)
+            if self._stop == "error":
+                return self._fail("overloaded", "gave up in the middle of the reply; ask again.")
+        usage = frame.get("usage") or (choice.get("usage") if isinstance(choice, dict) else None)
+        if isinstance(usage, dict):
+            found = read_usage(usage)
+            out.append(UsageReport(self._prices.priced(found) if self._prices is not None else found))
+        return out
+
+    def end(self) -> list[Chunk]:
+        """The stream is over: close what is open, and end the reply if it is complete."""
+        if self._stop is None and not (self.over and self._count):
+            return []  # without ReplyEnd it counts as cut
+        if any(call.block is None for call in self._calls):
+            return self._fail("protocol", "sent a tool call without a name; ask again.", retryable=True)
+        blocks = [] if self._open is None else [self._open]
+        blocks += [call.block for call in self._calls if call.block is not None]
+        stop = _STOPS.get(self._stop or "", StopReason.END_TURN)
+        if self._refused and stop is StopReason.END_TURN:
+            stop = StopReason.REFUSAL
+        id, model = self._head
+        return [*map(BlockStop, sorted(blocks)), ReplyEnd(stop, self._stop or "", model, id)]
+
+    def _fail(self, code: str, what: str, *, retryable: bool | None = None) -> list[Chunk]:
+        # Not raised: the frames of a traceback would hold what the server sent, and servers echo keys.
+        self.over = True
+        text = f"{self.who} {what}"
+        error = provider_error(code, text, retryable=retryable, provider=self.who, model=self.model or None)
+        return [ReplyError(error)]
+
+    def _choice(self, choice: dict[str, Any], out: list[Chunk]) -> None:
+        # A whole completion has a ``message``, which reads like one large delta.
+        delta = choice.get("delta") or choice.get("message")
+        if isinstance(delta, dict):
+            thought = delta.get("reasoning_content") or delta.get("reasoning")
+            if thought and isinstance(thought, str):
+                out.append(ReasoningDelta(self._block("reasoning", out), thought))
+            said = _text(delta.get("content"))
+            if said:
+                out.append(TextDelta(self._block("text", out), said))
+            refusal = _text(delta.get("refusal"))
+            if refusal:
+                self._refused = True
+                out.append(TextDelta(self._block("text", out), refusal))
+            calls = delta.get("tool_calls")
+            if calls:
+                for entry in calls if isinstance(calls, list) else [calls]:
+                    if isinstance(entry, dict):
+                        self._call(entry, out)
+        stop = choice.get("finish_reason")
+        if stop and isinstance(stop, str):
+            self._stop = stop
+
+    def _block(self, kind: BlockKind, out: list[Chunk]) -> int:
+        """Give the block that text of this kind goes to, beginning one where another kind came between."""
+        if self._open is not None and self._open_kind == kind:
+            return self._open
+        self._close(out)
+        self._open, self._open_kind = self._count, kind
+        out.append(BlockStart(self._count, kind))
+        self._count += 1
+        return self._open
+
+    def _close(self, out: list[Chunk]) -> None:
+        if self._open is not None:
+            out.append(BlockStop(self._open))
+            self._open = None
+
+    def _call(self, entry: dict[str, Any], out: list[Chunk]) -> None:
+        function = entry.get("function")
+        function = function if isinstance(function, dict) else {}
+        name, id = _text(function.get("name")), _text(entry.get("id"))
+        call = self._which(entry.get("index"), id, name)
+        call.id = call.id or id
+        arguments = function.get("arguments")
+        if arguments is not None and not isinstance(arguments, str):
+            arguments = json.dumps(arguments)
+        if call.block is None:
+            if arguments:
+                call.early.append(arguments)
+            if name:
+                self._close(out)
+                call.block = self._count
+                self._count += 1
+                out.append(BlockStart(call.block, "tool_use", call.id, name))
+                out.extend(InputDelta(call.block, each) for each in call.early)
+        elif arguments:
+            out.append(InputDelta(call.block, arguments))
+
+    def _which(self, index: Any, id: str, name: str) -> _Call:
+        """Find the call that an entry goes on with, or begin one.
+
+        The index decides, unless a name comes with another id: servers exist that number every call 0. Without an
+        index an id that is known decides, else a name begins a call, else it is more of the last one.
+        """
+        known = next((call for call in reversed(self._calls) if id and call.id == id), None)
+        if isinstance(index, int):
+            found = self._at.get(index)
+            if found is None:
+                pass  # a new one, whatever its id: ids come twice
+            elif not (id and name and found.id and found.id != id):
+                return found
+            elif known is not None:
+                return known
+        elif known is not None:
+            return known
+        elif not name and not id and self._calls:
+            return self._calls[-1]
+        call = _Call(id)
+        self._calls.append(call)
+        if isinstance(index, int):
+            self._at[index] = call
+        return call
+
+
+def _load(data: str) -> dict[str, Any] | None:
+    try:
+        frame = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return frame if isinstance(frame, dict) else None
+
+
+def read_usage(usage: dict[str, Any]) -> Usage:
+    """Read what was used; a number that is missing or odd is 0."""
+    asked, said = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    # DeepSeek's and Moonshot's own names come second.
+    cached = _number(asked, "cached_tokens") or _number(usage, "prompt_cache_hit_tokens", "cached_tokens")
+    input = _number(usage, "prompt_tokens")
+    return Usage(
+        input=input,
+        output=_number(usage, "completion_tokens"),
+        cache_read=min(cached, input),
+        reasoning=_number(said, "reasoning_tokens"),
+    )
+
+
+def _number(value: Any, *names: str) -> int:
+    found = [value.get(name) for name in names] if isinstance(value, dict) else []
+    return next((each for each in found if isinstance(each, int) and each > 0), 0)
+
+
+def _text(value: Any) -> str:
+    """Give text that is a string, or a list of parts; anything else is none."""
+    if isinstance(value, str):
+        return value
+    return "".join(_pieces(value)) if isinstance(value, list) else ""
+
+
+def _pieces(parts: list[Any]) -> Iterator[str]:
+    for part in parts:
+        text = part.get("text") if isinstance(part, dict) else part
+        if isinstance(text, str):
+            yield text

@@ -1,0 +1,281 @@
+"""Write a ``ModelRequest`` as the body of a chat completion: https://platform.openai.com/docs/api-reference/chat/create.
+
+Messages are written, never changed. What the API has no place for is left out (another vendor's reasoning) or stands
+in the text as a note (media it does not take), so that a history from any provider can go on here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from kode.core.errors import UsageError
+from kode.core.jsontext import parse
+from kode.core.kernel.message import BlobBlock, Block, MediaBlock, Message, TextBlock, ToolResultBlock, ToolUseBlock
+from kode.core.provider.base import ModelRequest, Reasoning, ToolChoice, ToolSpec
+
+__all__ = ["Dialect", "dialect_of", "request_body", "write_messages"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What differs from model to model, and from server to server, in this one API."""
+
+    window_tokens: int = 128_000
+    max_tokens_field: str = "max_tokens"
+    sampling: bool = True
+    """Whether it takes ``temperature``, ``top_p`` and ``stop``; reasoning models refuse them."""
+    reasoning: bool = False
+
+
+_REASONS = "max_completion_tokens", False, True
+_DIALECTS = {
+    # Longest beginning first is seen to below. What is not here is taken for a model of some other server.
+    "gpt-3.5": Dialect(16_385),
+    "gpt-4": Dialect(8_192),
+    "gpt-4-turbo": Dialect(128_000),
+    "gpt-4o": Dialect(128_000, "max_completion_tokens"),
+    "gpt-4.1": Dialect(1_047_576, "max_completion_tokens"),
+    "gpt-5": Dialect(400_000, *_REASONS),
+    "gpt-5-chat": Dialect(128_000, "max_completion_tokens"),
+    "chatgpt-4o": Dialect(128_000, "max_completion_tokens"),
+    "o1": Dialect(200_000, *_REASONS),
+    "o3": Dialect(200_000, *_REASONS),
+    "o4": Dialect(200_000, *_REASONS),
+    "deepseek": Dialect(128_000),
+    "qwen3": Dialect(262_144),
+    "glm-4": Dialect(128_000),
+    "kimi": Dialect(262_144),
+    "mistral": Dialect(128_000),
+    "llama-3": Dialect(128_000),
+}
+_BY_LENGTH = sorted(_DIALECTS.items(), key=lambda item: -len(item[0]))
+
+
+def dialect_of(model: str) -> Dialect:
+    """Look a model up by the beginning of its name; a front's ``vendor/`` before it does not count."""
+    name = model.rpartition("/")[2].lower()
+    return next((found for beginning, found in _BY_LENGTH if name.startswith(beginning)), Dialect())
+
+
+def request_body(request: ModelRequest, dialect: Dialect, *, official: bool = False) -> bytes:
+    """Write the whole body.
+
+    Args:
+        request: What to ask.
+        dialect: Of its model.
+        official: Whether it goes to the vendor itself: other servers refuse, or stumble over, what is its alone.
+
+    Raises:
+        UsageError: ``extra_body`` or a tool's schema is no JSON object.
+    """
+    body: dict[str, Any] = {"model": request.model, "messages": write_messages(request)}
+    body.update(_tools(request.tools, request.tool_choice))
+    body["stream"] = True
+    body["stream_options"] = {"include_usage": True}
+    given: dict[str, Any] = {
+        dialect.max_tokens_field: request.max_tokens,
+        "seed": request.seed,
+        "reasoning_effort": None if request.reasoning is None else _effort(request.reasoning),
+        "prompt_cache_key": request.cache_key if official else None,
+    }
+    if dialect.sampling:
+        given |= {
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "stop": list(request.stop[:4]) or None,
+        }
+    body.update((name, value) for name, value in given.items() if value is not None)
+    if request.output_schema is not None:
+        wanted = request.output_schema
+        shape = {"name": _name(wanted.name), "schema": parse(wanted.schema), "strict": wanted.strict}
+        body["response_format"] = {"type": "json_schema", "json_schema": shape}
+    if request.extra_body is not None:
+        extra = parse(request.extra_body)
+        if not isinstance(extra, dict):
+            raise UsageError("ModelRequest.extra_body is no JSON object; give one.", code="bad_extra_body")
+        body.update(extra)
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def _tools(tools: Sequence[ToolSpec], choice: ToolChoice | None) -> Iterator[tuple[str, Any]]:
+    if not tools:
+        return
+    yield "tools", [{"type": "function", "function": dict(_function(tool))} for tool in tools]
+    if choice is None:
+        return
+    if choice.mode == "tool":
+        yield "tool_choice", {"type": "function", "function": {"name": choice.tool or ""}}
+    else:
+        yield "tool_choice", choice.mode
+    if choice.parallel is not None:
+        yield "parallel_tool_calls", choice.parallel
+
+
+def _function(tool: ToolSpec) -> Iterator[tuple[str, Any]]:
+    yield "name", tool.name
+    yield "description", tool.description
+    yield "parameters", parse(tool.input_schema)
+    if tool.strict:
+        yield "strict", True
+
+
+def _effort(reasoning: Reasoning) -> str | None:
+    """Give the effort asked for, or the one that a budget comes to."""
+    if reasoning.effort is not None or reasoning.budget_tokens is None:
+        return reasoning.effort
+    budget = reasoning.budget_tokens
+    return next((effort for most, effort in _EFFORTS if budget <= most), "high")
+
+
+_EFFORTS = ((0, "none"), (2_048, "low"), (16_384, "medium"))
+
+# ---- messages ----------------------------------------------------------------------------------------------
+
+
+def write_messages(request: ModelRequest) -> list[dict[str, Any]]:
+    """Write system prompt and history; neighbours of one role become one message."""
+    out: list[dict[str, Any]] = []
+    system = "\n\n".join(part.text for part in request.system_parts if part.text)
+    if system:
+        out.append({"role": "system", "content": system})
+    for message in request.messages:
+        for entry in _ROLES[message.role](message):
+            if not _joined(out, entry):
+                out.append(entry)
+    return out
+
+
+def _joined(out: list[dict[str, Any]], entry: dict[str, Any]) -> bool:
+    """Put an entry into the one before it, where the two are of one role that speaks and not answers to a call."""
+    last = out[-1] if out else {}
+    role = entry["role"]
+    if last.get("role") != role or role not in ("user", "assistant") or "tool_calls" in last:
+        return False
+    if role == "assistant":
+        last["content"] = "\n\n".join(text for text in (last["content"], entry["content"]) if text) or None
+        last.update((name, value) for name, value in entry.items() if name == "tool_calls")
+        return True
+    a, b = last["content"], entry["content"]
+    last["content"] = f"{a}\n\n{b}" if isinstance(a, str) and isinstance(b, str) else [*_parts(a), *_parts(b)]
+    return True
+
+
+def _parts(content: Any) -> list[Any]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _system(message: Message) -> Iterator[dict[str, Any]]:
+    text = "\n\n".join(_texts(message.blocks))
+    if text:
+        yield {"role": "system", "content": text}
+
+
+def _assistant(message: Message) -> Iterator[dict[str, Any]]:
+    content = "\n\n".join(_texts(message.blocks)) or None
+    calls = [
+        {
+            "id": _id(block.id),
+            "type": "function",
+            "function": {"name": _name(block.name), "arguments": block.input},
+        }
+        for block in message.blocks
+        if isinstance(block, ToolUseBlock)
+    ]
+    if calls:
+        yield {"role": "assistant", "content": content, "tool_calls": calls}
+    elif content:
+        yield {"role": "assistant", "content": content}
+
+
+def _user(message: Message) -> Iterator[dict[str, Any]]:
+    """Results first, each a message of its own; what they hold beside text follows as the user's."""
+    rest: list[Block] = []
+    for block in message.blocks:
+        if not isinstance(block, ToolResultBlock):
+            rest.append(block)
+            continue
+        shown = [each for each in block.content if _media(each) is not None]
+        texts = [*_texts(each for each in block.content if _media(each) is None)]
+        if shown:
+            texts.append("(What the tool returned beside text follows in the next message.)")
+            rest.extend(shown)
+        text = "\n\n".join(texts)
+        # The API has no mark for a failed call.
+        content = _error(text) if block.is_error else text
+        yield {"role": "tool", "tool_call_id": _id(block.tool_use_id), "content": content}
+    media = any(_media(block) is not None for block in rest)
+    if not media:
+        text = "\n\n".join(_texts(rest))
+        if text:
+            yield {"role": "user", "content": text}
+        return
+    parts = [part for block in rest if (part := _media(block) or _text_part(block)) is not None]
+    yield {"role": "user", "content": parts}
+
+
+_ROLES: Mapping[str, Any] = {"system": _system, "assistant": _assistant, "user": _user}
+
+
+def _error(text: str) -> str:
+    return text if text[:5].lower() == "error" else f"Error: {text}"
+
+
+def _texts(blocks: Iterable[Block]) -> Iterator[str]:
+    """Give what can be said in words: text, and a note for what cannot be sent."""
+    for block in blocks:
+        if isinstance(block, TextBlock):
+            if block.text:
+                yield block.text
+        elif isinstance(block, MediaBlock):
+            what = " ".join(filter(None, (block.type, block.media_type, block.name)))
+            yield f"[{what}: left out, this model's API cannot take it]"
+        elif isinstance(block, BlobBlock):
+            yield f"{block.preview}\n[{block.size} bytes of {block.media_type}: left out]".lstrip()
+
+
+def _text_part(block: Block) -> dict[str, Any] | None:
+    text = "\n\n".join(_texts((block,)))
+    return {"type": "text", "text": text} if text else None
+
+
+def _media(block: Block) -> dict[str, Any] | None:
+    """Write media as the API takes it, or None where it has no form for it."""
+    if not isinstance(block, MediaBlock):
+        return None
+    url = block.url
+    if block.data is not None:
+        url = f"data:{block.media_type or _GUESS.get(block.type, 'application/octet-stream')};base64,{block.data}"
+    if block.type == "image" and url is not None:
+        return {"type": "image_url", "image_url": {"url": url}}
+    if block.type == "audio" and block.data is not None and (form := _AUDIO.get(block.media_type or "")):
+        return {"type": "input_audio", "input_audio": {"data": block.data, "format": form}}
+    if block.type == "file" and block.file_id is not None:
+        return {"type": "file", "file": {"file_id": block.file_id}}
+    if block.type == "file" and block.data is not None and block.media_type == "application/pdf":
+        return {"type": "file", "file": {"filename": block.name or "file.pdf", "file_data": url}}
+    return None
+
+
+_GUESS = {"image": "image/png"}
+_AUDIO = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/wave": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
+
+
+def _id(id: str) -> str:
+    """Keep an id that the API takes (40 characters); a longer or odd one of another vendor becomes its digest."""
+    if _LEGAL_ID.fullmatch(id):
+        return id
+    return f"call_{sha256(id.encode('utf-8', 'replace')).hexdigest()[:32]}"
+
+
+def _name(name: str) -> str:
+    """Make a name the API takes of one that a model made up."""
+    return _ILLEGAL.sub("_", name)[:64] or "unnamed"
+
+
+_LEGAL_ID = re.compile(r"[A-Za-z0-9_.:-]{1,40}")
+_ILLEGAL = re.compile(r"[^A-Za-z0-9_-]")

@@ -1,0 +1,404 @@
+"""HTTP to a model vendor: shared connections, time-outs, streams of events, and every failure as a ``ProviderError``.
+
+* Connections are shared by all that one ``Http`` serves, one client per event loop: a socket belongs to its loop.
+* Nothing is tried again here (``retry`` does that, where a new attempt can be announced), and no redirect is followed:
+  the key would go where nobody meant it to.
+* Proxies of the environment are not used unless asked for: a proxy sees prompts, and in plain HTTP the key.
+* What is secret (the key, extra headers, a proxy's password) lives in a ``Secrets``, which shows itself nowhere. Errors
+  are raised without the error of the library behind them, whose frames hold the headers.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import count
+from types import TracebackType
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import httpx
+from anyio.lowlevel import RunVar
+
+from kode.core.clock import Clock, RealClock
+from kode.core.errors import ProviderError, UsageError
+from kode.core.provider.failure import provider_error
+from kode.core.provider.wire.credentials import Secrets, place
+from kode.core.provider.wire.refusal import excerpt, read_refusal, retry_after
+from kode.core.provider.wire.sse import MAX_EVENT_BYTES, SseEvent, SseParser
+
+__all__ = ["EventStream", "Http", "HttpOptions"]
+
+CLOSE_S: Final = 2.0
+"""What giving a connection back may take."""
+ERROR_S: Final = 10.0
+"""What reading the body of a refusal may take."""
+ERROR_BYTES: Final = 65_536
+LINGER_S: Final = 5.0
+"""How long a complete reply waits for what servers may send behind it: usage, or the mark of the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """How to connect. The defaults fit a vendor on the internet and a server on the same machine.
+
+    Raises:
+        UsageError: A time-out or bound is not positive.
+    """
+
+    connect_timeout_s: float = 10.0
+    idle_timeout_s: float = 300.0
+    """The longest silence, before the first byte and between two. Models think for minutes; the whole reply is bounded
+    by ``Limits.model_timeout_s``."""
+    pool_timeout_s: float = 60.0
+    """How long to wait for a free connection."""
+    max_connections: int = 1_000
+    """At once, per event loop. A vendor's rate limit comes sooner."""
+    max_reply_bytes: int = 256 * 1024 * 1024
+    max_event_bytes: int = MAX_EVENT_BYTES
+    proxy: str | None = field(default=None, repr=False)
+    """Such as ``http://user:password@proxy:3128``."""
+    env_proxy: bool = False
+    """Use ``HTTPS_PROXY`` and its like, and ``SSL_CERT_FILE``, of the environment."""
+    tls: ssl.SSLContext | None = None
+    """How to trust; None: the public authorities that ``certifi`` lists."""
+    client: Callable[[], httpx.AsyncClient] | None = field(default=None, repr=False)
+    """Makes the client instead, once per event loop; then only the bounds above are used."""
+
+    def __post_init__(self) -> None:
+        for name in ("connect_timeout_s", "idle_timeout_s", "pool_timeout_s", "max_connections", "max_reply_bytes"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise UsageError(f"HttpOptions.{name} is {value!r}; give more than 0.", code="bad_http_options")
+
+
+class Http:
+    """The connections of one provider.
+
+    Args:
+        who: The provider's name, for errors.
+        secrets: Put on each request.
+        options: How to connect.
+        clock: Bounds clean-up, and reads dates of ``Retry-After``.
+
+    Raises:
+        UsageError: A header cannot be sent.
+    """
+
+    def __init__(
+        self, who: str, secrets: Secrets, options: HttpOptions | None = None, clock: Clock | None = None
+    ) -> None:
+        self.who = who
+        self.options = options or HttpOptions()
+        self.clock: Clock = clock or RealClock()
+        self.closed = False
+        password = urlsplit(self.options.proxy or "").password or ""
+        self.secrets = secrets.also(hidden=(password, unquote(password)))
+        self.secrets.check()
+        # By a name of its own: older releases of anyio find such a variable by that.
+        self._clients: RunVar[httpx.AsyncClient | None] = RunVar(f"kode.http.{next(_number)}", None)
+
+    def post(
+        self, url: str, body: bytes, *, headers: Mapping[str, str] | None = None, model: str | None = None
+    ) -> EventStream:
+        """Ask. Entering what this returns sends the request.
+
+        Args:
+            url: Where to.
+            body: JSON.
+            headers: More of them, treated as secret.
+            model: For errors.
+        """
+        return EventStream(self, url, body, self.secrets.also(headers) if headers else self.secrets, model)
+
+    def client(self) -> httpx.AsyncClient:
+        """The client of the running event loop.
+
+        Raises:
+            ProviderError: It was closed, or cannot be made.
+        """
+        if self.closed:
+            raise provider_error("connection", f"{self.who} was closed.", retryable=False, provider=self.who)
+        client = self._clients.get()
+        if client is None:
+            make = self.options.client or self._make
+            client = make()
+            self._clients.set(client)
+        return client
+
+    async def close(self) -> None:
+        """Close the connections of this event loop; those of others end with theirs. Nothing is sent any more."""
+        self.closed = True
+        client = self._clients.get()
+        if client is not None:
+            self._clients.set(None)
+            with self.clock.move_on_after(CLOSE_S, shield=True):
+                await client.aclose()
+
+    def _make(self) -> httpx.AsyncClient:
+        options = self.options
+        return httpx.AsyncClient(
+            verify=options.tls or _tls(options.env_proxy),
+            proxy=options.proxy,
+            trust_env=options.env_proxy,
+            limits=httpx.Limits(max_connections=options.max_connections, max_keepalive_connections=100),
+            timeout=httpx.Timeout(
+                connect=options.connect_timeout_s,
+                read=options.idle_timeout_s,
+                write=options.idle_timeout_s,
+                pool=options.pool_timeout_s,
+            ),
+        )
+
+
+class EventStream:
+    """One answer on its way: an async context manager to ``read`` from."""
+
+    __slots__ = (
+        "_body", "_bytes", "_first", "_http", "_model", "_parser", "_response", "_secrets", "_seen", "_url", "complete",
+    )  # fmt: skip
+
+    def __init__(self, http: Http, url: str, body: bytes, secrets: Secrets, model: str | None) -> None:
+        self.complete = False
+        """Set by who reads when the reply is whole: what is left matters less, and the connection can be kept."""
+        self._http = http
+        self._url = url
+        self._body = body
+        self._secrets = secrets
+        self._model = model
+        self._response: httpx.Response | None = None
+        self._bytes: AsyncIterator[bytes] | None = None
+        self._parser: SseParser | None = None
+        self._first = b""
+        self._seen = 0
+
+    async def __aenter__(self) -> EventStream:
+        failure: ProviderError | None = None
+        try:
+            self._secrets.check()
+            client = self._http.client()
+            request = client.build_request("POST", self._url, content=self._body, headers=_HEADERS)
+            self._response = response = await client.send(
+                request, auth=self._secrets, stream=True, follow_redirects=False
+            )
+            self._bytes = response.aiter_bytes()
+            if response.status_code != 200:
+                failure = await self._refused(response)
+            elif _media_type(response) not in ("application/json", "text/html"):
+                self._parser = SseParser(self._http.options.max_event_bytes)
+        except BaseException as error:
+            await self._leave()
+            if not isinstance(error, Exception):
+                raise
+            failure = self._explain(error)
+        if failure is not None:
+            await self._leave()
+            raise failure  # outside of the handler: it must not carry the error it stands for
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leave()
+
+    async def read(self) -> list[SseEvent] | None:
+        """Wait for the next events, at least one; None at the clean end of the body.
+
+        An answer that is one JSON document is one event.
+
+        Raises:
+            ProviderError: The connection broke, was silent for too long, or what came is no stream of events.
+        """
+        failure: ProviderError | None = None
+        try:
+            if self._parser is None:
+                return await self._read_document()
+            with self._http.clock.move_on_after(LINGER_S if self.complete else None):
+                return await self._read_events(self._parser)
+            return None
+        except Exception as error:  # noqa: BLE001 - nothing else leaves a provider
+            failure = self._explain(error)
+        raise failure
+
+    # ---- reading
+
+    async def _read_events(self, parser: SseParser) -> list[SseEvent] | None:
+        while True:
+            data = await self._next()
+            if data is None:
+                break
+            events = parser.feed(data)
+            if events:
+                self._first = b"data:"
+                return events
+            if len(self._first) < 1_000:
+                self._first += data[:1_000]
+        if not self._first.lstrip(_BOM_AND_BLANKS).startswith(_FIELDS):
+            raise self._no_stream(self._first.decode("utf-8", "replace"))
+        return None
+
+    async def _read_document(self) -> list[SseEvent] | None:
+        if self._seen:
+            return None
+        pieces: list[bytes] = []
+        while (data := await self._next()) is not None:
+            pieces.append(data)
+        text = b"".join(pieces).decode("utf-8", "replace")
+        if not text.lstrip().startswith(("{", "[")):
+            raise self._no_stream(text)
+        self._seen += 1
+        return [SseEvent(text)]
+
+    async def _next(self) -> bytes | None:
+        assert self._bytes is not None
+        data = await anext(self._bytes, None)
+        if data is not None:
+            self._seen += len(data)
+            most = self._http.options.max_reply_bytes
+            if self._seen > most:
+                raise self._error("protocol", f"sent more than {most:,} bytes; see HttpOptions.max_reply_bytes.")
+        return data
+
+    async def _leave(self) -> None:
+        """Give the connection back: drained if the reply is whole, else closed."""
+        response, rest = self._response, self._bytes
+        self._response = self._bytes = None
+        if response is None or rest is None:
+            return
+        with self._http.clock.move_on_after(CLOSE_S, shield=True), suppress(Exception):
+            if self.complete:
+                with self._http.clock.move_on_after(_DRAIN_S):
+                    async for _ in rest:
+                        pass
+            await response.aclose()
+            # Its generators are nested and must all end here: a loop complains of those it has to end itself. With
+            # the connection closed they give what was read before, then fail.
+            async for _ in rest:
+                pass
+
+    # ---- failures
+
+    async def _refused(self, response: httpx.Response) -> ProviderError:
+        body = bytearray()
+        with self._http.clock.move_on_after(ERROR_S), suppress(Exception):
+            while len(body) < ERROR_BYTES and (data := await self._next()) is not None:
+                body += data
+        status, headers = response.status_code, response.headers
+        if status < 400:
+            where = f" and sends us on to {excerpt(place(headers['location']))}" if "location" in headers else ""
+            text = f"answered {status}{where}, which is no reply, and is not followed with a key. Mend the base URL."
+            return self._error("protocol", self._secrets.hide(text), status)
+        text = bytes(body).decode("utf-8", "replace")
+        refusal = read_refusal(status, text, _media_type(response), self._secrets.hide)
+        again = {"true": True, "false": False}.get(headers.get("x-should-retry", ""))
+        return refusal.error(
+            self._http.who,
+            model=self._model,
+            request_id=_request_id(response),
+            retry_after_s=retry_after(headers, self._http.clock.now()),
+            retryable=again,
+        )
+
+    def _no_stream(self, text: str) -> ProviderError:
+        response = self._response
+        kind = _media_type(response) if response is not None else ""
+        shown = self._secrets.hide(excerpt(text))
+        if not shown:
+            return self._error("truncated", "answered 200 with nothing in it.", 200)
+        return self._error(
+            "protocol",
+            f"answered 200, but with {kind or 'no content type'} that is no stream of events: {shown!r}. Check that the"
+            " base URL is that of the API.",
+            200,
+        )
+
+    def _explain(self, error: Exception) -> ProviderError:
+        """Turn whatever went wrong into one of our errors, with its text but without itself."""
+        if isinstance(error, ProviderError):
+            return error
+        if isinstance(error, UsageError):
+            return self._error("bad_request", f"cannot be asked: {error.message}")
+        begun = self._response is not None
+        told = self._secrets.hide(excerpt(_text_of(error)))
+        cut = told.startswith(("Server disconnected", "peer closed"))
+        kind = next((kind for kind in _BROKEN if isinstance(error, kind)), Exception)
+        code, text = _BROKEN[kind]
+        retryable: bool | None = None
+        if kind is httpx.ConnectError and "certificate" in told.lower():
+            text, retryable = "cannot be trusted at {where}: {told}. Check the address, or give HttpOptions.tls.", False
+        elif kind is httpx.RemoteProtocolError and cut:
+            code = "truncated" if begun else "connection"
+            text = "ended the connection {when}: {told}."
+        when = "in the middle of the reply" if begun else "before it answered"
+        where = place(self._url)
+        name = type(error).__name__
+        text = text.format(where=where, when=when, told=told.rstrip("."), name=name, o=self._http.options)
+        return self._error(code, text, retryable=retryable)
+
+    def _error(
+        self, code: str, text: str, status: int | None = None, *, retryable: bool | None = None
+    ) -> ProviderError:
+        return provider_error(
+            code,
+            f"{self._http.who} {text}",
+            retryable=retryable,
+            provider=self._http.who,
+            model=self._model,
+            status=status,
+            request_id=_request_id(self._response) if self._response is not None else None,
+        )
+
+
+# ---- pieces ------------------------------------------------------------------------------------------------
+
+_number = count()
+_DRAIN_S = 0.25
+_HEADERS = {
+    "content-type": "application/json",
+    "accept": "text/event-stream, application/json",
+    # A packed stream is held back by whoever packs it.
+    "accept-encoding": "identity",
+    "user-agent": "kode-python",
+}
+_BOM_AND_BLANKS = b"\xef\xbb\xbf\r\n"
+_FIELDS = (b"data", b"event", b"id", b"retry", b":")
+_BROKEN: dict[type[Exception], tuple[str, str]] = {
+    # The first that fits counts.
+    httpx.ConnectTimeout: ("timeout", "could not be connected to at {where} within {o.connect_timeout_s} s."),
+    httpx.PoolTimeout: ("timeout", "had all {o.max_connections} connections busy for {o.pool_timeout_s} s."),
+    httpx.TimeoutException: ("timeout", "was silent for {o.idle_timeout_s} s; raise HttpOptions.idle_timeout_s."),
+    httpx.ConnectError: ("connection", "cannot be reached at {where}: {told}. Check the base URL and the network."),
+    httpx.ProxyError: ("connection", "cannot be reached through the proxy: {told}."),
+    httpx.RemoteProtocolError: ("protocol", "does not speak HTTP at {where}: {told}. Check the base URL."),
+    httpx.NetworkError: ("connection", "broke the connection {when}: {told}."),
+    OSError: ("connection", "broke the connection {when}: {told}."),
+    Exception: ("protocol", "could not be asked at {where}: {name}: {told}."),
+}
+
+
+@cache
+def _tls(environment: bool) -> ssl.SSLContext:
+    # Made once: it reads all authorities, which takes longer than a request on loopback.
+    return httpx.create_ssl_context(trust_env=environment)
+
+
+def _text_of(error: Exception) -> str:
+    """Give what an error says, or the first one behind it that says anything."""
+    at: BaseException | None = error
+    while at is not None:
+        if str(at):
+            return str(at)
+        at = at.__cause__ or at.__context__
+    return type(error).__name__
+
+
+def _media_type(response: httpx.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+
+def _request_id(response: httpx.Response) -> str | None:
+    found: str = response.headers.get("x-request-id") or response.headers.get("request-id") or ""
+    return found if found and len(found) <= 100 and found.isprintable() else None
