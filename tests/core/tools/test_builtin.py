@@ -2,73 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+import os
+import stat
 from typing import Any
 
 import pytest
 
 from kode.core import jsontext
-from kode.core.clock import RealClock
 from kode.core.kernel.limits import Limits
-from kode.core.kernel.message import TextBlock
-from kode.core.sandbox.local import LocalSandbox
-from kode.core.tools.base import Tool, ToolContext, ToolOutcome
-from kode.core.tools.builtin import bash_run, fs_glob, fs_grep, fs_read, fs_write
-
-
-class Bench:
-    """Calls tools the way the shell does."""
-
-    def __init__(self, root: Path) -> None:
-        self.sandbox = LocalSandbox(root, grace_s=0.3)
-        self.limits = Limits()
-        self.progress: list[str] = []
-        self.outcome = ToolOutcome(())
-
-    async def __call__(self, one: Tool, /, **arguments: Any) -> dict[str, Any]:
-        checked = one.check(jsontext.dump(arguments))
-        assert isinstance(checked, dict), checked
-        context = ToolContext(
-            "agent",
-            "uid",
-            "1.1.1",
-            fence=1,
-            attempt="1.1",
-            clock=RealClock(),
-            limits=self.limits,
-            sandbox=self.sandbox,
-            on_progress=self.progress.append,
-        )
-        outcome = await one.call(context, checked)
-        assert isinstance(outcome, ToolOutcome)
-        (block,) = outcome.content
-        assert isinstance(block, TextBlock)
-        assert len(block.text.encode()) <= self.limits.max_tool_result_bytes
-        self.outcome = outcome
-        value: dict[str, Any] = jsontext.parse(block.text)
-        assert ("error" in value) == outcome.is_error
-        return value
-
-
-@pytest.fixture
-async def bench(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Bench]:
-    one = Bench(tmp_path)
-    yield one
-    await one.sandbox.close()
+from kode.core.tools import builtin
+from kode.core.tools.base import Tool
+from kode.core.tools.builtin import (
+    bash_kill,
+    bash_logs,
+    bash_run,
+    fs_edit,
+    fs_glob,
+    fs_grep,
+    fs_multi_edit,
+    fs_read,
+    fs_write,
+)
+from kode.core.tools.catalog import default_tools
 
 
 def test_flags() -> None:
-    assert [(one.name, one.readonly, one.recovery) for one in (fs_glob, fs_grep, fs_read, fs_write, bash_run)] == [
+    tools = [getattr(builtin, name) for name in builtin.__all__]
+    assert [(one.name, one.readonly, one.recovery) for one in tools] == [
+        ("bash_kill", False, "retry"),
+        ("bash_logs", True, "retry"),
+        ("bash_run", False, "seal"),
+        ("fs_edit", False, "seal"),
         ("fs_glob", True, "retry"),
         ("fs_grep", True, "retry"),
+        ("fs_multi_edit", False, "seal"),
         ("fs_read", True, "retry"),
         ("fs_write", False, "retry"),
-        ("bash_run", False, "seal"),
     ]
 
 
-async def test_write_then_read(bench: Bench) -> None:
+def test_what_is_built_in_is_found_by_name() -> None:
+    for name in builtin.__all__:
+        assert default_tools.get(name) is getattr(builtin, name)
+
+
+async def test_write_then_read(bench: Any) -> None:
     assert await bench(fs_write, path="a/b.txt", content="eins\nzwei\ndreí") == {
         "ok": True,
         "path": "a/b.txt",
@@ -100,7 +78,7 @@ async def test_write_then_read(bench: Bench) -> None:
     assert (await bench(fs_read, path="a/b.txt"))["totalLines"] == 0
 
 
-async def test_a_large_file_is_read_in_parts(bench: Bench) -> None:
+async def test_a_large_file_is_read_in_parts(bench: Any) -> None:
     lines = [f"{n:06} {'x' * 93}" for n in range(30_000)]  # 3 MB, more than one piece
     await bench.sandbox.write("big", "\n".join(lines).encode())
     got: list[str] = []
@@ -113,25 +91,74 @@ async def test_a_large_file_is_read_in_parts(bench: Bench) -> None:
     assert got == lines
 
 
-async def test_one_huge_line_is_shown_in_part(bench: Bench) -> None:
+async def test_one_huge_line_is_shown_in_part(bench: Any) -> None:
     await bench.sandbox.write("line", b"\x01" * 3_000_000)
     part = await bench(fs_read, path="line")
     assert part["truncated"]
     assert set(part["content"]) == {"\x01"}
-    assert bench.outcome.cut_bytes > 0
+    assert bench.outcome.cut_bytes == 3_000_000 - len(part["content"])
 
 
-async def test_what_cannot_be_read(bench: Bench) -> None:
+async def test_what_is_missing_of_a_huge_line_is_said_whatever_fits(bench: Any) -> None:
+    """The head is shown, never head and tail with a hole between them."""
+    bench.limits = Limits(max_tool_result_bytes=10_000_000)
+    await bench.sandbox.write("line", b"a" * (1 << 20) + b"b" * 2_500_000 + b"\nend\n")
+    part = await bench(fs_read, path="line")
+    assert part["content"] == "a" * (1 << 20) + "\nend"
+    assert (part["truncated"], part["totalLines"], bench.outcome.cut_bytes) == (True, 2, 2_500_000)
+    part = await bench(fs_read, path="line", offset=2)
+    assert (part["content"], part["truncated"]) == ("end", False)
+
+
+async def test_what_cannot_be_read(bench: Any) -> None:
     await bench.sandbox.write("binary", b"a\0b")
-    assert (await bench(fs_read, path="binary"))["code"] == "binary_file"
-    assert (await bench(fs_read, path="none"))["code"] == "file_not_found"
-    assert (await bench(fs_read, path="../x"))["code"] == "outside_root"
-    assert (await bench(fs_write, path="/etc/x", content=""))["code"] == "outside_root"
+    await bench.sandbox.mkdir("folder")
+    os.mkfifo(f"{bench.sandbox.root}/pipe")
+    os.symlink("/dev/zero", f"{bench.sandbox.root}/device")
+    os.symlink("loop", f"{bench.sandbox.root}/loop")
+    for path, code in {
+        "binary": "binary_file",
+        "none": "file_not_found",
+        "binary/none": "not_a_directory",
+        "folder": "not_a_file",
+        "pipe": "not_a_file",  # and nobody waits for its other end
+        "device": "outside_root",
+        "loop": "bad_path",
+        "../x": "outside_root",
+        "a\0b": "bad_path",
+        "x" * 300: "bad_path",
+    }.items():
+        assert (await bench(fs_read, path=path))["code"] == code, path
+    for path, code in {"/etc/x": "outside_root", "folder": "not_a_file", "pipe": "not_a_file"}.items():
+        assert (await bench(fs_write, path=path, content=""))["code"] == code, path
+        assert (await bench(fs_edit, path=path, old_string="a", new_string="b"))["code"] == code, path
     assert (await bench(fs_glob, pattern="../*"))["code"] == "bad_pattern"
     assert (await bench(fs_grep, pattern="(", regex=True))["code"] == "bad_pattern"
 
 
-async def test_glob_and_grep(bench: Bench) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a device")
+async def test_a_device_is_no_file(bench: Any) -> None:
+    try:
+        os.mknod(f"{bench.sandbox.root}/zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("not even this root")
+    assert (await bench(fs_read, path="zero"))["code"] == "not_a_file"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+async def test_a_file_without_permission(bench: Any) -> None:
+    await bench.sandbox.write("secret", b"x")
+    os.chmod(f"{bench.sandbox.root}/secret", 0)
+    assert (await bench(fs_read, path="secret"))["code"] == "no_permission"
+
+
+async def test_odd_names_and_texts_are_shown_well(bench: Any) -> None:
+    await bench.sandbox.write("odd\nname ü", "a\u2028b\r\nc\x00".encode()[:-1] + b"\xff")
+    part = await bench(fs_read, path="odd\nname ü")
+    assert (part["path"], part["content"], part["totalLines"]) == ("odd\nname ü", "a\u2028b\r\nc\ufffd", 2)
+
+
+async def test_glob_and_grep(bench: Any) -> None:
     for path in ("a.py", "b/c.py", "node_modules/x.py", "odd\nname.py", "\udcff.py"):
         await bench.sandbox.write(path, b"import os\n")
     found = await bench(fs_glob, pattern="**/*.py")
@@ -160,22 +187,30 @@ async def test_glob_and_grep(bench: Bench) -> None:
     assert found["matches"]
 
 
-async def test_bash(bench: Bench) -> None:
+async def test_bash(bench: Any) -> None:
     assert await bench(bash_run, cmd="echo out; echo err >&2; echo 'ü'; exit 3") == {
+        "background": False,
         "code": 3,
         "output": "out\nerr\nü",
         "timed_out": False,
         "truncated": False,
     }
+    assert not bench.outcome.is_error  # how a command ended is a result
     assert "".join(bench.progress) == "out\nerr\nü\n"
     assert (await bench(bash_run, cmd="true"))["output"] == "(no output)"
     late = await bench(bash_run, cmd="echo before; sleep 60", timeout_ms=200)
     assert (late["output"], late["timed_out"], late["code"]) == ("before", True, 143)
+    assert bench.outcome.is_error
+    assert late["error"].startswith("Stopped after 0.2 s. Give a larger")
+    assert (await bench(bash_run, cmd="no-such-program"))["code"] == 127
+    killed = await bench(bash_run, cmd="kill -9 $$")
+    assert (killed["code"], bench.outcome.is_error) == (137, False)
     bench.limits = Limits(tool_timeout_s=0.3)
-    assert (await bench(bash_run, cmd="sleep 60"))["timed_out"]
+    late = await bench(bash_run, cmd="sleep 60")
+    assert (late["timed_out"], "That is the most here" in late["error"]) == (True, True)
 
 
-async def test_a_flood_keeps_head_and_tail_within_the_result(bench: Bench) -> None:
+async def test_a_flood_keeps_head_and_tail_within_the_result(bench: Any) -> None:
     value = await bench(bash_run, cmd="echo first; head -c 3000000 /dev/zero; echo last")
     assert value["truncated"]
     assert value["output"].startswith("first\n")
@@ -195,6 +230,13 @@ async def test_a_flood_keeps_head_and_tail_within_the_result(bench: Bench) -> No
         (bash_run, {"cmd": "true", "timeout_ms": 0}),
         (bash_run, {"command": "true"}),
         (fs_write, {"path": "a"}),
+        (fs_edit, {"path": "a", "old_string": "", "new_string": "b"}),
+        (fs_multi_edit, {"edits": []}),
+        (fs_multi_edit, {"edits": [{"path": "a", "find": "", "replace": ""}]}),
+        (fs_multi_edit, {"edits": [{"path": "a", "find": "b", "replace": "", "all": True}]}),
+        (fs_multi_edit, {"edits": [{"path": "a", "find": "b", "replace": ""}] * 101}),
+        (bash_logs, {"shell_id": "x", "after": -1}),
+        (bash_kill, {}),
     ],
 )
 def test_bad_arguments(one: Tool, arguments: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ __all__ = ["Hub", "Subscription", "switchboard"]
 _log = logging.getLogger("kode")
 
 PAGE = 500
+MIN_LIVE = 262_144
 
 
 class Hub:
@@ -50,7 +51,10 @@ class Hub:
         self.show_thinking = False
         """Whether reasoning in it may be shown."""
         self.keep_live = 1_048_576
-        """Characters of each block that who attaches in the middle is given."""
+        """Characters of each block that who attaches in the middle is given, and of live deltas that the log keeps
+        (of these ``MIN_LIVE`` at least, for who attached before)."""
+        self._held = 0
+        """Characters of live deltas in the log."""
         self.on_ring: Callable[[], None] | None = None
         """Set by the driver that is at work."""
         self.on_call: Callable[[], None] | None = None
@@ -93,6 +97,7 @@ class Hub:
         # One more than was there, so that a reader who had read it all notices too that the log starts anew.
         self.base += len(self.log) + 1
         self.log.clear()
+        self._held = 0
 
     def forget(self) -> None:
         """Let the log go while nobody drives; who still wants to read it reads the store."""
@@ -124,7 +129,8 @@ class Hub:
         self.log.append(envelope)
         if self._handlers:
             self._call(envelope)
-        if len(self.log) > 2 * self.keep:
+        self._held += len(envelope.delta)
+        if len(self.log) > 2 * self.keep or self._held > 2 * max(self.keep_live, MIN_LIVE):
             self._trim()
         if self._waiting:
             self.wake()
@@ -139,9 +145,17 @@ class Hub:
     def _trim(self) -> None:
         # Cut rarely and much: a list is cut in time proportional to what stays.
         over = len(self.log) - self.keep
-        if over > self.keep // 2:
-            del self.log[:over]
-            self.base += over
+        if over <= self.keep // 2:
+            over = 0
+        held = self._held - sum(len(envelope.delta) for envelope in self.log[:over])
+        most = max(self.keep_live, MIN_LIVE)
+        if held > 2 * most:  # a tool that floods: few pieces, but large ones
+            while held > most:
+                held -= len(self.log[over].delta)
+                over += 1
+        self._held = held
+        del self.log[:over]
+        self.base += over
 
     # ---- for subscribers
 

@@ -36,10 +36,12 @@ class Binding:
     reasoning: Reasoning | None = None
     sandbox: Sandbox | None = field(default=None, init=False)
 
-    def open_sandbox(self) -> Sandbox:
-        """The agent's sandbox, made at first use."""
+    async def open_sandbox(self) -> Sandbox:
+        """The agent's sandbox, made and opened at first use: it has its ref, and keeps what it promises."""
         if self.sandbox is None:
-            self.sandbox = self.make_sandbox()
+            sandbox = self.make_sandbox()
+            await sandbox.open()
+            self.sandbox = sandbox
         return self.sandbox
 
     async def close(self) -> None:

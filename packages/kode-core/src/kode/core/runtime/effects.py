@@ -39,11 +39,13 @@ from kode.core.provider.failure import provider_error, stop_for
 from kode.core.provider.retry import RetryPolicy, next_delay
 from kode.core.runtime.binding import Binding
 from kode.core.runtime.compaction import digest_of
+from kode.core.runtime.documents import documents_of
 from kode.core.runtime.plan import plan_calls
 from kode.core.runtime.resident import Resident
 from kode.core.store.base import Store
 from kode.core.store.records import input_item
 from kode.core.tools.base import Suspended, ToolContext, ToolOutcome
+from kode.core.tools.documents import Documents
 
 __all__ = ["Worker"]
 
@@ -62,8 +64,13 @@ class Worker:
     limits: Limits
     note: Callable[[Event], None]
     """Takes durable events that ride in the next commit."""
+    documents: Documents = field(init=False)
+    """What the tools remember. It ends with the drive: what an abandoned tool puts later goes nowhere."""
     _scopes: dict[str, anyio.CancelScope] = field(default_factory=dict)
     _dropped: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.documents = documents_of(self.resident, self.store)
 
     @property
     def clock(self) -> Clock:
@@ -240,8 +247,9 @@ class Worker:
             attempt=str(effect.attempt),
             clock=self.clock,
             limits=self.limits,
-            sandbox=self.binding.open_sandbox(),
+            sandbox=self.binding.sandbox,
             services=self.deps.services,
+            documents=self.documents,
             cancel_scope=scope,
             on_emit=emit,
             on_progress=progress,

@@ -8,7 +8,7 @@ It ends when nothing is open. Every effect runs in the driver's task group and p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ from kode.core.kernel.inputs import (
 )
 from kode.core.kernel.machine import Context, Transition, advance, next_due
 from kode.core.kernel.words import Status, StopReason
+from kode.core.runtime.documents import bodies, said
 from kode.core.runtime.effects import Worker
 from kode.core.runtime.lease import Holding
 from kode.core.runtime.plan import plan_input
@@ -45,6 +46,7 @@ from kode.core.store.records import item_input
 if TYPE_CHECKING:
     from kode.core.config import Dependencies
     from kode.core.runtime.driver import Driver
+    from kode.core.tools.documents import Changes
 
 __all__ = ["Loop", "acknowledge"]
 
@@ -175,16 +177,18 @@ class Loop:
 
     async def _step(self, inputs: Sequence[Input], *, hold: bool) -> _Step:
         """Apply a batch and make it durable; then, and only then, show it and start what it asks for."""
+        bound = await self._sandbox()
         before = self.resident.state
         monotonic = self.clock.monotonic()
         working = before.run is not None and before.status is Status.WORKING
         used = round((monotonic - self._used_from) * 1e6) if working else 0
         context = Context(self.holding.now(), self.holding.lease.fence, self.limits, used)
-        transition = advance(before, [*inputs, *self._sandbox()], context, hold=hold)
+        changes = self.worker.documents.pending()
+        transition = advance(before, [*inputs, *bound, *said(changes)], context, hold=hold)
         state = transition.state
         idle = not state.effects and state.status is not Status.WORKING
         answered = any(isinstance(input, _ANSWERS) for input in inputs)
-        commit = self._commit(transition, inputs, release=idle, answered=answered)
+        commit = self._commit(transition, inputs, changes, release=idle, answered=answered)
         if not self._worth_it(commit, transition, idle=idle):
             return _Step(idle, False)
         committed = await self._save(commit)
@@ -195,8 +199,10 @@ class Loop:
         return _Step(idle, committed.released)
 
     def _worth_it(self, commit: Commit, transition: Transition, *, idle: bool) -> bool:
-        """Whether a commit says anything new."""
-        if commit.events or commit.runs or commit.consumed or transition.effects:
+        """Whether a commit says anything new. Documents ride along; they ask for no commit of their own."""
+        if any(event.type != "documents_changed" for event in commit.events):
+            return True
+        if commit.runs or commit.consumed or transition.effects:
             return True
         if commit.seen > self.resident.seen:
             return True
@@ -204,12 +210,14 @@ class Loop:
         woken = self.resident.wake_at
         return idle and woken is not None and woken <= commit.at
 
-    def _sandbox(self) -> Iterable[Input]:
-        """Name the sandbox in the header before the first tool runs in it."""
-        ref = self.binding.open_sandbox().ref if self.binding.tools else None
+    async def _sandbox(self) -> list[Input]:
+        """Open the sandbox, and name it in the header before the first tool runs in it."""
+        ref = (await self.binding.open_sandbox()).ref if self.binding.tools else None
         return [SandboxBound(ref)] if self.resident.state.sandbox_ref != ref else []
 
-    def _commit(self, transition: Transition, inputs: Sequence[Input], *, release: bool, answered: bool) -> Commit:
+    def _commit(
+        self, transition: Transition, inputs: Sequence[Input], changes: Changes, *, release: bool, answered: bool
+    ) -> Commit:
         state, resident = transition.state, self.resident
         consumed: dict[int, Item] = {}
         if self._offered:
@@ -230,6 +238,7 @@ class Loop:
             runs=transition.runs,
             compactions=transition.compactions,
             snapshots=transition.snapshots,
+            documents=bodies(changes),
             consumed=consumed,
             taken=_taken(transition) if consumed else {},
             seen=max((item.position for item in resident.inbox), default=resident.seen),

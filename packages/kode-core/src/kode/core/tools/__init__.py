@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from kode.core.tools.base import Suspended, Tool, ToolContext, ToolError, ToolOutcome, ToolResult
     from kode.core.tools.catalog import ToolRegistry, default_tools
     from kode.core.tools.define import to_result, tool
+    from kode.core.tools.documents import Documents
 
 __getattr__, __dir__ = exports(
     __name__,
     {
+        "Documents": "documents",
         "Suspended": "base",
         "Tool": "base",
         "ToolContext": "base",
@@ -28,6 +30,7 @@ __getattr__, __dir__ = exports(
 )
 
 __all__ = [
+    "Documents",
     "Suspended",
     "Tool",
     "ToolContext",

@@ -21,6 +21,7 @@ from kode.core.errors import KodeError, UsageError
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Json, ResultContent, TextBlock, Usage
 from kode.core.kernel.toolcall import Recovery
+from kode.core.tools.documents import Documents
 
 if TYPE_CHECKING:
     from anyio import CancelScope
@@ -131,6 +132,8 @@ class ToolContext:
     sandbox: Sandbox | None = None
     services: Mapping[str, Any] = field(default_factory=dict)
     """What the host put into ``Dependencies`` for its tools, by name."""
+    documents: Documents = field(default_factory=Documents)
+    """What this agent's tools remember; one made by the shell is durable."""
     cancel_scope: CancelScope | None = None
     """The scope that the call runs in."""
     on_emit: Callable[[str, Json], None] | None = None

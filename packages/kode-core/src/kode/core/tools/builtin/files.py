@@ -9,15 +9,17 @@ from pydantic import Field
 
 from kode.core.sandbox.base import Sandbox, shown
 from kode.core.tools.base import ToolContext, ToolError, ToolOutcome
-from kode.core.tools.builtin.answer import answer, budget, size_of
+from kode.core.tools.builtin import freshness
+from kode.core.tools.builtin.answer import answer, budget, count_lines, size_of
+from kode.core.tools.builtin.text import PROBE
 from kode.core.tools.define import tool
 
 __all__ = ["fs_read", "fs_write"]
 
 PIECE = 1 << 20
-"""Bytes read at once; one line longer than this is cut."""
-PROBE = 8_192
-"""A file with a zero byte among its first so many is binary."""
+"""Bytes read at once."""
+MAX_LINE = PIECE
+"""Bytes kept of one line."""
 
 
 @tool(readonly=True, prompt="Read a file before you change it. Read large files in parts, by offset and limit.")
@@ -39,7 +41,10 @@ async def fs_read(
         context: Where and for whom it runs; not shown to the model.
     """
     window = _Window(offset, limit, budget(context))
-    await _lines(context.need_sandbox(), path, window)
+    before = await freshness.known(context, path)
+    seen = await _lines(context.need_sandbox(), path, window)
+    if await freshness.known(context, path) == before:  # else a call beside this one wrote it, and knows better
+        await freshness.learn(context, path, seen)
     value = {
         "path": shown(path),
         "offset": offset,
@@ -64,27 +69,35 @@ class _Window:
     """Bytes of the lines that were wanted and did not fit."""
     full: bool = False
 
-    def line(self, raw: bytes) -> None:
+    def line(self, raw: bytes, lost: int = 0) -> None:
+        """Take a line, of which ``lost`` bytes were not kept."""
         self.total += 1
         if self.total < self.first or (self.limit is not None and self.total >= self.first + self.limit):
             return
+        if lost:
+            lost += max(0, len(raw) - MAX_LINE)
+            raw = raw[:MAX_LINE]
+        self.cut += lost
+        if self.full:
+            self.cut += len(raw)
+            return
         text = raw.decode("utf-8", "replace")
         size = size_of(text) + 2
-        if not self.full and size <= self.room:
+        if size <= self.room:
             self.taken.append(text)
             self.room -= size
             return
-        if not self.full and not self.taken:  # one line that is too long is shown in part, else nobody could see it
+        self.full = True
+        self.cut += len(raw)
+        if not self.taken:  # one line that is too long is shown in part, else nobody could see it
             part = text[: self.room // 6]  # JSON writes a character in at most six bytes
             self.taken.append(part)
             self.cut -= len(part.encode())
-        self.full = True
-        self.cut += len(raw)
 
 
-async def _lines(sandbox: Sandbox, path: str, window: _Window) -> None:
-    """Feed a window with all lines, in bounded memory."""
-    offset, rest = 0, b""
+async def _lines(sandbox: Sandbox, path: str, window: _Window) -> str:
+    """Feed a window with all lines, in bounded memory. Returns the digest of the file."""
+    offset, rest, lost, seen = 0, b"", 0, freshness.digest()
     while piece := await sandbox.read(path, offset=offset, size=PIECE):
         if offset == 0 and b"\0" in piece[:PROBE]:
             raise ToolError(
@@ -93,21 +106,25 @@ async def _lines(sandbox: Sandbox, path: str, window: _Window) -> None:
                 hints=("Use bash_run with a program that knows the format.",),
             )
         offset += len(piece)
+        seen.update(piece)
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
-            window.line(line)
-        if len(rest) > PIECE:  # no line break for long: do not keep it all
-            rest = rest[:PIECE]
+            window.line(line, lost)
+            lost = 0
+        lost += max(0, len(rest) - MAX_LINE)  # no line break for long: do not keep it all
+        rest = rest[:MAX_LINE]
         if len(piece) < PIECE:
             break
     if rest:
-        window.line(rest)
+        window.line(rest, lost)
+    return seen.hexdigest()
 
 
 @tool(recovery="retry", prompt="fs_write replaces the whole file. Give the complete content.")
 async def fs_write(path: Annotated[str, Field(min_length=1)], content: str, context: ToolContext) -> ToolOutcome:
     """Write a text file, whole; what was there is replaced. Missing folders are made.
 
+    Refused if someone else changed the file since you last read or wrote it.
     Returns a JSON object: ok, path, bytes, lines.
 
     Args:
@@ -116,6 +133,8 @@ async def fs_write(path: Annotated[str, Field(min_length=1)], content: str, cont
         context: Where and for whom it runs; not shown to the model.
     """
     data = content.encode()
+    digest = freshness.digest(data).hexdigest()
+    await freshness.check(context, path, digest)
     await context.need_sandbox().write(path, data)
-    lines = content.count("\n") + (bool(content) and not content.endswith("\n"))
-    return answer({"ok": True, "path": shown(path), "bytes": len(data), "lines": lines})
+    await freshness.learn(context, path, digest)
+    return answer({"ok": True, "path": shown(path), "bytes": len(data), "lines": count_lines(content)})
