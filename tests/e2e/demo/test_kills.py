@@ -19,11 +19,11 @@ pytestmark = pytest.mark.integration
 
 SPEED = "12"
 PLANS = {
-    # `write` is the last thing to happen, so what is killed later than it would never come.
-    "web": ("web", ("start", "model", "read", "command", "write")),
-    "data": ("data", ("seconds", "command", "model", "command", "write")),
-    "deep": ("deep", ("start", "read", "command", "command", "write")),
-    "data again": ("data", ("seconds", "model", "command", "model", "write")),
+    # In the order in which they come: what is killed later than `write`, the last thing to happen, would never come.
+    "web": ("web", ("start", "model", "read", "decision", "write")),
+    "data": ("data", ("seconds", "command", "model", "approval", "write")),
+    "deep": ("deep", ("start", "read", "command", "approval", "decision")),
+    "data again": ("data", ("seconds", "model", "command", "decision", "write")),
 }
 
 
@@ -82,5 +82,6 @@ def test_twenty_kills_lose_nothing_and_repeat_nothing(tmp_path: Path, trees: dic
     places = {kill["breakpoint"] for kill in kills}
     running = {call.split()[1] for kill in kills for call in kill["open_calls"] if call.endswith("EXECUTING")}
     print(sorted(map(str, places)), sorted(running))
-    assert {None, "STREAMING_MODEL", "TOOL_EXECUTING"} <= places
+    assert {None, "STREAMING_MODEL", "TOOL_EXECUTING", "AWAITING_APPROVAL"} <= places
     assert {"bash_run", "file_follow", "fs_write"} <= running
+    assert {"approval", "decision", "write"} <= {kill["stage"] for kill in kills}

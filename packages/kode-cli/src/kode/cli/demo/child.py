@@ -1,7 +1,7 @@
-"""The agent's process: `python -m kode.cli.demo.child WORK`. It is killed and started again; both do the same.
+"""The agent's process: `python -m kode.cli.demo.child WORK`. It is killed and started again; all do the same.
 
 Whatever an earlier process left is resumed from the store. The task is sent under a fixed id, so sending it again
-adds nothing.
+adds nothing. When a call needs a person's decision, the process ends: the question is in the store.
 """
 
 from __future__ import annotations
@@ -11,35 +11,20 @@ from pathlib import Path
 
 import anyio
 
-from kode.cli.demo.planner import Planner
-from kode.cli.demo.settings import AGENT_ID, Settings
-from kode.cli.demo.tools import demo_tools
-from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, KodeError, Limits, ScriptedProvider, SqliteStore
-from kode.core.jsontext import dump
+from kode.cli.demo.agent import TASK, config, dependencies
+from kode.cli.demo.settings import Settings
+from kode.core import Agent, KodeError, SqliteStore
 
 __all__ = ["work"]
-
-TASK = "Survey the files below files/ and write REPORT.md: how many, how large, what is in them."
 
 
 async def work(settings: Settings) -> str | None:
     """Resume the agent, or make it, and see its task through. Returns what went wrong, or None."""
-    tools = demo_tools(settings)
-    template = AgentTemplate(
-        "surveyor",
-        system_prompt="Survey files with your tools. Look before you run anything twice.",
-        model="scripted",
-        tools=tuple(one.name for one in tools),
-        limits=Limits(max_tool_result_bytes=1_000_000),
-        sandbox_options=dump({"root": str(settings.work)}),
-    )
     async with SqliteStore(settings.database, durability="power") as store:
-        provider = ScriptedProvider(Planner(settings), keep_requests=False)
-        deps = Dependencies(store, tools=tools, providers={"scripted": provider})
-        agent = await Agent.resume_or_create(AgentConfig(template, AGENT_ID), deps)
+        agent = await Agent.resume_or_create(config(settings), dependencies(settings, store))
         async with agent:
             result = await agent.run(TASK, item_id="task")
-    if result.ok:
+    if result.ok or result.status == "paused":
         return None
     return result.error.text if result.error is not None else f"The run ended with {result.stop_reason}."
 

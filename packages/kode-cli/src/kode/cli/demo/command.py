@@ -8,6 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +16,14 @@ import anyio
 import typer
 from rich.console import Console
 
+from kode.cli.demo.agent import provider as make_provider
+from kode.cli.demo.deciding import Ask, LeftOpenError, by_itself, person
+from kode.cli.demo.moments import STAGES, Moment
+from kode.cli.demo.recount import Check
 from kode.cli.demo.settings import AGENT_ID, FILES, Settings
 from kode.cli.demo.show import Timeline
-from kode.cli.demo.verify import Check, verify
-from kode.cli.demo.watch import Kill, Moment, Watcher
+from kode.cli.demo.verify import verify
+from kode.cli.demo.watch import Kill, Watcher
 from kode.cli.demo.workspace import CannotStartError, copy_files, default_source, make_work, remove_files
 from kode.core import KodeError, SqliteStore
 
@@ -38,20 +43,28 @@ def demo(
         Path | None, Option(help="Work folder: a new one, or that of a demo that was stopped, which then goes on.")
     ] = None,
     keep: Annotated[bool, Option("--keep", help="Also keep the copy of the files.")] = False,
+    decide: Annotated[
+        str | None,
+        Option(metavar="HOW", help="ask, allow or deny what the agent asks; default: ask, if a terminal is there."),
+    ] = None,
+    yes: Annotated[bool, Option("--yes", "-y", help="Like --decide allow.")] = False,
     kill_at: Annotated[
         list[str] | None,
-        Option(
-            metavar="WHEN",
-            help="start, model, read, command, write, random, seconds, or never; again for another kill.",
-        ),
+        Option(metavar="WHEN", help=f"{', '.join(STAGES)}, random, seconds, or never; again for another kill."),
     ] = None,
     seed: Annotated[int | None, Option(help="Choose the moments by chance, the same for the same number.")] = None,
     speed: Annotated[float, Option(min=0.1, max=100, help="How many times faster the slow parts are.")] = 1.0,
+    provider: Annotated[str | None, Option(help="Let a real model do it: its vendor, such as openai.")] = None,
+    model: Annotated[
+        str | None, Option(help="Its name, alone or as provider:model. Its key: in the environment.")
+    ] = None,
+    base_url: Annotated[str | None, Option(help="Its server, if not the vendor's own.")] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Run an agent on real files, kill its process in mid-work, resume it from SQLite, and check everything.
 
-    No network, no keys: an offline planner stands in for the model. Exit code 1: a check failed.
+    No network, no keys: an offline planner stands in for the model, unless --provider or --model names one.
+    Exit code 1: a check failed.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -60,12 +73,16 @@ def demo(
     timeline = Timeline(console, time.monotonic())
     try:
         stages = _moments(kill_at, seed)
-        settings, moments = _prepare(folder, work, speed, stages, timeline)
-    except CannotStartError as error:
+        wanted = Wanted(folder, work, speed, _model_name(provider, model, base_url), base_url)
+        ask = _decider("allow" if yes else decide, wanted.model, as_json, timeline)
+        settings, moments = _prepare(wanted, stages, timeline)
+    except (CannotStartError, KodeError, OSError) as error:
         raise _refuse(str(error)) from None
-    try:
-        told = anyio.run(_run, settings, moments, timeline)
     except KeyboardInterrupt:
+        raise typer.Exit(130) from None  # while copying: nothing is left of it
+    try:
+        told = anyio.run(_run, settings, moments, ask, timeline)
+    except (KeyboardInterrupt, LeftOpenError):
         timeline.stopped(settings)
         raise typer.Exit(130) from None
     except (KodeError, OSError) as error:
@@ -76,6 +93,17 @@ def demo(
     if as_json:
         typer.echo(json.dumps(told, ensure_ascii=True, indent=2))
     raise typer.Exit(0 if good else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line says of the scene."""
+
+    folder: Path | None
+    work: Path | None
+    speed: float
+    model: str
+    base_url: str | None
 
 
 def _refuse(text: str) -> typer.Exit:
@@ -95,33 +123,70 @@ def _moments(kill_at: list[str] | None, seed: int | None) -> list[Moment]:
         ) from None
 
 
-def _prepare(
-    folder: Path | None, work: Path | None, speed: float, moments: list[Moment], timeline: Timeline
-) -> tuple[Settings, list[Moment]]:
+def _model_name(provider: str | None, model: str | None, base_url: str | None) -> str:
+    """Name the model as ``provider:model``; empty for the planner."""
+    if model is None and provider is None:
+        if base_url is not None:
+            raise CannotStartError("--base-url is the server of a model; give --model too.")
+        return ""
+    if model is None:
+        return str(provider)
+    if provider is None:
+        return model if ":" in model else f"openai:{model}"
+    return model if model.startswith(f"{provider}:") else f"{provider}:{model}"
+
+
+def _decider(how: str | None, model: str, as_json: bool, timeline: Timeline) -> Ask:
+    """Find out who answers the agent: the person at the terminal, or nobody."""
+    terminal = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
+    match how:
+        case None if model and not terminal:
+            raise CannotStartError(
+                f"{model} may run any command on this machine, and there is no terminal to ask you about each; "
+                "give --yes to allow all, or --decide deny."
+            )
+        case None if not terminal:
+            return by_itself("allow", "no terminal to ask at")
+        case "allow" | "deny":
+            return by_itself(how, "--yes" if how == "allow" else "--decide deny")
+        case None | "ask" if terminal:
+            timeline.asking = True
+            return person(timeline.prompt)
+        case "ask":
+            raise CannotStartError("--decide ask needs a terminal to ask you; leave it away, or give allow or deny.")
+    raise CannotStartError(f"--decide does not know {how!r}; give ask, allow or deny.")
+
+
+def _prepare(wanted: Wanted, moments: list[Moment], timeline: Timeline) -> tuple[Settings, list[Moment]]:
     """Make the work folder and copy the files; or go on in one in which a demo was stopped, without another kill."""
-    stored = None if work is None else Settings.load(work.resolve())
+    stored = None if wanted.work is None else Settings.load(wanted.work.resolve())
     if stored is not None:
-        if folder is not None:
-            raise CannotStartError(f"{str(work)!r} holds a demo of {stored.source!r}; leave DIR away to go on with it.")
+        if wanted.folder is not None or wanted.model:
+            raise CannotStartError(
+                f"{str(wanted.work)!r} holds a demo of {stored.source!r}; leave DIR and the model away to go on."
+            )
         if not (stored.work / FILES).is_dir():
-            raise CannotStartError(f"The demo in {str(work)!r} is finished; its report is {stored.report}.")
+            raise CannotStartError(f"The demo in {str(wanted.work)!r} is finished; its report is {stored.report}.")
         timeline.opening(stored, None)
         return stored, []
-    source = folder or default_source()
+    source = wanted.folder or default_source()
     if not source.is_dir():
         what = "is a file" if source.exists() else "does not exist"
         raise CannotStartError(f"{str(source)!r} {what}; give a folder.")
-    settings = Settings(make_work(work), "KODE's own source" if folder is None else str(folder), speed)
+    name = "KODE's own source" if wanted.folder is None else str(wanted.folder)
+    settings = Settings(Path(), name, wanted.speed, wanted.model, wanted.base_url)
+    make_provider(settings)  # what is missing is said before anything is made
+    settings = replace(settings, work=make_work(wanted.work))
     copied = copy_files(source, settings)
     settings.save()
     timeline.opening(settings, copied)
     return settings, moments
 
 
-async def _run(settings: Settings, moments: Sequence[Moment], timeline: Timeline) -> dict[str, Any]:
+async def _run(settings: Settings, moments: Sequence[Moment], ask: Ask, timeline: Timeline) -> dict[str, Any]:
     """Run the processes, then check."""
     async with SqliteStore(settings.database, durability="power") as store:
-        watcher = Watcher(settings, store, timeline.show, timeline.began, timeline.killed)
+        watcher = Watcher(settings, store, timeline, ask)
         await watcher.catch_up()
         code = await watcher.run(moments)
         if code == 0:
@@ -138,11 +203,15 @@ async def _run(settings: Settings, moments: Sequence[Moment], timeline: Timeline
         "agent_id": AGENT_ID,
         "seconds": round(time.monotonic() - timeline.origin, 3),
         "work": str(settings.work),
-        "report": str(settings.report),
+        "report": str(settings.report) if settings.report.exists() else None,
         "database": str(settings.database),
+        "model": settings.model or None,
         "kills": [_kill_told(kill) for kill in watcher.kills],
+        "decisions": [
+            {"call": one.question.call, "tool": one.question.tool, **asdict(one.answer)} for one in watcher.decisions
+        ],
         "timeline": timeline.lines,
-        "checks": [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks],
+        "checks": [asdict(check) for check in checks],
     }
 
 

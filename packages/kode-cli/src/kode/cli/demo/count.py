@@ -1,6 +1,6 @@
 """The slow command: a shell script that counts every file, a few at a time, and says how far it is.
 
-It changes nothing but its own output file and the ledger, so running it again does no harm, but it must be said.
+It changes nothing but its own output file, so running it again does no harm, but it must be said.
 Portable `sh`; names may hold anything, so they only travel through `-print0` and `"$@"`.
 """
 
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kode.cli.demo.settings import FILES, LEDGER, Settings
+from kode.cli.demo.settings import FILES, Settings
 
 __all__ = ["Counted", "command", "output_file", "read_count"]
 
 _SCRIPT = r"""# count all files, try {number}
 export LC_ALL=C
-printf 'count try=%s pid=%s\n' {number} "$$" >> {ledger}
 n=$(find {files} -type f -exec printf '%.0sx' {{}} + 2>/dev/null | wc -c)
 n=$((n))
 size=$((n / 20 + 1)) parts=$(((n + n / 20) / (n / 20 + 1)))
@@ -58,9 +57,7 @@ def output_file(number: int) -> str:
 
 def command(settings: Settings, number: int) -> str:
     """Write the script of one run."""
-    return _SCRIPT.format(
-        number=number, out=output_file(number), ledger=LEDGER, files=FILES, tick=f"{settings.tick_s:.4f}"
-    )
+    return _SCRIPT.format(number=number, out=output_file(number), files=FILES, tick=f"{settings.tick_s:.4f}")
 
 
 def read_count(text: str) -> Counted | None:

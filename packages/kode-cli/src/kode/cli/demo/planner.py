@@ -111,7 +111,7 @@ class Planner:
             reads = [("fs_read", {"path": f"{FILES}/{name}", "limit": 20}) for name in unread]
             return calls(*reads, text=f"{counted.files:,} files counted. A look at the biggest ones.")
         if _last(done, "fs_write") is None:
-            text = "Everything is known. Writing the report."
+            text = "Everything is known. The report is ready to be written."
             return calls(("fs_write", {"path": REPORT, "content": write_report(survey)}), text=text)
         return self._end(done, counted)
 
@@ -126,8 +126,8 @@ class Planner:
         """Count, and beside it watch the count and read what looks interesting."""
         names = _interesting(paths, done)
         reads = [("fs_read", {"path": f"{FILES}/{name}", "limit": 40}) for name in names]
-        text = f"Counting lines, words and bytes of everything (try {number}), watching that"
-        text += f", and reading {len(names)} files beside it." if names else "."
+        text = f"Counting lines, words and bytes (try {number}), watching that"
+        text += f", and reading {len(names)} files." if names else "."
         return calls(self._bash(number), self._follow(number), *reads, text=text)
 
     def _recover(self, done: Sequence[Done], counts: Sequence[Done]) -> Turn:
@@ -138,16 +138,13 @@ class Planner:
         out = output_file(number)
         seen = [one for one in done if one.tool == "fs_read" and one.input["path"] == out]
         if not seen:
-            text = f"Nobody knows what became of count {number}. Looking at what it left, before anything runs twice."
+            text = f"Nobody knows what became of count {number}. First a look at what it left."
             return calls(("fs_read", {"path": out}), ("fs_read", {"path": LEDGER}), text=text)
         if number >= MAX_TRIES:
             return say(f"{number} counts were cut off; giving up without a report.")
         content = "" if seen[-1].error else str((seen[-1].value or {}).get("content", ""))
-        left = f"{out} stops at line {len(content.splitlines())} without an end" if content else f"there is no {out}"
-        text = (
-            f"Count {number} was cut off: {left}. It changes only its own file and the ledger, so it is safe to run"
-            f" again, as try {number + 1}, into a new file."
-        )
+        left = f"at line {len(content.splitlines())} of {out}" if content else f"before it made {out}"
+        text = f"Count {number} was cut off {left}, the only file it changes: try {number + 1} is safe."
         return calls(self._bash(number + 1), self._follow(number + 1), text=text)
 
     def _bash(self, number: int) -> tuple[str, dict[str, Any]]:
@@ -160,7 +157,7 @@ class Planner:
     def _end(self, done: Sequence[Done], counted: Counted) -> Turn:
         written = _last(done, "fs_write")
         if written is None or written.error:
-            return say(f"The report could not be written: {'' if written is None else written.text[:300]}")
+            return say(f"There is no report. {'' if written is None else written.text[:300]}")
         return say(f"{REPORT} is written: {counted.files:,} files, {counted.lines:,} lines, {counted.size:,} bytes.")
 
     def _paced(self, turn: Turn) -> Turn:

@@ -13,7 +13,7 @@ FILES = "files"
 """The copy that the agent works on."""
 REPORT = "REPORT.md"
 LEDGER = "ledger.txt"
-"""Every start of the slow command adds a line, so that its runs can be counted without asking the agent."""
+"""Every command adds a line when it starts, so that its runs can be counted without asking the agent."""
 _NAME = "demo.json"
 _COUNT_S = 6.0
 _TICKS = 20
@@ -29,6 +29,15 @@ class Settings:
     """Where the files were copied from, for people."""
     speed: float = 1.0
     """How many times faster than usual the slow parts are."""
+    model: str = ""
+    """``provider:model``; empty: the offline planner."""
+    base_url: str | None = None
+    """Where that provider's server is, if not at its usual place."""
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """Tools that a person is asked about. What a planner of ours runs is known; what a model runs is not."""
+        return ("fs_write", "bash_run") if self.model else ("fs_write",)
 
     @property
     def database(self) -> Path:
@@ -70,6 +79,6 @@ class Settings:
         """Read it from a work folder; None if none is there."""
         try:
             stored = json.loads((work / _NAME).read_text())
-            return cls(work, str(stored["source"]), float(stored["speed"]))
-        except (FileNotFoundError, NotADirectoryError):
+            return cls(**{**stored, "work": work})
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
             return None

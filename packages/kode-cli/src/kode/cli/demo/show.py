@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
 
-from kode.cli.demo.settings import Settings
-from kode.cli.demo.verify import Check
+from kode.cli.demo.deciding import Answer, Question
+from kode.cli.demo.recount import Check
+from kode.cli.demo.settings import REPORT, Settings
 from kode.cli.demo.watch import Kill, Process
 from kode.cli.demo.workspace import Copied
 from kode.core.kernel.events import Event
@@ -20,8 +22,10 @@ __all__ = ["Timeline"]
 _ARGUMENT = re.compile(r'"(?:path|pattern|cmd)":"((?:[^"\\]|\\.)*)')
 
 _ERROR = re.compile(r'"error":"((?:[^"\\]|\\.)*)')
-_SLOW = ("bash_run", "file_follow", "fs_write")
-"""Tools whose start is shown too; of the others only the end."""
+_SLOW = ("bash_run", "file_follow")
+"""Tools whose start is shown too; of the others only the end, and those asked about when they are allowed."""
+_SHOWN_LINES = 8
+"""Of what would be written, for who is asked."""
 _QUIET = ("✓", "▸")
 """Lines of which only the sign is coloured."""
 
@@ -32,12 +36,15 @@ class Timeline:
     Args:
         console: Where to.
         origin: ``time.monotonic()`` that times are counted from.
+        asking: A person is asked, and has to see what about.
     """
 
-    def __init__(self, console: Console, origin: float) -> None:
+    def __init__(self, console: Console, origin: float, *, asking: bool = False) -> None:
         self.console = console
+        self.asking = asking
         self.origin = origin
         self.lines: list[dict[str, object]] = []
+        self._asks: tuple[str, ...] = ()
         self._calls: dict[str, str] = {}
         self._took: dict[str, float] = {}
         self._why: dict[str, str] = {}
@@ -48,13 +55,17 @@ class Timeline:
 
     def opening(self, settings: Settings, copied: Copied | None) -> None:
         """Say what is worked on."""
+        self._asks = settings.asks
         self._head("A durable agent on real files, killed in mid-work")
         if copied is not None:
-            left = f"; not {', '.join(sorted(copied.left_out))}" if copied.left_out else ""
             odd = f"; {copied.unreadable} not readable" if copied.unreadable else ""
             odd += f"; {copied.special} special" if copied.special else ""
-            self._fact("files", f"{copied.files:,} ({copied.size:,} bytes), copied from {settings.source}{odd}{left}")
+            self._fact("files", f"{copied.files:,} ({copied.size:,} bytes), copied from {settings.source}{odd}")
+            if copied.left_out:
+                self._fact("left out", ", ".join(sorted(copied.left_out)))
         self._fact("work", str(settings.work))
+        if settings.model:
+            self._fact("model", settings.model + (f" at {settings.base_url}" if settings.base_url else ""))
         if copied is None:
             self._head("What the store holds of earlier processes")
 
@@ -65,6 +76,8 @@ class Timeline:
             glyph, style = ("✓", "green") if check.ok else ("✗", "bold red")
             self._line(Text(f"  {glyph} ", style), Text(check.name, "" if check.ok else "red"))
             self._line(Text("      "), Text(_plain(check.detail), "dim"), hang=6)
+        if settings.model:
+            self._fact("unchecked", f"what {REPORT} says: a model counts as it likes")
         good = all(check.ok for check in checks)
         self._head("All checks passed" if good else "SOME CHECKS FAILED", "bold green" if good else "bold red")
         for name, path in (("report", settings.report), ("database", settings.database)):
@@ -104,10 +117,35 @@ class Timeline:
                 if c.status is CallStatus.EXECUTING and c.plan.recovery == "retry"
             ]
             for call in state.calls:
-                note = "" if call.status.final else f", after a crash: {call.plan.recovery}"
-                self._fact("call", f"{call.id} {call.tool} {call.status.value}{note}")
+                if not call.status.final:
+                    self._fact(
+                        "open", f"{call.id} {call.tool} {call.status.value}, after a crash: {call.plan.recovery}"
+                    )
         left = f"STILL THERE: {kill.left}" if kill.left else f"none left {kill.gone_s * 1000:.0f} ms after the kill"
         self._fact("processes", left)
+
+    def asked(self, question: Question, running: Sequence[int]) -> None:
+        """A question is open: show what is asked, and that nothing runs meanwhile."""
+        self._head("The agent asks, and no process waits" if not running else "The agent asks", "bold yellow")
+        self._fact("question", f"{question.tool} {question.what}? {question.reason}")
+        if question.content:
+            lines = question.content.splitlines()
+            self._fact("content", f"{len(lines)} lines, {len(question.content.encode()):,} bytes")
+            for line in [line for line in lines if line][:_SHOWN_LINES] if self.asking else ():
+                self._line(Text("             "), Text(_plain(line), "dim"), hang=13)
+        self._fact("processes", f"still there: {list(running)}" if running else "none; the question is in the store")
+
+    def prompt(self, text: str) -> None:
+        """Ask the person at the terminal."""
+        self.console.print(Text(f"  {text}", "bold"), end="")
+
+    def decided(self, answer: Answer) -> None:
+        """The answer is stored."""
+        note = f": {answer.note}" if answer.note else ""
+        text = f"{'ALLOWED' if answer.decision == 'allow' else 'DENIED'} by {answer.by}{note}"
+        self._at("✓", f"{text}; stored, for the next process to find", "bold yellow")
+        if not self.asking:
+            self._fact("to decide", "run it in a terminal, without --yes or --decide")
 
     def show(self, event: Event) -> None:
         """Print one event, if it says something to a person."""
@@ -127,8 +165,15 @@ class Timeline:
         what = what.removeprefix("# ").removeprefix("files/")
         name = f"{event.data.get('tool')} {what}".strip()
         self._calls[str(event.call)] = name
-        if event.data.get("tool") in _SLOW:
+        if event.data.get("tool") in _SLOW and event.data.get("tool") not in self._asks:
             self._at("▸", f"{event.call} {name} …")
+
+    def _on_permission_required(self, event: Event) -> None:
+        self._at("?", f"{event.call} {self._calls.get(str(event.call), '')} waits for a decision", "bold yellow")
+
+    def _on_permission_decided(self, event: Event) -> None:
+        if event.data.get("decision") == "approved":
+            self._at("▸", f"{event.call} {self._calls.get(str(event.call), '')} … allowed by {event.data.get('by')}")
 
     def _on_tool_executed(self, event: Event) -> None:
         self._took[str(event.call)] = float(event.data.get("duration_us") or 0) / 1e6

@@ -5,6 +5,7 @@ What cannot be read is not hidden: it becomes an empty file or folder that canno
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -29,8 +30,10 @@ LEFT_OUT = IGNORED | {
     ".venv-tools",
 }
 """Names that are not copied: caches and environments, which the agent's search would pass by anyway."""
-MAX_BYTES = 4 * 2**30
-MAX_FILES = 200_000
+_PIECE = 1024 * 1024
+MAX_BYTES = 2**30
+MAX_FILES = 120_000
+"""What is more takes longer than anybody watches."""
 
 
 class CannotStartError(Exception):
@@ -74,13 +77,13 @@ def make_work(work: Path | None) -> Path:
         (work / ".probe").write_text("")
         (work / ".probe").unlink()
     except OSError as error:
-        shown = tempfile.gettempdir() if work is None else str(work)
-        raise CannotStartError(f"The work folder cannot be made at {shown!r}: {_why(error)}.") from None
+        shown = "in the system's temporary folder; give one with --work" if work is None else f"at {str(work)!r}"
+        raise CannotStartError(f"The work folder cannot be made {shown}: {_why(error)}.") from None
     return work.resolve()
 
 
 def copy_files(source: Path, settings: Settings) -> Copied:
-    """Copy everything below ``source`` into the work folder; links stay links.
+    """Copy everything below ``source`` into the work folder, or leave nothing behind; links stay links.
 
     Raises:
         CannotStartError: It is no folder, cannot be read, is too large, or there is no room for it.
@@ -94,8 +97,13 @@ def copy_files(source: Path, settings: Settings) -> Copied:
     try:
         target.mkdir()
         _copy_folder(os.fsencode(source.resolve()), os.fsencode(target), os.fsencode(settings.work), copied)
-    except OSError as error:
-        raise CannotStartError(f"The files cannot be copied to {str(target)!r}: {_why(error)}.") from None
+    except BaseException as error:
+        remove_files(settings)
+        with contextlib.suppress(OSError):
+            settings.work.rmdir()
+        if isinstance(error, OSError):
+            raise CannotStartError(f"The files cannot be copied to {str(target)!r}: {_why(error)}.") from None
+        raise
     return copied
 
 
@@ -140,20 +148,23 @@ def _copy_below(source: bytes, target: bytes, work: bytes, copied: Copied) -> No
 
 
 def _copy_file(source: bytes, target: bytes, copied: Copied) -> None:
-    size = os.lstat(source).st_size
+    facts = os.lstat(source)
     copied.files += 1
-    copied.size += size
+    copied.size += facts.st_size
     if copied.files > MAX_FILES or copied.size > MAX_BYTES:
         raise CannotStartError(
             f"Too much to copy: more than {MAX_FILES:,} files or {MAX_BYTES // 2**30} GB; give a smaller folder."
         )
     try:
-        shutil.copyfile(source, target, follow_symlinks=False)
-        os.chmod(target, stat.S_IMODE(os.lstat(source).st_mode) | 0o400)
+        file = os.fdopen(os.open(source, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0)
     except PermissionError:
         copied.unreadable += 1
-        with open(target, "wb"):
-            os.chmod(target, 0)
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT, 0))
+        return
+    with file, open(target, "xb", buffering=0) as to:
+        while piece := file.read(_PIECE):
+            to.write(piece)
+        os.fchmod(to.fileno(), stat.S_IMODE(facts.st_mode) | 0o400)
 
 
 def _why(error: OSError) -> str:
