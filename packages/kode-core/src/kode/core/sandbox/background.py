@@ -5,7 +5,6 @@ A thread reads its output, so it needs no task and no event loop.
 
 from __future__ import annotations
 
-import os
 import selectors
 import threading
 
@@ -13,7 +12,7 @@ import anyio
 import anyio.to_thread  # noqa: TID251 - kill() waits for a process
 
 from kode.core.sandbox.base import ExecResult, Logs
-from kode.core.sandbox.launch import LOST, Launched
+from kode.core.sandbox.launch import LOST, Launched, read_now
 from kode.core.sandbox.orphans import COMMAND_MARK, kill_marked
 from kode.core.sandbox.output import HeadTail, join_cut
 
@@ -92,7 +91,7 @@ class BackgroundProcess:
                 if not ready:
                     break  # someone who escaped holds the pipe open
                 for key, _ in ready:
-                    piece = _read(key.fd)
+                    piece = read_now(key.fd)
                     if piece is None:
                         continue
                     if key.fileobj is stdout and piece:
@@ -112,12 +111,3 @@ class BackgroundProcess:
             kill_marked(self._mark, COMMAND_MARK)  # the supervisor itself was killed
         self._code = int(status) if status else LOST
         self._ended.set()
-
-
-def _read(descriptor: int) -> bytes | None:
-    try:
-        return os.read(descriptor, 65_536)
-    except BlockingIOError:
-        return None
-    except ConnectionResetError:
-        return b""

@@ -5,13 +5,18 @@ files below its root. Every method is async and may be cancelled: a cancelled ``
 when it returns. Whoever opens a sandbox owns its processes; they end with the owner, and ``kill_ref`` ends
 those that a dead owner left behind.
 
+A class that implements it is made with keyword options which JSON can say, one of them ``ref``, and registers its
+kind (``kode.sandbox``). Secrets and addresses that a template should not hold come from the process's environment:
+``kill_ref`` is given nothing but the ref. ``kode.core.testing.conformance.sandbox`` is this contract as tests.
+
 Paths are text, relative to the root or absolute below it, with ``/`` between names. A name that is not UTF-8
 comes as text with surrogate escapes, so that it can be opened again; ``shown`` makes it fit for people and
 models.
 
 A failure is a ``SandboxError`` whose ``code`` is one of ``file_not_found``, ``outside_root``, ``not_a_file``,
-``not_a_directory``, ``not_empty``, ``no_permission``, ``no_space``, ``bad_path``, ``bad_pattern``,
-``search_too_slow``, ``closed``, or the general ``sandbox``; ``SandboxUnavailableError`` may be tried again.
+``not_a_directory``, ``not_empty``, ``no_permission``, ``no_space``, ``too_large``, ``bad_path``, ``bad_pattern``,
+``search_too_slow``, ``bad_command``, ``not_started``, ``no_process``, ``bad_ref``, ``bad_root``, ``closed``,
+``isolation_unavailable``, or the general ``sandbox``; ``SandboxUnavailableError`` may be tried again.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 __all__ = [
     "IGNORED",
     "MAX_OUTPUT",
+    "MAX_READ",
     "Command",
     "ExecResult",
     "FileInfo",
@@ -40,6 +46,9 @@ __all__ = [
 
 MAX_OUTPUT = 10_485_760
 """Bytes of output that ``exec`` and ``spawn`` keep unless told otherwise."""
+
+MAX_READ = 67_108_864
+"""Bytes of the largest file that ``read`` returns whole; a larger one is read in parts."""
 
 IGNORED: frozenset[str] = frozenset({".git", ".hg", ".svn", ".venv", "__pycache__", "node_modules"})
 """Names that ``glob`` and ``grep`` pass by, unless the pattern spells them out."""
@@ -92,7 +101,7 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Files that a pattern found, in a fixed order: folder by folder, names sorted."""
+    """Files that a pattern found, sorted by the names on their way: ``a/z`` comes before ``a.b``."""
 
     paths: tuple[str, ...]
     """Relative to the root."""
@@ -119,10 +128,7 @@ class Matches:
 
     matches: tuple[Match, ...]
     truncated: bool = False
-    files: int = 0
-    """Files that were looked into."""
-    skipped: int = 0
-    """Files that were not: binary, too large, or not readable."""
+    """True: the limit was reached and there are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +182,21 @@ class Sandbox(Protocol):
 
     @property
     def ref(self) -> str | None:
-        """How another process finds this sandbox: ``kind:…``. None: there is nothing to find."""
+        """How another process finds this sandbox: ``kind:…``, of at most 500 characters, none of them secret.
+
+        Known once ``open`` has returned, and the same from then on. None: there is nothing to find.
+        """
         ...
 
     async def open(self) -> None:
-        """Start it, or connect to the one named by the ``ref`` it was made with. Again is harmless."""
+        """Start it, or connect to the one named by the ``ref`` it was made with. Again is harmless.
+
+        Cancelled or failed, it has left nothing behind that was not there before.
+
+        Raises:
+            SandboxError: There is none under that ref, or it cannot keep what it promises
+                (``isolation_unavailable``).
+        """
         ...
 
     async def exec(
@@ -242,7 +258,11 @@ class Sandbox(Protocol):
         ...
 
     async def read(self, path: str, *, offset: int = 0, size: int | None = None) -> bytes:
-        """Read a file, or ``size`` bytes of it from ``offset`` on."""
+        """Read a file, or ``size`` bytes of it from ``offset`` on; fewer only at its end.
+
+        Without ``size`` a file of more than ``MAX_READ`` bytes is refused (``too_large``). Never waits: a pipe, a
+        socket or a device is ``not_a_file``.
+        """
         ...
 
     async def write(self, path: str, data: bytes) -> None:
@@ -292,7 +312,7 @@ class Sandbox(Protocol):
         ignore: frozenset[str] = IGNORED,
         limit: int = 200,
     ) -> Matches:
-        """Search text files line by line.
+        """Search text files line by line; binary and very large ones are passed by, links are not followed.
 
         A regular expression finds every hit of a line, plain text the first.
 

@@ -23,12 +23,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from kode.core.errors import SandboxError
-from kode.core.sandbox.base import FileInfo, FileKind, shown
+from kode.core.sandbox.base import MAX_READ, FileInfo, FileKind, shown
 
-__all__ = ["Jail", "Place", "describe"]
+__all__ = ["FOLDER", "TEMPORARY", "Jail", "Place", "describe", "open_file"]
 
 MAX_LINKS = 40
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+PIECE = 1 << 20
 TEMPORARY = ".kode-tmp-"
 """Prefix of files that are being written; one that is left over belongs to a writer that was killed."""
 CODES = {
@@ -123,24 +124,29 @@ class Jail:
             finally:
                 os.close(descriptor)
 
-    def folder(self, path: str) -> str:
-        """Return the absolute path of an existing folder, links resolved."""
+    def folder(self, path: str) -> tuple[str, ...]:
+        """Return the names on the way from the root to an existing folder, links resolved."""
         with self.at(path) as place:
             if place.name is not None:
                 os.close(os.open(place.name, FOLDER, dir_fd=place.folder))
-            return os.path.join(self.root, *place.parts)
+            return place.parts
 
     def read(self, path: str, offset: int = 0, size: int | None = None) -> bytes:
         """Read a file or a part of it."""
+        left = MAX_READ + 1 if size is None else size
+        pieces = []
         with self.open(path) as descriptor, os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
             file.seek(max(0, offset))
-            if size is None:
-                return file.read()
-            pieces = []
-            while size > 0 and (piece := file.read(min(size, 1 << 20))):
+            while left > 0 and (piece := file.read(min(left, PIECE))):
                 pieces.append(piece)
-                size -= len(piece)
-            return b"".join(pieces)
+                left -= len(piece)
+        if size is None and left <= 0:
+            raise SandboxError(
+                f"{shown(path)!r} has more than {MAX_READ:,} bytes. Read it in parts, or search it.",
+                code="too_large",
+                path=shown(path),
+            )
+        return b"".join(pieces)
 
     def write(self, path: str, data: bytes) -> None:
         """Replace a file: written beside it, synced, then renamed over it. Its mode is kept."""
@@ -299,13 +305,21 @@ def open_file(place: Place) -> int:
     """
     if place.name is None:
         raise IsADirectoryError(errno.EISDIR, "")
+    # Looked at before, because opening alone has effects: who waits to write to a pipe would take us for its reader.
+    _must_be_regular(os.stat(place.name, dir_fd=place.folder, follow_symlinks=False).st_mode)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(place.name, flags, dir_fd=place.folder)
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
+    try:
+        _must_be_regular(os.fstat(descriptor).st_mode)
+    except OSError:
         os.close(descriptor)
-        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.ENXIO, "")
+        raise
     return descriptor
+
+
+def _must_be_regular(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise OSError({stat.S_IFDIR: errno.EISDIR, stat.S_IFLNK: errno.ELOOP}.get(stat.S_IFMT(mode), errno.ENXIO), "")
 
 
 def describe(path: str, facts: os.stat_result) -> FileInfo:
@@ -337,8 +351,5 @@ def _mode(place: Place) -> int | None:
         facts = os.stat(place.name or ".", dir_fd=place.folder, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    if stat.S_ISDIR(facts.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "")
-    if not stat.S_ISREG(facts.st_mode):
-        raise OSError(errno.ENXIO, "")
+    _must_be_regular(facts.st_mode)
     return stat.S_IMODE(facts.st_mode) & 0o777

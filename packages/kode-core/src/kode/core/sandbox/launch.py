@@ -16,7 +16,7 @@ from pathlib import Path
 from kode.core.errors import SandboxError
 from kode.core.sandbox.base import Command
 
-__all__ = ["LOST", "Launched", "arguments", "environment"]
+__all__ = ["DEFAULT_PATH", "LOST", "Launched", "arguments", "environment", "read_now"]
 
 SUPERVISOR = str(Path(__file__).with_name("supervisor.py"))
 LOST = 128 + signal.SIGKILL
@@ -53,16 +53,23 @@ class Launched:
         env: The whole environment.
         merge: Write both streams into one pipe.
         feed: Open a pipe to its standard input.
+        keeper: The program keeps the real command, which is what SIGTERM is meant for.
 
     Raises:
         SandboxError: The system would not start it.
     """
 
-    def __init__(self, argv: list[str], *, cwd: str, env: Mapping[str, str], merge: bool, feed: bool) -> None:
+    def __init__(
+        self, argv: list[str], *, cwd: str, env: Mapping[str, str], merge: bool, feed: bool, keeper: bool = False
+    ) -> None:
         self.control, theirs = socket.socketpair()
         try:
             self.popen = subprocess.Popen(
-                [sys.executable, "-I", "-S", SUPERVISOR, str(theirs.fileno()), str(os.getpid()), *argv],
+                [
+                    *(sys.executable, "-I", "-S", SUPERVISOR),
+                    *(str(theirs.fileno()), str(os.getpid()), str(int(keeper))),
+                    *argv,
+                ],
                 stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT if merge else subprocess.PIPE,
@@ -104,3 +111,13 @@ class Launched:
         except subprocess.TimeoutExpired:
             self.popen.kill()
             self.popen.wait()
+
+
+def read_now(descriptor: int) -> bytes | None:
+    """Read what there is: None for nothing yet, empty for the end."""
+    try:
+        return os.read(descriptor, 65_536)
+    except BlockingIOError:
+        return None
+    except ConnectionResetError:
+        return b""

@@ -1,9 +1,10 @@
 """The local sandbox: commands as processes of this machine, files below one folder.
 
-**Commands are not confined.** ``exec`` and ``spawn`` run with this user's rights: they can read and write
-whatever this user can, and use the network. What is held back are the host's environment variables (an
-allow-list), so secrets in them do not leak, and what is guaranteed is that processes end. Only the file
-methods cannot leave the root. Give an agent that you do not trust another sandbox.
+**By default commands are not confined.** ``exec`` and ``spawn`` run with this user's rights: they can read and
+write whatever this user can, use the network, and look into this user's other processes, the owner's memory and
+environment included. What is held back is that they are *given* the host's variables (an allow-list), and what is
+guaranteed is that processes end. Only the file methods cannot leave the root. With ``isolation="bwrap"`` commands
+run in bubblewrap, which ``bubblewrap.py`` describes.
 
 Processes end with their owner, ``kill -9`` of it included (``supervisor.py``). On Linux that holds for
 daemons that left their session too; elsewhere those survive.
@@ -17,14 +18,13 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING, TypeVar
+from typing import Literal, TypeVar
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 
-from kode.core.errors import SandboxError
-from kode.core.sandbox import search
+from kode.core.errors import SandboxError, UsageError
+from kode.core.sandbox import glob, grep
 from kode.core.sandbox.background import BackgroundProcess
 from kode.core.sandbox.base import (
     IGNORED,
@@ -36,29 +36,23 @@ from kode.core.sandbox.base import (
     Matches,
     OnOutput,
     Process,
-    Stream,
 )
+from kode.core.sandbox.bubblewrap import INSIDE, PROBE, Bubblewrap, not_isolated
 from kode.core.sandbox.jail import Jail
-from kode.core.sandbox.launch import LOST, Launched, arguments, environment
+from kode.core.sandbox.launch import Launched, arguments, environment
 from kode.core.sandbox.orphans import COMMAND_MARK, MARK, kill_marked
-from kode.core.sandbox.output import HeadTail, join_cut
-
-if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
+from kode.core.sandbox.running import RunningCommand
 
 __all__ = ["LocalSandbox"]
 
 PREFIX = "local:"
-DRAIN_S = 1.0
-"""How long output is still read when the command has ended but someone holds its pipe open."""
-KILL_S = 5.0
-"""How long a killed command may take to be gone; longer only in uninterruptible sleep."""
+PROBE_S = 10.0
 
 T = TypeVar("T")
 
 
 class LocalSandbox:
-    """Run commands on this machine and files below ``root``; commands are **not** confined (see the module).
+    """Run commands on this machine and keep files below ``root``; plain commands are **not** confined (see the module).
 
     Args:
         root: Working folder; made if it is missing.
@@ -66,9 +60,13 @@ class LocalSandbox:
         env_allow: Names of host variables that commands may see beside the usual ones.
         env: Variables that every command gets.
         grace_s: Seconds between SIGTERM and SIGKILL.
+        isolation: ``none``, or ``bwrap``: commands run in bubblewrap, without network, with the root as the only
+            place of the machine to write to. ``open`` tries it out; there is no falling back.
+        readable: With ``bwrap``: more paths that commands can read, such as ``/opt``.
 
     Raises:
         SandboxError: The root cannot be made or is no folder.
+        UsageError: There is no such isolation.
     """
 
     kind = "local"
@@ -81,7 +79,11 @@ class LocalSandbox:
         env_allow: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         grace_s: float = 2.0,
+        isolation: Literal["none", "bwrap"] = "none",
+        readable: Sequence[str] = (),
     ) -> None:
+        if isolation not in ("none", "bwrap"):
+            raise UsageError(f"There is no isolation {isolation!r}; give 'none' or 'bwrap'.", code="bad_option")
         self._ref = ref or PREFIX + secrets.token_hex(8)
         _mark_of(self._ref)
         self._env_allow = tuple(env_allow)
@@ -93,7 +95,11 @@ class LocalSandbox:
             raise SandboxError(f"The root {str(root)!r} cannot be made: {error.strerror}.", code="bad_root") from error
         self._jail = Jail(os.fspath(root))
         self._background: dict[str, BackgroundProcess] = {}
-        self._running: set[_Running] = set()
+        self._running: set[RunningCommand] = set()
+        self._inside: Bubblewrap | None = None
+        if isolation == "bwrap":
+            self._inside = Bubblewrap(self._jail.root, tuple(os.path.abspath(path) for path in readable))
+        self._tried = False
         self._numbers = itertools.count(1)
         self._closed = False
 
@@ -111,8 +117,25 @@ class LocalSandbox:
         return self._ref
 
     async def open(self) -> None:
-        """Do nothing: there is nothing to start. A closed sandbox can be used again after it."""
+        """Try the isolation out, if there is one. A closed sandbox can be used again after it.
+
+        Raises:
+            SandboxError: Commands cannot be isolated as promised (``isolation_unavailable``).
+        """
         self._closed = False
+        await self._try_out()
+
+    async def _try_out(self) -> None:
+        """Start something inside, once, and let it say whether all is as promised."""
+        if self._inside is None or self._tried:
+            return
+        said = await self._run(self._prepare(PROBE, None, None, merge=True, feed=False), timeout_s=PROBE_S)
+        if said.timed_out:
+            raise not_isolated(f"a command inside did not end within {PROBE_S:g} s")
+        if said.code != 0 or said.stdout != b"probed\n":
+            why = "; ".join(line for line in said.output.splitlines() if line != "probed")
+            raise not_isolated(why.rstrip(".") or f"a command inside ended with code {said.code}")
+        self._tried = True
 
     # ---- commands ------------------------------------------------------------------------------------------
 
@@ -130,7 +153,18 @@ class LocalSandbox:
     ) -> ExecResult:
         """Run a command to its end; see ``Sandbox.exec``. Its working folder must lie below the root."""
         launch = self._prepare(command, cwd, env, merge=merge_stderr, feed=stdin is not None)
-        running = _Running(*launch, self._grace_s)
+        await self._try_out()
+        return await self._run(launch, timeout_s, stdin, on_output, max_output)
+
+    async def _run(
+        self,
+        launch: tuple[Callable[[], Launched], str],
+        timeout_s: float | None,
+        stdin: bytes | None = None,
+        on_output: OnOutput | None = None,
+        max_output: int = MAX_OUTPUT,
+    ) -> ExecResult:
+        running = RunningCommand(*launch, self._grace_s)
         self._running.add(running)
         try:
             return await running.run(timeout_s, stdin, on_output, max_output)
@@ -147,6 +181,7 @@ class LocalSandbox:
     ) -> Process:
         """Start a command in the background; see ``Sandbox.spawn``."""
         launch, mark = self._prepare(command, cwd, env, merge=True, feed=False)
+        await self._try_out()
         id = mark.rpartition("/")[2]
         with anyio.CancelScope(shield=True):  # what was started must not be forgotten
             launched = await anyio.to_thread.run_sync(launch)
@@ -174,13 +209,14 @@ class LocalSandbox:
             raise SandboxError("The sandbox is closed; open() it again.", code="closed")
         argv = arguments(command)
         mark = f"{self._ref}/{next(self._numbers)}"
-        whole = environment(
-            os.environ, self._env_allow, {**self._env, **(env or {})}, {MARK: self._ref, COMMAND_MARK: mark}
-        )
+        inside = self._inside
+        given = {**(INSIDE if inside else {}), **self._env, **(env or {})}
+        whole = environment(os.environ, self._env_allow, given, {MARK: self._ref, COMMAND_MARK: mark})
 
         def launch() -> Launched:
-            folder = self._jail.folder(cwd) if cwd is not None else self._jail.root
-            return Launched(argv, cwd=folder, env=whole, merge=merge, feed=feed)
+            folder = os.path.join(self.root, *self._jail.folder(cwd or "."))
+            line = argv if inside is None else inside.wrap(argv, folder)
+            return Launched(line, cwd=folder, env=whole, merge=merge, feed=feed, keeper=inside is not None)
 
         return launch, mark
 
@@ -213,7 +249,7 @@ class LocalSandbox:
     ) -> Found:
         """Find files; see ``Sandbox.glob``."""
         stop = Event()
-        job = partial(search.glob, self._jail, pattern, cwd, dot=dot, ignore=ignore, limit=limit, stop=stop)
+        job = partial(glob.glob, self._jail, pattern, cwd, dot=dot, ignore=ignore, limit=limit, stop=stop)
         return await _look(job, stop)
 
     async def grep(
@@ -229,7 +265,7 @@ class LocalSandbox:
         """Search files; see ``Sandbox.grep``."""
         stop = Event()
         job = partial(
-            search.grep,
+            grep.grep,
             self._jail,
             pattern,
             path,
@@ -292,159 +328,3 @@ async def _look(job: Callable[[], T], stop: Event | None = None) -> T:
         if stop is not None:
             stop.set()
         raise
-
-
-class _Running:
-    """One command on its way through ``exec``."""
-
-    def __init__(self, launch: Callable[[], Launched], mark: str, grace_s: float) -> None:
-        self._launch = launch
-        self._mark = mark
-        self._grace_s = grace_s
-        self._launched: Launched | None = None
-        self._code: int | None = None
-        self._failure: Exception | None = None
-        self._hurry = anyio.Event()
-
-    def hurry(self) -> None:
-        """End it as at a time-out."""
-        self._hurry.set()
-
-    async def run(
-        self, timeout_s: float | None, stdin: bytes | None, on_output: OnOutput | None, max_output: int
-    ) -> ExecResult:
-        """Start it, see it through, and tidy up whatever happens."""
-        try:
-            with anyio.CancelScope(shield=True):  # what was started must be known, to be ended
-                launched = self._launched = await anyio.to_thread.run_sync(self._launch)
-            streams: dict[Stream, HeadTail] = {"stdout": HeadTail(max_output)}
-            if launched.popen.stderr is not None:
-                streams = {"stdout": HeadTail(max_output // 2), "stderr": HeadTail(max_output // 2)}
-            timed_out = await self._see_through(launched, streams, timeout_s, stdin, on_output)
-        finally:
-            await self._tidy()
-        if self._failure is not None:
-            raise self._failure
-        kept = {name: join_cut(*stream.parts()) for name, stream in streams.items()}
-        cut = sum(missing for _, missing in kept.values())
-        code = LOST if self._code is None else self._code
-        return ExecResult(code, kept["stdout"][0], kept.get("stderr", (b"", 0))[0], timed_out, cut)
-
-    async def _see_through(
-        self,
-        launched: Launched,
-        streams: Mapping[Stream, HeadTail],
-        timeout_s: float | None,
-        stdin: bytes | None,
-        on_output: OnOutput | None,
-    ) -> bool:
-        """Read output until the command has ended. Returns whether its time ran out."""
-        async with anyio.create_task_group() as group:
-            drained = [anyio.Event() for _ in streams]
-            for (name, kept), done in zip(streams.items(), drained, strict=True):
-                pipe = launched.popen.stdout if name == "stdout" else launched.popen.stderr
-                assert pipe is not None
-                group.start_soon(self._pump, group, pipe.fileno(), name, kept, on_output, done)
-            if stdin is not None:
-                group.start_soon(self._feed, launched, stdin)
-            with anyio.move_on_after(timeout_s) as scope:
-                await self._ended_or_hurried(launched)
-            if self._code is None:
-                await self._stop(launched)
-            with anyio.move_on_after(DRAIN_S):
-                for done in drained:
-                    await done.wait()
-            group.cancel_scope.cancel()
-        return scope.cancelled_caught
-
-    async def _ended_or_hurried(self, launched: Launched) -> None:
-        async with anyio.create_task_group() as group:
-
-            async def watch() -> None:
-                await self._hurry.wait()
-                group.cancel_scope.cancel()
-
-            group.start_soon(watch)
-            await self._listen(launched)
-            group.cancel_scope.cancel()
-
-    async def _listen(self, launched: Launched) -> None:
-        """Wait for the supervisor to tell the exit status."""
-        told = b""
-        while not told.endswith(b"\n"):
-            piece = await _read(launched.control.fileno())
-            if not piece:  # the supervisor was killed, so nobody watches over the rest
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(kill_marked, self._mark, COMMAND_MARK)
-                self._code = LOST
-                return
-            told += piece
-        self._code = int(told)
-
-    async def _pump(
-        self,
-        group: TaskGroup,
-        descriptor: int,
-        name: Stream,
-        kept: HeadTail,
-        on_output: OnOutput | None,
-        done: anyio.Event,
-    ) -> None:
-        try:
-            while piece := await _read(descriptor):
-                kept.write(piece)
-                if on_output is not None:
-                    await on_output(name, piece)
-        except Exception as error:  # noqa: BLE001 - raised by run(), bare instead of in a group
-            self._failure = error
-            group.cancel_scope.cancel()
-        finally:
-            done.set()
-
-    async def _feed(self, launched: Launched, data: bytes) -> None:
-        pipe = launched.popen.stdin
-        assert pipe is not None
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(pipe.fileno(), view[:65_536]) :]
-                await anyio.lowlevel.checkpoint()
-            except BlockingIOError:
-                await anyio.wait_writable(pipe.fileno())
-            except BrokenPipeError:  # it does not want more
-                break
-        pipe.close()
-
-    async def _stop(self, launched: Launched) -> None:
-        """End it: politely, then by force. Bounded."""
-        for word, wait_s in ((b"T", self._grace_s), (b"K", KILL_S)):
-            launched.tell(word)
-            with anyio.move_on_after(wait_s):
-                await self._listen(launched)
-            if self._code is not None:
-                return
-
-    async def _tidy(self) -> None:
-        """Leave nothing: not the command, not its supervisor, no descriptor. Shielded and bounded."""
-        launched = self._launched
-        if launched is None:
-            return
-        with anyio.CancelScope(shield=True):
-            if self._code is None:
-                launched.close_pipes()  # nobody reads any more: a writer shall fail, not wait
-                await self._stop(launched)
-            await anyio.to_thread.run_sync(launched.reap, KILL_S)
-            if self._code is None:
-                await anyio.to_thread.run_sync(kill_marked, self._mark, COMMAND_MARK)
-
-
-async def _read(descriptor: int) -> bytes:
-    """Read what there is, or wait for it. A checkpoint also when there is always more."""
-    await anyio.lowlevel.checkpoint()
-    while True:
-        try:
-            return os.read(descriptor, 65_536)
-        except BlockingIOError:
-            await anyio.wait_readable(descriptor)
-        except ConnectionResetError:
-            return b""

@@ -113,8 +113,12 @@ def preview_of(line: str, column: int, size: int) -> str:
 
 def hits_in(pattern: re.Pattern[str], path: str, content: bytes) -> Iterator[Hit]:
     """Find every hit of every line; empty ones once per line."""
-    for number, raw in enumerate(content.split(b"\n"), 1):
-        line = raw.decode("utf-8", "replace").rstrip("\r")
+    text = content.decode("utf-8", "replace")
+    ends_in_returns = "\r" in text
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.rstrip("\r") if ends_in_returns else raw
+        if not pattern.search(line):  # most have none, and this is the quickest way to know
+            continue
         for index, found in enumerate(pattern.finditer(line)):
             if index and found.start() == found.end():
                 continue

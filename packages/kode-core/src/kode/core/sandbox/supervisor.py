@@ -1,8 +1,9 @@
 """Runs one command for an owner in another process, and ends it when the owner is gone.
 
-This file is a program of its own: ``python -I -S supervisor.py FD OWNER COMMAND…`` with a socket as FD whose
-other end only the owner holds. It imports only a few modules of the standard library, because it starts
-with every command.
+This file is a program of its own: ``python -I -S supervisor.py FD OWNER KEEPER COMMAND…`` with a socket as FD
+whose other end only the owner holds. It imports only a few modules of the standard library, because it
+starts with every command. KEEPER is ``1`` if the command only keeps another one: SIGTERM then goes to the groups
+of its children, because a keeper would die of it and take them along before they could tidy up.
 
     owner → here    ``T``: SIGTERM to its group; ``K``, or end of file, the owner's death: SIGKILL
     here → owner    the command's exit status in decimal, once it and all it started are gone
@@ -106,14 +107,24 @@ def kill(pid: int, number: int) -> None:
         pass
 
 
+def children(pid: int) -> list[int]:
+    """Ask Linux for the children of a process; none elsewhere."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            return [int(child) for child in file.read().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def ask_to_end(child: int, keeper: bool) -> None:
+    """Send SIGTERM to the command's group, or to those that it keeps."""
+    for leader in children(child) if keeper else [child]:
+        signal_group(leader, signal.SIGTERM)
+
+
 def kill_orphans() -> None:
     """Kill what this process adopted and has not reaped."""
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
-            pids = [int(pid) for pid in file.read().split()]
-    except (OSError, ValueError):
-        return
-    for pid in pids:
+    for pid in children(os.getpid()):
         kill(pid, signal.SIGKILL)
 
 
@@ -152,7 +163,7 @@ def bury(child: int) -> None:
         select.select([], [], [], 0.01)
 
 
-def supervise(child: int, control: int, wake: int, owner: int) -> int:
+def supervise(child: int, control: int, wake: int, owner: int, keeper: bool) -> int:
     """Wait for the command's end, the owner's word, or the owner's end. Returns the exit status."""
     readers = [control, wake]
     while True:
@@ -168,7 +179,7 @@ def supervise(child: int, control: int, wake: int, owner: int) -> int:
             except ConnectionResetError:
                 word = b""
             if b"T" in word:
-                signal_group(child, signal.SIGTERM)
+                ask_to_end(child, keeper)
             if b"K" in word or not word:
                 signal_group(child, signal.SIGKILL)
             if not word:
@@ -194,12 +205,12 @@ def main() -> None:
     supervisor = os.getpid()
     child = os.fork()
     if child == 0:
-        become(sys.argv[3:], prctl, supervisor)
+        become(sys.argv[4:], prctl, supervisor)
     # The streams belong to the command alone: the owner reads their end when the command is gone.
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
-    code = supervise(child, control, wake, owner)
+    code = supervise(child, control, wake, owner, sys.argv[3] == "1")
     bury(child)
     try:
         os.write(control, b"%d\n" % code)
