@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,3 +109,34 @@ def test_help_imports_neither_the_runtime_nor_rich() -> None:
     )
     ran: Any = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_our_own_commands_say_what_they_do() -> None:
+    """The table cannot rot: it says what the commands themselves say first."""
+    ours = {point.name: point for point in entry_points(group=main.GROUP) if point.value.startswith("kode.cli.")}
+    assert set(ours) == set(main.SUMMARIES)
+    for name, point in ours.items():
+        if name != "demo":
+            assert main.SUMMARIES[name] == (point.load().__doc__ or "").splitlines()[0], name
+        assert main.SUMMARIES[name] in kode("--help").output
+
+
+def test_a_command_of_another_wheel_borrows_no_help(points: list[EntryPoint]) -> None:
+    points.append(point("run", "greet"))
+    assert "From commands_of_this_test:greet." in kode("--help").output
+
+
+@pytest.mark.integration
+def test_an_installed_wheel_brings_a_command(tmp_path: Path) -> None:
+    """A real distribution on the path, as an installer leaves it."""
+    info = tmp_path / "dummy_wheel-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dummy-wheel\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[kode.command]\nhello = dummy_wheel:hello\n")
+    (tmp_path / "dummy_wheel.py").write_text("def hello(name: str) -> None:\n    print('hello', name)\n")
+    for arguments, said in ((["hello", "you"], "hello you\n"), (["--help"], "From dummy-wheel.")):
+        ran = subprocess.run(
+            [sys.executable, "-m", "kode.cli", *arguments],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert said in ran.stdout

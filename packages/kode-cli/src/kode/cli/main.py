@@ -5,8 +5,8 @@ Every command, built in or from another wheel, registers in the group `kode.comm
     [project.entry-points."kode.command"]
     demo = "kode.cli.demo:demo"     # a function with typer annotations, or a `typer.Typer`
 
-Only the command that is called is imported, so `kode --help` stays fast however many there are. That is why
-it can say which wheel a command comes from, but not what it does: `kode COMMAND --help` says that.
+Only the command that is called is imported, so `kode --help` stays fast however many there are. That is why it
+knows what our own commands do from a table here, and of others only the wheel that brings them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,52 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
+__all__ = ["GROUP", "SUMMARIES", "build", "main", "run"]
+
 GROUP = "kode.command"
 """Entry-point group that commands register in."""
+SUMMARIES = {
+    "agents": "List the agents of a store.",
+    "decide": "Allow or deny a call that waits.",
+    "demo": "See an agent killed in mid-work and resumed.",
+    "events": "Show an agent's events, past and coming.",
+    "interrupt": "End an agent's run for good.",
+    "resume": "Go on where an agent was.",
+    "run": "Run an agent on a task in a folder.",
+    "send": "Put a message into an agent's inbox.",
+    "show": "Show an agent's timeline as a tree.",
+}
+"""What our own commands do."""
+_OWN = "kode.cli."
+"""Beginning of the modules of our own commands: a command of another wheel never borrows their help."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; errors are said on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what it cannot write is a question mark, not a traceback
+    try:
+        build(arguments)(arguments, prog_name="kode")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # noqa: BLE001 - sorted into what a person can mend, and bugs
+        from kode.cli.failing import explain
+
+        return explain(error)
+    return 0
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
@@ -33,8 +73,9 @@ def build(arguments: Sequence[str]) -> typer.Typer:
         add_completion=False,
         no_args_is_help=True,
         rich_markup_mode=None,  # importing rich for its help would double the time to the first line
+        pretty_exceptions_enable=False,  # they would show local variables, keys among them
         help="KODE: a durable runtime for LLM agents.",
-        epilog="`kode COMMAND --help` says what a command does.",
+        epilog="`kode COMMAND --help` says how to use a command.",
     )
     app.callback()(_options)
     # No option before the command takes a value, so the first word that is not an option is the command.
@@ -43,19 +84,16 @@ def build(arguments: Sequence[str]) -> typer.Typer:
         if name == called:
             _add(app, name, points)
         else:
-            app.command(name, help=f"From {_wheels(points)}.")(_not_called)
+            app.command(name, help=_summary(name, points))(_not_called)
     return app
-
-
-def main() -> None:
-    """Run the command line of this process and exit."""
-    build(sys.argv[1:])(prog_name="kode")
 
 
 def _commands() -> dict[str, list[EntryPoint]]:
     named: defaultdict[str, list[EntryPoint]] = defaultdict(list)
     for point in entry_points(group=GROUP):
-        named[point.name].append(point)
+        # One wheel may be found twice, where the path lists its folder twice.
+        if all(known.value != point.value for known in named[point.name]):
+            named[point.name].append(point)
     return named
 
 
@@ -68,6 +106,11 @@ def _add(app: typer.Typer, name: str, points: Sequence[EntryPoint]) -> None:
         app.add_typer(loaded, name=name)
     else:
         app.command(name)(loaded)
+
+
+def _summary(name: str, points: Sequence[EntryPoint]) -> str:
+    ours = all(point.value.startswith(_OWN) for point in points)
+    return SUMMARIES[name] if ours and name in SUMMARIES else f"From {_wheels(points)}."
 
 
 def _wheels(points: Sequence[EntryPoint]) -> str:
