@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from rich.text import Text
@@ -13,11 +13,14 @@ from kode.cli.visible import exact, inline
 from kode.core import KodeError
 from kode.core.kernel.message import Json
 from kode.core.sandbox.base import Sandbox
+from kode.core.tools.builtin.text import decode, replace_text
 
 __all__ = ["preview"]
 
 MAX_BYTES = 1_000_000
 """Of a file that is compared."""
+_EDIT = ("old_string", "new_string")
+_MULTI = ("find", "replace")
 _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 
@@ -26,34 +29,41 @@ async def preview(tool: str, input: Json, sandbox: Sandbox) -> list[Text]:
     arguments = json.loads(input)
     if not isinstance(arguments, dict):
         return _plain(input)
+    if tool == "bash_run":
+        return _command(arguments)
     if tool == "fs_write" and isinstance(arguments.get("content"), str):
         return await _write(str(arguments.get("path")), arguments["content"], sandbox)
-    draw = _DRAWN.get(tool)
-    return _rest(arguments, ()) if draw is None else draw(arguments)
+    if tool == "fs_edit":
+        return [*await _edits([arguments], _EDIT, sandbox), *_rest(arguments, ("path", *_EDIT, "replace_all"))]
+    edits = arguments.get("edits")
+    if tool == "fs_multi_edit" and isinstance(edits, list) and all(isinstance(edit, dict) for edit in edits):
+        return [*await _edits(edits, _MULTI, sandbox), *_rest(arguments, ("edits",))]
+    return _rest(arguments, ())
 
 
 def _command(arguments: dict[str, Any]) -> list[Text]:
     return [*_plain(str(arguments.get("cmd", "")), "$ "), *_rest(arguments, ("cmd",))]
 
 
-def _edit(arguments: dict[str, Any]) -> list[Text]:
-    rows = _change(arguments, "old_string", "new_string")
-    return [*rows, *_rest(arguments, ("path", "old_string", "new_string"))]
-
-
-def _multi_edit(arguments: dict[str, Any]) -> list[Text]:
+async def _edits(edits: list[dict[str, Any]], names: tuple[str, str], sandbox: Sandbox) -> list[Text]:
+    """Edits, file by file: what they change there now, or the bare texts and why they would fail."""
+    files: dict[str, list[dict[str, Any]]] = {}
+    for edit in edits:
+        files.setdefault(str(edit.get("path")), []).append(edit)
     rows: list[Text] = []
-    for edit in arguments.get("edits") or ():
-        if isinstance(edit, dict):
-            rows += [*_change(edit, "find", "replace"), *_rest(edit, ("path", "find", "replace"))]
-    return rows or _rest(arguments, ())
-
-
-_DRAWN: dict[str, Callable[[dict[str, Any]], list[Text]]] = {
-    "bash_run": _command,
-    "fs_edit": _edit,
-    "fs_multi_edit": _multi_edit,
-}
+    for path, mine in files.items():
+        texts = [tuple(str(edit.get(name, "")) for name in names) for edit in mine]
+        try:
+            before = after = decode(await sandbox.read(path, size=MAX_BYTES), path)
+            for edit, (old, new) in zip(mine, texts, strict=True):
+                after, _ = replace_text(after, old, new, everywhere=bool(edit.get("replace_all")))
+        except KodeError as error:
+            rows.append(Text(f"  {inline(path)}: as things are this fails: {inline(error.message)}", "bold red"))
+            for old, new in texts:
+                rows += [*_lines("-", old), *_lines("+", new)]
+        else:
+            rows += _difference(path, before, after)
+    return rows
 
 
 async def _write(path: str, content: str, sandbox: Sandbox) -> list[Text]:
@@ -67,15 +77,14 @@ async def _write(path: str, content: str, sandbox: Sandbox) -> list[Text]:
         return [Text(f"  {inline(path)} (a new file)", "bold"), *_lines("+", content)]
     if old is None or len(old) > MAX_BYTES or b"\0" in old:
         return [Text(f"  {inline(path)} replaces what is there, whole:", "bold"), *_lines("+", content)]
-    before = old.decode("utf-8", "replace").splitlines(keepends=True)
-    changes = list(difflib.unified_diff(before, content.splitlines(keepends=True)))[2:]
+    return _difference(path, old.decode("utf-8", "replace"), content)
+
+
+def _difference(path: str, before: str, after: str) -> list[Text]:
+    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    changes = list(difflib.unified_diff(old, new))[2:]
     head = Text(f"  {inline(path)}" + ("" if changes else " (nothing changes)"), "bold")
     return [head, *(_row(line[:1], line[1:].removesuffix("\n")) for line in changes)]
-
-
-def _change(edit: dict[str, Any], old: str, new: str) -> list[Text]:
-    head = Text(f"  {inline(str(edit.get('path')))}", "bold")
-    return [head, *_lines("-", str(edit.get(old, ""))), *_lines("+", str(edit.get(new, "")))]
 
 
 def _lines(sign: str, text: str) -> Iterable[Text]:
