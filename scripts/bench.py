@@ -21,7 +21,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from kode.core import Agent, AgentTemplate, Dependencies, MemoryStore, ScriptedProvider, SqliteStore
+from kode.core import Agent, AgentTemplate, Dependencies, JSONStore, MemoryStore, ScriptedProvider, SqliteStore
 from kode.core.kernel.message import Message, TextBlock
 from kode.core.provider import BlockStart, BlockStop, Capabilities, ReplyEnd, TextDelta, call, say
 from kode.core.store.base import Store
@@ -68,6 +68,11 @@ def open_sqlite(folder: str, durability: str) -> SqliteStore:
     return SqliteStore(Path(folder) / f"{durability}-{time.monotonic_ns()}.db", durability=durability)  # type: ignore[arg-type]
 
 
+def open_json(folder: str, durability: str) -> JSONStore:
+    """A fresh folder."""
+    return JSONStore(Path(folder) / f"{durability}-{time.monotonic_ns()}", durability=durability)  # type: ignore[arg-type]
+
+
 async def timed(work: Callable[[], Awaitable[Any]], times: int) -> dict[str, float]:
     """Milliseconds of several runs after one to warm up."""
     await work()
@@ -85,8 +90,10 @@ async def timed(work: Callable[[], Awaitable[Any]], times: int) -> dict[str, flo
 async def ten(folder: str) -> dict[str, Any]:
     """Ten rounds of model and tool with an instant model, create excluded."""
     rows: dict[str, Any] = {}
-    for name in ("memory", "sqlite process", "sqlite power"):
-        store: Store = MemoryStore() if name == "memory" else open_sqlite(folder, name.split()[1])
+    for name in ("memory", "sqlite process", "sqlite power", "json process", "json power"):
+        kind, _, durability = name.partition(" ")
+        opened = open_json if kind == "json" else open_sqlite
+        store: Store = opened(folder, durability) if durability else MemoryStore()
         async with store:
             deps = dependencies(store, ScriptedProvider(rounds(ROUNDS), keep_requests=False))
             agents = [await Agent.create(template=TEMPLATE, dependencies=deps) for _ in range(30)]
@@ -98,6 +105,7 @@ async def ten(folder: str) -> dict[str, Any]:
                 assert result.steps == ROUNDS + 1, result
 
             rows[name] = await timed(work, 25)
+    rows["floor file power"] = floor_file(folder)
     rows["floor sqlite process"] = floor_ten(folder, "NORMAL")
     rows["floor sqlite power"] = floor_ten(folder, "FULL")
     return rows
@@ -116,6 +124,21 @@ def floor_ten(folder: str, synchronous: str) -> dict[str, float]:
             db.execute("INSERT INTO log VALUES (?, ?)", (n, b"x" * 600))
         taken.append((time.perf_counter() - start) * 1e3)
         db.close()
+    taken = taken[1:]
+    return {"min": min(taken), "median": statistics.median(taken), "max": max(taken)}
+
+
+def floor_file(folder: str) -> dict[str, float]:
+    """The same again, appended to one file with an fsync each."""
+    taken = []
+    for i in range(26):
+        fd = os.open(Path(folder) / f"floor-{i}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        start = time.perf_counter()
+        for _ in range(2 * ROUNDS + 2):
+            os.write(fd, b"x" * 600)
+            os.fsync(fd)
+        taken.append((time.perf_counter() - start) * 1e3)
+        os.close(fd)
     taken = taken[1:]
     return {"min": min(taken), "median": statistics.median(taken), "max": max(taken)}
 
@@ -244,6 +267,27 @@ async def load(folder: str) -> dict[str, Any]:
         state = replace(loaded.state, window=Window(None, (), (Range(loaded.state.next_seq - 200),)))
         await store.commit(Commit(state, "window", loaded.version, None, state.updated_at))
         rows["200-message window of 10,000, one turn from cold"] = await timed(first, 7)
+    return rows | await load_json(folder)
+
+
+async def load_json(folder: str) -> dict[str, Any]:
+    """The same agent as folders of JSON: by a store that knows it, and by one that has just been opened."""
+    rows = {}
+    async with open_json(folder, "process") as store:
+        agent = await Agent.create(
+            template=TEMPLATE, dependencies=dependencies(store, ScriptedProvider(say("Done."), keep_requests=False))
+        )
+        await fill(store, agent, 10_000, "x" * 500)
+
+        async def known() -> None:
+            assert await store.load(agent.agent_id) is not None
+
+        async def cold() -> None:
+            async with JSONStore(store.path, durability="process") as fresh:
+                assert await fresh.load(agent.agent_id) is not None
+
+        rows["json, 10,000 messages to READY, undecoded"] = await timed(known, 7)
+        rows["json, the same by a store just opened"] = await timed(cold, 7)
     return rows
 
 

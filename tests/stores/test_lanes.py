@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from kode.core.store import SqliteStore
-from kode.core.store.sqlite.lanes import Lanes
+from kode.core.store.lanes import Lanes
 from kode.core.testing.conformance.store import Author
 
 pytestmark = pytest.mark.anyio

@@ -8,15 +8,7 @@ import pytest
 
 from kode.core.store import MemoryStore, Store
 from kode.core.testing.clock import VirtualClock
-from kode.core.testing.conformance.store import (
-    CommitContract,
-    DueContract,
-    InboxContract,
-    LeaseContract,
-    ReadingContract,
-    StoreConformance,
-    WholeAgentContract,
-)
+from kode.core.testing.conformance.store import StoreConformance
 
 
 class TestMemoryStore(StoreConformance):
@@ -36,7 +28,7 @@ class SmallStore(MemoryStore):
         return await super().apply(agent_id, conditions, puts, deletes)
 
 
-class TestSmallBatches(CommitContract, InboxContract, DueContract, LeaseContract, ReadingContract, WholeAgentContract):
+class TestSmallBatches(StoreConformance):
     @pytest.fixture
     async def store(self, clock: VirtualClock) -> AsyncIterator[Store]:
         async with SmallStore(clock) as store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from kode.core.errors import UsageError
-from kode.core.store import MemoryStore, SqliteStore, open_store
+from kode.core.store import JSONStore, MemoryStore, SqliteStore, open_store
 from kode.core.store import open as opening
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store import Author
@@ -34,12 +35,25 @@ async def test_urls_of_what_is_built_in(tmp_path: Path, monkeypatch: pytest.Monk
     assert open_store("sqlite:///x.db").durability == "power"
 
 
+@pytest.mark.anyio
+async def test_urls_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = open_store("json:./.kode/a%20b?durability=process&busy_timeout_s=0.5")
+    assert isinstance(relative, JSONStore)
+    assert (relative.path, relative.durability, relative._busy_timeout_s) == (".kode/a b", "process", 0.5)
+    for url in (f"json:{tmp_path}/abs", f"json://{tmp_path}/abs"):
+        async with open_store(url, clock=VirtualClock(5)) as store:
+            assert await store.now() == 5
+            assert (store.durability, getattr(store, "path", "")) == ("power", f"{tmp_path}/abs")
+    assert os.listdir(tmp_path) == ["abs"]
+
+
 @pytest.mark.parametrize(
     ("url", "code", "words"),
     [
         ("postgresql://u:secret@h/db", "unknown_store", "pip install kode-store-postgres"),
         ("redis://h", "unknown_store", "kode-store-redis"),
-        ("what://u:secret@h", "unknown_store", "memory, postgres"),
+        ("what://u:secret@h", "unknown_store", "json, memory, postgres"),
         ("", "unknown_store", ""),
         ("sqlite:x.db", "bad_url", "sqlite:///relative.db"),
         ("sqlite://host/x.db", "bad_url", ""),
@@ -48,6 +62,11 @@ async def test_urls_of_what_is_built_in(tmp_path: Path, monkeypatch: pytest.Monk
         ("sqlite:///x.db?durability=none", "bad_url", "'power' or 'process'"),
         ("sqlite:///x.db?durability=power&durability=power", "bad_url", "once"),
         ("sqlite:///x.db?busy_timeout_s=soon", "bad_url", "seconds"),
+        ("json:", "bad_url", "json:./relative"),
+        ("json://host/x", "bad_url", "json:/absolute"),
+        ("json:x?sync=1", "bad_url", "durability, busy_timeout_s"),
+        ("json:x?durability=none", "bad_url", "'power' or 'process'"),
+        ("json:x?busy_timeout_s=soon", "bad_url", "seconds"),
         ("memory:x", "bad_url", "memory:"),
         ("memory:?x=1", "bad_url", ""),
     ],

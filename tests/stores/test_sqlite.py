@@ -6,6 +6,8 @@ import os
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from kode.core.store.records import int_key
 from kode.core.store.sqlite import rows
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store import Author, StoreConformance
+from kode.core.testing.conformance.store.author import Place
 from kode.core.testing.conformance.store.records import row
 
 pytestmark = pytest.mark.anyio
@@ -28,6 +31,19 @@ class TestSqliteStore(StoreConformance):
     async def store(self, clock: VirtualClock, tmp_path: Path) -> AsyncIterator[Store]:
         async with SqliteStore(tmp_path / "agents.db", durability="process", clock=clock) as store:
             yield store
+
+    def place(self, store: Any) -> Place:
+        return partial(SqliteStore, store.path, durability="process", busy_timeout_s=60)
+
+    async def spoil(self, store: Any, key: Key) -> bool:
+        with closing(sqlite3.connect(store.path)) as db, db:
+            db.execute(f"UPDATE {key.kind} SET body = x'FF' WHERE owner = ? AND \"key\" = ?", (key.uid, key.key))
+        return True
+
+    async def make_newer(self, store: Any) -> bool:
+        with closing(sqlite3.connect(store.path)) as db:
+            db.execute("PRAGMA user_version = 99")
+        return True
 
 
 @pytest.fixture

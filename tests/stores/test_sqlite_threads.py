@@ -14,7 +14,7 @@ import pytest
 
 from kode.core.errors import StoreError, StoreUnavailableError
 from kode.core.store import SqliteStore
-from kode.core.store.sqlite.lanes import Lanes
+from kode.core.store.lanes import Lanes
 from kode.core.testing.conformance.store import Author
 
 pytestmark = pytest.mark.anyio

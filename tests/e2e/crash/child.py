@@ -1,7 +1,7 @@
 """One real process that runs an agent; started, stopped and killed by ``test_kill.py``.
 
-child.py once  <folder> <message id>      send a message, work until nothing is left, say "done"
-child.py fight <folder> <name> <seconds>  send and work for that long, against another process
+child.py once  <store> <folder> <message id>      send a message, work until nothing is left, say "done"
+child.py fight <store> <folder> <name> <seconds>  send and work for that long, against another process
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from kode.core.provider.script import Turn, calls, say
 from kode.core.provider.scripted import ScriptedProvider
 from kode.core.runtime.agent import Agent
 from kode.core.runtime.driver import Driver
+from kode.core.store.base import Store
+from kode.core.store.json import JSONStore
 from kode.core.store.sqlite import SqliteStore
 from kode.core.template import AgentTemplate
 from kode.core.tools.base import ToolContext
@@ -73,9 +75,15 @@ def think(request: ModelRequest) -> Turn:
     return calls(("work", {}), ("fetch", {}))
 
 
-def dependencies(folder: Path, nap: str = "0") -> Dependencies:
+def open_store(kind: str, folder: Path) -> Store:
+    if kind == "json":
+        return JSONStore(folder / "kode", durability="process")
+    return SqliteStore(folder / "agents.db", durability="process")
+
+
+def dependencies(store: Store, folder: Path, nap: str = "0") -> Dependencies:
     return Dependencies(
-        store=SqliteStore(folder / "agents.db", durability="process"),
+        store=store,
         tools=[work, fetch, mark],
         providers={"m": ScriptedProvider(think)},
         services={"ledger": str(folder / "ledger"), "nap": nap},
@@ -91,8 +99,8 @@ def tell(*words: str) -> None:
     print(*words, flush=True)
 
 
-async def once(folder: Path, id: str, nap: str) -> None:
-    deps = dependencies(folder, nap)
+async def once(store: Store, folder: Path, id: str, nap: str) -> None:
+    deps = dependencies(store, folder, nap)
     limits = Limits(max_recoveries=1_000, due_poll_s=0.1)
     async with deps.store:
         tell("ready")
@@ -104,8 +112,8 @@ async def once(folder: Path, id: str, nap: str) -> None:
     tell("done")
 
 
-async def fight(folder: Path, name: str, seconds: float) -> None:
-    deps = dependencies(folder)
+async def fight(store: Store, folder: Path, name: str, seconds: float) -> None:
+    deps = dependencies(store, folder)
     chance = random.Random(name)
     limits = Limits(lease_s=1.0, lease_margin_s=0.3, due_poll_s=0.02, max_recoveries=1_000, cancel_grace_s=0.5)
     Driver.run = _told(Driver.run)  # type: ignore[method-assign]
@@ -141,8 +149,9 @@ def _told(run: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
 
 
 if __name__ == "__main__":
-    mode, place, who, *rest = sys.argv[1:]
+    mode, kind, place, who, *rest = sys.argv[1:]
+    opened = open_store(kind, Path(place))
     if mode == "once":
-        anyio.run(once, Path(place), who, *rest)
+        anyio.run(once, opened, Path(place), who, *rest)
     else:
-        anyio.run(fight, Path(place), who, float(rest[0]))
+        anyio.run(fight, opened, Path(place), who, float(rest[0]))

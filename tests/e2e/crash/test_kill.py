@@ -19,6 +19,8 @@ import pytest
 from kode.core.kernel.invariants import check, check_history
 from kode.core.kernel.message import TextBlock, ToolResultBlock
 from kode.core.kernel.toolcall import CallStatus
+from kode.core.store.base import Store
+from kode.core.store.json import JSONStore
 from kode.core.store.sqlite import SqliteStore
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -31,6 +33,15 @@ KILLS = 12
 def anyio_backend() -> str:
     """These processes run on asyncio; what they do is the same on trio, and takes real time."""
     return "asyncio"
+
+
+@pytest.fixture(params=["sqlite", "json"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def open_store(kind: str, folder: Path) -> Store:
+    return JSONStore(folder / "kode") if kind == "json" else SqliteStore(folder / "agents.db")
 
 
 @pytest.fixture
@@ -72,9 +83,9 @@ def running(mark: str) -> list[int]:
     return found
 
 
-async def judge(folder: Path, acknowledged: list[str]) -> Counter[str]:
+async def judge(kind: str, folder: Path, acknowledged: list[str]) -> Counter[str]:
     """Everything acknowledged is there once, nothing happened twice unannounced; says how calls ended."""
-    async with SqliteStore(folder / "agents.db") as store:
+    async with open_store(kind, folder) as store:
         loaded = await store.load("a")
         assert loaded is not None
         state = loaded.state
@@ -114,12 +125,13 @@ async def everything(page: Any) -> list[Any]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for orphans in /proc")
-async def test_killed_at_random_moments(tmp_path: Path, children: list[subprocess.Popen[str]]) -> None:
+async def test_killed_at_random_moments(kind: str, tmp_path: Path, children: list[subprocess.Popen[str]]) -> None:
     chance = random.Random(20)
     nap = f"0.2{os.getpid():08d}"  # long, and in no other process's command line
     acknowledged: list[str] = []
-    for n in range(KILLS):
-        child = start(children, "once", str(tmp_path), f"m{n}", nap)
+    kills = KILLS if kind == "sqlite" else KILLS // 2
+    for n in range(kills):
+        child = start(children, "once", kind, str(tmp_path), f"m{n}", nap)
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         await anyio.sleep(chance.uniform(0.0, 0.5))
@@ -131,24 +143,26 @@ async def test_killed_at_random_moments(tmp_path: Path, children: list[subproces
         while running(nap) and time.monotonic() < end:  # noqa: ASYNC110 - another process ends
             await anyio.sleep(0.02)
         assert running(nap) == [], "a command outlived its owner"
-    last = start(children, "once", str(tmp_path), "last", nap)
+    last = start(children, "once", kind, str(tmp_path), "last", nap)
     lines = read(last)
     assert last.wait() == 0
     assert lines[-1] == ["done"]
-    assert len(acknowledged) > KILLS / 3
+    assert len(acknowledged) > kills / 3
     # What was sent but not acknowledged may be there or not; ask which.
-    async with SqliteStore(tmp_path / "agents.db") as store:
-        taken = {f"m{n}" for n in range(KILLS) if await store.consumed_by("a", f"m{n}") is not None}
+    async with open_store(kind, tmp_path) as store:
+        taken = {f"m{n}" for n in range(kills) if await store.consumed_by("a", f"m{n}") is not None}
     assert taken >= set(acknowledged)
-    ends = await judge(tmp_path, [*taken, "last"])
+    ends = await judge(kind, tmp_path, [*taken, "last"])
     assert ends["SEALED"] > 0
     assert ends["COMPLETED"] > 0
     assert running(nap) == []
 
 
-async def test_two_processes_fight_over_one_agent(tmp_path: Path, children: list[subprocess.Popen[str]]) -> None:
-    seconds = 6.0
-    fighters = [start(children, "fight", str(tmp_path), name, str(seconds)) for name in "ab"]
+async def test_two_processes_fight_over_one_agent(
+    kind: str, tmp_path: Path, children: list[subprocess.Popen[str]]
+) -> None:
+    seconds = 6.0 if kind == "sqlite" else 5.0
+    fighters = [start(children, "fight", kind, str(tmp_path), name, str(seconds)) for name in "ab"]
     chance = random.Random(3)
     end = time.monotonic() + seconds - 0.5
     await anyio.sleep(1.0)
@@ -162,7 +176,7 @@ async def test_two_processes_fight_over_one_agent(tmp_path: Path, children: list
         await anyio.sleep(chance.uniform(0.05, 0.3))
     told = [read(one) for one in fighters]
     assert [one.wait() for one in fighters] == [0, 0]
-    last = start(children, "fight", str(tmp_path), "c", "0.1")
+    last = start(children, "fight", kind, str(tmp_path), "c", "0.1")
     told.append(read(last))
     assert last.wait() == 0
     lines = [line for one in told for line in one]
@@ -173,4 +187,4 @@ async def test_two_processes_fight_over_one_agent(tmp_path: Path, children: list
     thrown_out = [line for line in lines if line[0] == "lost" and line[2] != "held"]
     assert thrown_out, "nobody was ever taken over while driving"
     assert all(any(line[0] == "drove" for line in one) for one in told[:2]), "one never got its turn"
-    await judge(tmp_path, acknowledged)
+    await judge(kind, tmp_path, acknowledged)

@@ -7,6 +7,7 @@ ledger that the tools write themselves.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -17,7 +18,7 @@ from typing import Any
 import anyio
 import pytest
 
-from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, MemoryStore, SqliteStore, ToolContext
+from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, JSONStore, MemoryStore, SqliteStore, ToolContext
 from kode.core.errors import UsageError
 from kode.core.kernel.invariants import check, check_history
 from kode.core.kernel.limits import Limits
@@ -52,15 +53,17 @@ class World:
         self.clock = VirtualClock()
         self.ledger: list[tuple[str, str]] = []
         self.acknowledged: set[str] = set()
-        self.pause = 0.001 if kind == "sqlite" else 0.0
-        self._path = folder / "agents.db"
-        self._stores: list[Store] = [] if kind == "sqlite" else [MemoryStore(self.clock)]
+        self.pause = 0.0 if kind == "memory" else 0.001
+        self._folder = folder
+        self._stores: list[Store] = [MemoryStore(self.clock)] if kind == "memory" else []
         self._kind = kind
 
     def store(self) -> Store:
         """The store as a process of its own would open it."""
         if self._kind == "sqlite":
-            self._stores.append(SqliteStore(self._path, durability="process", clock=self.clock))
+            self._stores.append(SqliteStore(self._folder / "agents.db", durability="process", clock=self.clock))
+        elif self._kind == "json":
+            self._stores.append(JSONStore(self._folder / "kode", durability="process", clock=self.clock))
         return self._stores[-1]
 
     async def close(self) -> None:
@@ -269,7 +272,7 @@ def judge_call(one: Call, times: int, text: str) -> None:
         assert times == 0 or one.attempts
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "json"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -279,8 +282,14 @@ NewWorld = Callable[[], World]
 
 @pytest.fixture
 def stride(kind: str, anyio_backend_name: str) -> int:
-    """Every point on asyncio with each store, and on trio in memory; a sample of them where it is all the same code."""
-    return 7 if (kind, anyio_backend_name) == ("sqlite", "trio") else 1
+    """Every point on asyncio and SQLite, and in memory; a sample of them where it is all the same code.
+
+    With ``KODE_EVERY_POINT=1`` in the environment, by hand, it is every point everywhere.
+    """
+    if os.environ.get("KODE_EVERY_POINT"):
+        return 1
+    sampled = {("sqlite", "trio"): 7, ("json", "asyncio"): 4, ("json", "trio"): 13}
+    return sampled.get((kind, anyio_backend_name), 1)
 
 
 @pytest.fixture
@@ -334,7 +343,7 @@ async def test_crash_at_every_point(new_world: NewWorld, stride: int) -> None:
 
 async def test_crash_at_every_point_and_give_the_run_up(new_world: NewWorld, kind: str, stride: int) -> None:
     points = await count_points(new_world)
-    for point in range(0, len(points), stride * (4 if kind == "sqlite" else 1)):
+    for point in range(0, len(points), stride * (1 if kind == "memory" else 4)):
         world = new_world()
         result, _ = await crash_then_resume(world, point, strategy="crash")
         await judge(world, result, given_up=True)
@@ -343,7 +352,7 @@ async def test_crash_at_every_point_and_give_the_run_up(new_world: NewWorld, kin
 async def test_crash_again_while_resuming(new_world: NewWorld, kind: str, stride: int) -> None:
     """The second process crashes too: at its first points, where it takes over, and later."""
     points = await count_points(new_world)
-    for point in range(4, len(points), (16 if kind == "sqlite" else 7) * (2 if stride > 1 else 1)):
+    for point in range(4, len(points), (7 if kind == "memory" else 16) * (2 if stride > 1 else 1)):
         for second in (0, 1, 2, 3, 5, 8, 13):
             world = new_world()
             result, plans = await crash_then_resume(world, point, second)

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING
 from kode.core.lazy import exports
 
 if TYPE_CHECKING:
+    from kode.core.checkpoint import Checkpointer, FileCheckpointer, MemoryCheckpointer
     from kode.core.config import AgentConfig, Dependencies
     from kode.core.errors import KodeError
     from kode.core.event.base import Envelope
     from kode.core.kernel.limits import Limits
     from kode.core.kernel.message import MediaBlock, TextBlock, Usage
     from kode.core.kernel.permission import PermissionPolicy, Rule
+    from kode.core.provider.openai.chat import OpenAIProvider
     from kode.core.provider.scripted import ScriptedProvider
     from kode.core.runtime.agent import Agent
     from kode.core.runtime.pool import AgentPool
     from kode.core.runtime.result import RunResult
     from kode.core.sandbox.local import LocalSandbox
+    from kode.core.store.json import JSONStore
     from kode.core.store.memory import MemoryStore
     from kode.core.store.open import open_store
     from kode.core.store.sqlite import SqliteStore
@@ -37,13 +40,18 @@ __getattr__, __dir__ = exports(
         "AgentConfig": "config",
         "AgentPool": "runtime.pool",
         "AgentTemplate": "template",
+        "Checkpointer": "checkpoint",
         "Dependencies": "config",
         "Envelope": "event.base",
+        "FileCheckpointer": "checkpoint",
+        "JSONStore": "store.json",
         "KodeError": "errors",
         "Limits": "kernel.limits",
         "LocalSandbox": "sandbox.local",
         "MediaBlock": "kernel.message",
+        "MemoryCheckpointer": "checkpoint",
         "MemoryStore": "store.memory",
+        "OpenAIProvider": "provider.openai",
         "PermissionPolicy": "kernel.permission",
         "Rule": "kernel.permission",
         "RunResult": "runtime.result",
@@ -65,13 +73,18 @@ __all__ = [
     "AgentConfig",
     "AgentPool",
     "AgentTemplate",
+    "Checkpointer",
     "Dependencies",
     "Envelope",
+    "FileCheckpointer",
+    "JSONStore",
     "KodeError",
     "Limits",
     "LocalSandbox",
     "MediaBlock",
+    "MemoryCheckpointer",
     "MemoryStore",
+    "OpenAIProvider",
     "PermissionPolicy",
     "Rule",
     "RunResult",

@@ -1,4 +1,4 @@
-"""Stores: where agents live. `Store` is the contract; `MemoryStore` and `SqliteStore` come with it."""
+"""Stores: where agents live. `Store` is the contract; `MemoryStore`, `SqliteStore` and `JSONStore` come with it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from kode.core.lazy import exports
 
 if TYPE_CHECKING:
     from kode.core.store.base import Store
+    from kode.core.store.consistency import Consistency, Problem
     from kode.core.store.contract import (
         AgentInfo,
         Appended,
@@ -27,73 +28,133 @@ if TYPE_CHECKING:
         Record,
         Value,
     )
+    from kode.core.store.health import Health, HealthSupport
+    from kode.core.store.history import HistorySupport
+    from kode.core.store.json import JSONStore
     from kode.core.store.liveness import holder_name, is_dead
     from kode.core.store.memory import MemoryStore
-    from kode.core.store.open import open_store
+    from kode.core.store.metrics import Gauge, Metrics, MetricsSupport
+    from kode.core.store.open import open_store, redact
     from kode.core.store.plans import Page
     from kode.core.store.primitives import Durability, Records
+    from kode.core.store.query import Found, FoundCall, FoundMessage, QuerySupport
+    from kode.core.store.questions import AgentFilter, CallFilter, MessageFilter, Question, Test
+    from kode.core.store.retention import Expired, Pruned, RetentionSupport
     from kode.core.store.sqlite import SqliteStore
-    from kode.core.store.upkeep import Pruned
+    from kode.core.store.stats import Stats, StatsSupport, Tally
+    from kode.core.store.watch import Changes, WatchSupport
 
 __getattr__, __dir__ = exports(
     __name__,
     {
+        "AgentFilter": "questions",
         "AgentInfo": "contract",
         "Appended": "contract",
         "Bounds": "contract",
+        "CallFilter": "questions",
+        "Changes": "watch",
         "Commit": "contract",
         "Committed": "contract",
         "Condition": "contract",
+        "Consistency": "consistency",
         "DocumentBody": "contract",
         "Due": "contract",
         "Durability": "primitives",
         "Enqueued": "contract",
+        "Expired": "retention",
+        "Found": "query",
+        "FoundCall": "query",
+        "FoundMessage": "query",
+        "Gauge": "metrics",
+        "Health": "health",
+        "HealthSupport": "health",
+        "HistorySupport": "history",
         "Item": "contract",
         "ItemKind": "contract",
+        "JSONStore": "json",
         "Key": "contract",
         "Kind": "contract",
         "Lease": "contract",
         "Loaded": "contract",
         "MemoryStore": "memory",
+        "MessageFilter": "questions",
+        "Metrics": "metrics",
+        "MetricsSupport": "metrics",
         "Page": "plans",
-        "Pruned": "upkeep",
+        "Problem": "consistency",
+        "Pruned": "retention",
+        "QuerySupport": "query",
+        "Question": "questions",
         "Record": "contract",
         "Records": "primitives",
+        "RetentionSupport": "retention",
         "SqliteStore": "sqlite",
+        "Stats": "stats",
+        "StatsSupport": "stats",
         "Store": "base",
+        "Tally": "stats",
+        "Test": "questions",
         "Value": "contract",
+        "WatchSupport": "watch",
         "holder_name": "liveness",
         "is_dead": "liveness",
         "open_store": "open",
+        "redact": "open",
     },
 )
 
 __all__ = [
+    "AgentFilter",
     "AgentInfo",
     "Appended",
     "Bounds",
+    "CallFilter",
+    "Changes",
     "Commit",
     "Committed",
     "Condition",
+    "Consistency",
     "DocumentBody",
     "Due",
     "Durability",
     "Enqueued",
+    "Expired",
+    "Found",
+    "FoundCall",
+    "FoundMessage",
+    "Gauge",
+    "Health",
+    "HealthSupport",
+    "HistorySupport",
     "Item",
     "ItemKind",
+    "JSONStore",
     "Key",
     "Kind",
     "Lease",
     "Loaded",
     "MemoryStore",
+    "MessageFilter",
+    "Metrics",
+    "MetricsSupport",
     "Page",
+    "Problem",
     "Pruned",
+    "QuerySupport",
+    "Question",
     "Record",
     "Records",
+    "RetentionSupport",
     "SqliteStore",
+    "Stats",
+    "StatsSupport",
     "Store",
+    "Tally",
+    "Test",
     "Value",
+    "WatchSupport",
     "holder_name",
     "is_dead",
     "open_store",
+    "redact",
 ]

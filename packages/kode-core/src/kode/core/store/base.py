@@ -1,7 +1,9 @@
 """`Store`: everything an agent needs of storage, built on the record primitives.
 
-Written in layers, each on the one before: `Records` (what a store's author writes), `Reading`, `Leasing`,
-`Staging`, `Writing`, `Upkeep`. A store may override any method for speed; what it promises stays.
+Written in layers, each on the one before: `Records` (what a store's author writes), `Reading`, `WatchSupport`,
+`Leasing`, `Staging`, `Writing`, `Amending`, `Orphans`, `Upkeep`. Beside each other on these stand what else a store is
+asked for: `HistorySupport`, `RetentionSupport`, `QuerySupport`, `StatsSupport`, `MetricsSupport`, `HealthSupport`;
+``isinstance`` tells whether an object can do it. A store may override any method for speed; what it promises stays.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ from urllib.parse import SplitResult
 
 from kode.core.clock import Clock
 from kode.core.errors import UsageError
-from kode.core.store.upkeep import Upkeep
+from kode.core.store.health import HealthSupport
+from kode.core.store.history import HistorySupport
+from kode.core.store.retention import RetentionSupport
+from kode.core.store.stats import StatsSupport
 
 __all__ = ["Store"]
 
 
-class Store(Upkeep):
+class Store(HistorySupport, RetentionSupport, StatsSupport, HealthSupport):
     """The one write door. An async context manager that opens and closes.
 
     Subclass it, write the primitives of `Records`, and run the classes of `kode.core.testing.conformance`

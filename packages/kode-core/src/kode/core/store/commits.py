@@ -100,6 +100,8 @@ class Writing(Staging):
             conditions = [condition for _, condition in checks]
             failed, waiting = await self._write(commit, conditions, puts, rows.deletes)
             if failed is None:
+                if self._watching:
+                    self._changed(state.agent_id)
                 return await self._committed(commit, attempt, waiting)
             await self._learn(commit, attempt, checks[failed][0])
             if checks[failed][0] in _FINAL:
@@ -137,6 +139,8 @@ class Writing(Staging):
             raise _too_big(agent_id, item.kind, len(record.body), MAX_CONTROL_BYTES)
         done = await self.append_inbox(agent_id, record, now=now, bounded=bounded)
         if done.outcome == "new":
+            if self._watching:
+                self._changed(agent_id)
             return Enqueued(done.position)
         if done.outcome in ("waiting", "consumed"):
             return _known(agent_id, item, done)

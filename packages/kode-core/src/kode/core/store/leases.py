@@ -14,7 +14,7 @@ from kode.core.store import records as rec
 from kode.core.store.contract import Condition, Lease, Record
 from kode.core.store.plans import header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id, check_name
-from kode.core.store.reading import Reading
+from kode.core.store.watch import WatchSupport
 
 __all__ = ["Leasing"]
 
@@ -24,7 +24,7 @@ MAX_HOLDER = 500
 """Bytes of a holder's name."""
 
 
-class Leasing(Reading):
+class Leasing(WatchSupport):
     """The right to drive."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from kode.core.clock import Clock, RealClock
 from kode.core.errors import UsageError
 from kode.core.store.base import Store
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
-from kode.core.store.open import query
+from kode.core.store.open import query, redact
 from kode.core.store.primitives import Durability, prefix_end
 from kode.core.store.records import int_key, key_int
 
@@ -64,10 +64,11 @@ class MemoryStore(Store):
 
     durability: Durability = "process"
     same_host = True
+    alone = True
 
     def __init__(self, clock: Clock | None = None) -> None:
         super().__init__()
-        self._clock: Clock = RealClock() if clock is None else clock
+        self._clock = RealClock() if clock is None else clock
         self._shelves: dict[_Place, _Shelf] = {}
         self._wakes: list[tuple[int, str]] = []
         """Sorted (wake_at, agent id)."""
@@ -79,7 +80,9 @@ class MemoryStore(Store):
         """``memory:``: a new store each time."""
         query(url)
         if url.netloc or url.path:
-            raise UsageError(f"{url.geturl()!r}: a store in memory has no place; write memory:.", code="bad_url")
+            raise UsageError(
+                f"{redact(url.geturl())!r}: a store in memory has no place; write memory:.", code="bad_url"
+            )
         return cls(clock)
 
     async def open(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -10,11 +12,12 @@ from kode.core.clock import Clock
 from kode.core.errors import UsageError
 from kode.core.store.base import Store
 
-__all__ = ["local_path", "open_store", "query"]
+__all__ = ["local_path", "open_store", "query", "redact"]
 
 GROUP: Final = "kode.store"
 # What comes with kode-core also works where its metadata is not installed.
 _BUILT_IN: Final = {
+    "json": "kode.core.store.json:JSONStore",
     "memory": "kode.core.store.memory:MemoryStore",
     "sqlite": "kode.core.store.sqlite:SqliteStore",
 }
@@ -31,7 +34,8 @@ _WHEELS: Final = {
 def open_store(url: str, *, clock: Clock | None = None) -> Store:
     """Make the store that a URL names; `async with` it, or open and close it.
 
-    ``memory:`` · ``sqlite:///relative.db`` · ``sqlite:////absolute.db?durability=process&busy_timeout_s=5``.
+    ``memory:`` · ``json:./relative`` · ``json:/absolute`` · ``sqlite:///relative.db`` · ``sqlite:////absolute.db``, the
+    last four with options such as ``?durability=process&busy_timeout_s=5``.
     Other schemes come from wheels that register a subclass of `Store` under the entry-point group
     ``kode.store``; it is asked by `Store.from_url`. Nothing of a wheel is imported before its scheme is used.
 
@@ -39,9 +43,15 @@ def open_store(url: str, *, clock: Clock | None = None) -> Store:
         UsageError: The scheme is unknown (the message names the wheel to install), or two wheels claim it, or
             the URL says something that the store does not know.
     """
-    parts = urlsplit(url)
-    kind = _find(parts.scheme).load()
-    store: Store = kind.from_url(parts, clock=clock)
+    try:
+        parts = urlsplit(url)
+        kind = _find(parts.scheme).load()
+        store: Store = kind.from_url(parts, clock=clock)
+    except UsageError as error:
+        raise _without_secrets(error, url) from None
+    except ValueError:
+        # What Python says of a URL quotes it.
+        raise UsageError(f"{redact(url)!r} cannot be read as a URL; check its host and port.", code="bad_url") from None
     return store
 
 
@@ -53,13 +63,53 @@ def query(parts: SplitResult, *known: str) -> dict[str, str]:
     """
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     found = dict(pairs)
-    if len(found) < len(pairs) or not found.keys() <= set(known):
+    strange = [name for name in found if name not in known]
+    if strange:
+        like = get_close_matches(strange[0], known, 1)
         raise UsageError(
-            f"The options {parts.query!r} of a {parts.scheme} store are not right; each of "
-            f"{', '.join(known) or '(none)'} may be given once.",
+            f"A {parts.scheme} store has no option {strange[0][:60]!r}{f', do you mean {like[0]!r}' if like else ''}; "
+            f"it knows {', '.join(known) or '(none)'}.",
+            code="bad_url",
+            option=strange[0],
+            known=list(known),
+        )
+    if len(found) < len(pairs):
+        raise UsageError(
+            f"An option of a {parts.scheme} store is given twice; each of {', '.join(known)} may be given once.",
             code="bad_url",
         )
     return found
+
+
+_USER = re.compile(r"^([^/?#]*//)(?!/)([^/?#@:]*)(?::(.*))?@", re.DOTALL)
+_OPTION = re.compile(r"([?&;])([^=&;#]*)=([^&;#]*)")
+_SECRET = re.compile(r"pass|pwd|secret|token|key|sign?ature|sig|auth|cred", re.IGNORECASE)
+
+
+def redact(url: str) -> str:
+    """Write a URL for a person: without its password, and without the values of options that look like secrets.
+
+    A user without a password may be a token, so it goes too. It works on text that is no proper URL, such as one with
+    an unescaped ``@`` or ``/`` in its password.
+    """
+    shown = _USER.sub(lambda user: f"{user[1]}{'' if user[3] is None else f'{user[2]}:'}***@", url)
+    return _OPTION.sub(lambda o: f"{o[1]}{o[2]}={'***' if _SECRET.search(unquote(o[2])) else o[3]}", shown)
+
+
+def _without_secrets(error: UsageError, url: str) -> UsageError:
+    """Take out of an error what `redact` hides, should a store have said it."""
+    secrets = {text for hidden in _hidden(url) for text in (hidden, unquote(hidden)) if len(text) > 2}
+    message, fields = error.message, dict(error.fields)
+    for secret in sorted(secrets, key=len, reverse=True):
+        message = message.replace(secret, "***")
+        fields = {k: v.replace(secret, "***") if isinstance(v, str) else v for k, v in fields.items()}
+    return type(error)(message, code=error.code, **fields)
+
+
+def _hidden(url: str) -> list[str]:
+    user = _USER.match(url)
+    given = [] if user is None else [user[2] if user[3] is None else user[3]]
+    return given + [option[3] for option in _OPTION.finditer(url) if _SECRET.search(unquote(option[2]))]
 
 
 def local_path(parts: SplitResult) -> str:
@@ -67,7 +117,7 @@ def local_path(parts: SplitResult) -> str:
     path = unquote(parts.path)
     if parts.netloc or len(path) < 2 or not path.startswith("/"):
         raise UsageError(
-            f"{parts.geturl()!r} names no file; write {parts.scheme}:///relative.db or {parts.scheme}:////absolute.db.",
+            f"{redact(parts.geturl())!r} names no file; write {parts.scheme}:///relative.db or {parts.scheme}:////absolute.db.",
             code="bad_url",
         )
     return path[1:]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from kode.core.errors import RecordCorruptError, SchemaTooNewError
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.commits import Writing
+from kode.core.store.amend import Amending
 from kode.core.store.contract import Condition, Record
 from kode.core.store.plans import header_key, integer, uid_of
 
@@ -21,7 +21,7 @@ ORPHANED_FOR = 3_600_000_000
 """Microseconds after which what is marked or staged is taken for broken off: from first row to last takes seconds."""
 
 
-class Orphans(Writing):
+class Orphans(Amending):
     """Finishes what broke off."""
 
     def __init__(self) -> None:

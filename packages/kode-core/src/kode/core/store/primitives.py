@@ -159,7 +159,10 @@ class Records(ABC):
 
     @abstractmethod
     async def drop(self, agent_id: str, uid: str) -> None:
-        """Remove every record of that uid. Need not be atomic; doing it again goes on where it stopped."""
+        """Remove every record of that uid. Need not be atomic; doing it again goes on where it stopped.
+
+        With uid "" it does nothing: headers and marks lie there, and are deleted one by one.
+        """
 
 
 def prefix_end(prefix: str) -> str | None:

@@ -1,31 +1,32 @@
-"""What happens to whole agents: fork, delete, erase, prune."""
+"""What happens to whole agents: fork, delete, erase."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kode.core.errors import (
     AgentExistsError,
     ConflictError,
+    KodeError,
     LeaseLostError,
     NotFoundError,
     StoreError,
     UsageError,
 )
-from kode.core.kernel.events import Event
+from kode.core.kernel.events import Event, Scalar
 from kode.core.kernel.message import Usage
 from kode.core.kernel.state import Ancestor, State
 from kode.core.kernel.window import Snapshot
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.contract import Commit, Condition, Key, Kind, Record
+from kode.core.store.contract import Bounds, Commit, Condition, Key, Kind, Record
 from kode.core.store.leases import TRIES
-from kode.core.store.orphans import ORPHANED_FOR, Orphans
+from kode.core.store.orphans import Orphans
 from kode.core.store.plans import Plan, Scan, header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id, check_name, portions
 
-__all__ = ["Pruned", "Upkeep"]
+__all__ = ["Upkeep"]
 
 COPIED = 500
 """Records read at once by a fork."""
@@ -35,15 +36,15 @@ BLOBS = 4
 """Blobs read at once, which may be large."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """How many records went."""
+@dataclass(slots=True)
+class _Target:
+    """A fork that is being made."""
 
-    events: int = 0
-    runs: int = 0
-    consumed: int = 0
-    documents: int = 0
-    staged: int = 0
+    state: State
+    mark: Condition
+    """That its identity is still marked as it was."""
+    lost: bool = False
+    """It is not: somebody else goes on with it, or removes it."""
 
 
 class Upkeep(Orphans):
@@ -64,41 +65,75 @@ class Upkeep(Orphans):
             LeaseLostError: ``held``: somebody else drives it.
         """
         header = await self._take_header(agent_id, holder, force)
+        self._changed(agent_id)
         await self.drop(agent_id, uid_of(header))
         await self._unmark(agent_id, uid_of(header))
 
     async def erase(
-        self, agent_id: str, *, uid: str | None = None, holder: str | None = None, force: bool = False
+        self,
+        agent_id: str,
+        *,
+        uid: str | None = None,
+        holder: str | None = None,
+        force: bool = False,
+        expired_by: int | None = None,
     ) -> str:
         """Delete an agent and prove that no record of it is left; returns the uid it had.
 
         With `uid`, an erasure that was interrupted after its first act is finished at once; else `sweep` does so
-        later. Its blobs go too; what a fork has copied is the fork's.
+        later. Its blobs go too; what a fork has copied is the fork's. `remains` repeats the proof at any time.
+
+        Args:
+            agent_id: Whose.
+            uid: Only this identity.
+            holder: Who asks; its own lease does not stop it.
+            force: Erase even while somebody drives it.
+            expired_by: Only if its `expires_at` is not after this moment.
 
         Raises:
+            NotFoundError: No such agent.
+            LeaseLostError: ``held``: somebody else drives it.
+            ConflictError: ``not_expired``.
             StoreError: ``not_erased``: something is left; `fields` name the kinds.
         """
         check_agent_id(agent_id)
         try:
-            gone = uid_of(await self._take_header(agent_id, holder, force, uid))
+            gone = uid_of(await self._take_header(agent_id, holder, force, uid, expired_by))
         except NotFoundError:
             if uid is None:
                 raise
             gone = uid
             await self._mark_dropped(agent_id, gone)
+        self._changed(agent_id)
         await self.drop(agent_id, gone)
-        left = [kind for kind in rec.COLUMNS if kind != "header" and await self._any(agent_id, kind, gone)]
-        (header,) = await self.get(agent_id, [header_key(agent_id)])
-        if left or (header is not None and uid_of(header) == gone):
+        left = await self.remains(agent_id, gone)
+        if left:
             raise StoreError(
-                f"Records of {agent_id!r} ({gone}) are left: {', '.join(left) or 'header'}. Erase it again.",
+                f"Records of {agent_id!r} ({gone}) are left: {', '.join(left)}. Erase it again.",
                 code="not_erased",
                 agent_id=agent_id,
                 uid=gone,
-                kinds=left,
+                kinds=list(left),
             )
         await self._unmark(agent_id, gone)
         return gone
+
+    async def remains(self, agent_id: str, uid: str) -> dict[Kind, int]:
+        """Count what there is of an identity, by kind: empty when nothing is left of it.
+
+        It reads all of it, so it is cheap exactly when it proves an erasure.
+        """
+        header, lease = await self.get(agent_id, [header_key(agent_id), lease_key(uid)])
+        found: dict[Kind, int] = {}
+        if header is not None and uid_of(header) == uid:
+            found["header"] = 1
+        if lease is not None:
+            found["lease"] = 1
+        for kind in rec.COLUMNS:
+            if kind not in ("header", "lease"):
+                rows = await self.read_plan(agent_id, _count(Scan(kind, uid, limit=COPIED)))
+                found |= {kind: rows} if rows else {}
+        return found
 
     async def fork(self, agent_id: str, new_id: str, *, new_uid: str, at: str | None = None) -> State:
         """Make a new agent with the history of another up to now, or up to a snapshot.
@@ -114,9 +149,28 @@ class Upkeep(Orphans):
             AgentExistsError: `new_id` is taken.
             ConflictError: Another fork to `new_uid` came between, or the source changed; try again.
         """
+        (made,) = await self.batch_fork(agent_id, {new_id: new_uid}, at=at)
+        return made
+
+    async def batch_fork(self, agent_id: str, forks: Mapping[str, str], *, at: str | None = None) -> tuple[State, ...]:
+        """Make many forks of one agent, reading it once; see `fork`.
+
+        Each comes to be in an act of its own. When one cannot, the others do, and its error is raised after that;
+        repeating the call with the same identities finishes what is missing and leaves the rest as it is.
+
+        Args:
+            agent_id: Of whom.
+            forks: The new agents' ids, each with its identity, which nobody may have had before.
+            at: A snapshot; None: up to now.
+
+        Returns: Their states, in that order.
+        """
         check_agent_id(agent_id)
-        check_agent_id(new_id)
-        check_name("new_uid", new_uid)
+        for new_id, new_uid in forks.items():
+            check_agent_id(new_id)
+            check_name("new_uid", new_uid)
+        if len(set(forks.values())) < len(forks):
+            raise UsageError("Two forks cannot have one identity; give each a new_uid of its own.", code="uid_in_use")
         header, state, snapshot = await self._settled(agent_id, lambda: _fork_source(agent_id, at))
         if snapshot is None and state.calls:
             raise UsageError(
@@ -124,89 +178,33 @@ class Upkeep(Orphans):
                 code="not_safe",
                 agent_id=agent_id,
             )
-        begun = await self._begin_fork(new_id, new_uid)
-        if begun is None:
-            return await self._settled(new_id, lambda: plans.read_state(new_id))
-        now = max(begun, state.updated_at)
-        forked = _forked(state, snapshot, new_id, new_uid, now)
-        mark = Condition("equals", rec.orphan_key(new_uid), "at", begun)
-        if await self._copy(agent_id, mark, state.uid, forked):
-            event = Event(
-                "agent_forked",
-                at=now,
-                cursor=1,
-                data={"agent_id": agent_id, "uid": state.uid, "seq": forked.next_seq},
+        begun = await self._begin_forks(forks)
+        now = max([state.updated_at, *(moment for moment in begun.values() if moment is not None)])
+        targets = [
+            _Target(
+                _forked(state, snapshot, id, forks[id], now), Condition("equals", rec.orphan_key(forks[id]), "at", t)
             )
-            commit = Commit(forked, f"fork:{new_uid}", None, None, now, rec.read_bounds(header))
-            puts = [
-                rec.events_record(new_uid, [event], 1),
-                rec.header_record(commit, version=1, wake_at=None),
-            ]
-            absent = Condition("absent", header_key(new_id))
-            if await self.apply(new_id, [absent, mark], puts, [rec.orphan_key(new_uid)]) is None:
-                return forked
-        (taken,) = await self.get(new_id, [header_key(new_id)])
-        if taken is None:
-            raise ConflictError(f"Another fork to {new_uid!r} came between; try again.", agent_id=new_id, uid=new_uid)
-        if uid_of(taken) == new_uid:
-            return await self._settled(new_id, lambda: plans.read_state(new_id))
-        await self.drop(new_id, new_uid)
-        await self._unmark(new_id, new_uid)
-        raise _taken(new_id)
-
-    async def prune(self, agent_id: str, *, before: int, keep_events: int = 0, keep_runs: int = 0) -> Pruned:
-        """Remove events and closed runs from before a moment, and what nothing reaches any more.
-
-        Messages, calls, compactions and snapshots stay, and every document that the agent or a snapshot
-        names. Ids of consumed items are forgotten once their time is over. That events are gone is noted in the
-        state (`first_cursor`) by a commit before the first of them goes.
-
-        Args:
-            agent_id: Whose.
-            before: Microseconds since the epoch.
-            keep_events: The last so many events stay in any case.
-            keep_runs: The last so many runs stay in any case.
-
-        Raises:
-            NotFoundError: No such agent.
-            LeaseLostError: ``held``: events are to go while somebody drives it; try again when it rests.
-        """
-        check_agent_id(agent_id)
-        state = await self._settled(agent_id, lambda: plans.read_state(agent_id))
-        now = await self._time()
-        if now - self._swept_at > ORPHANED_FOR:
-            await self.sweep()
-        uid, number = state.uid, state.next_run - keep_runs
-        floor = await self._raise_floor(agent_id, uid, before, state.next_cursor - keep_events)
-
-        def old_events(row: Record) -> bool:
-            return integer(row.columns["last"]) < floor
-
-        def old_run(row: Record) -> bool:
-            ended = row.columns["ended_at"]
-            return isinstance(ended, int) and ended < before and rec.key_int(row.key) < number
-
-        def old_consumed(row: Record) -> bool:
-            return integer(row.columns["expires_at"]) <= now
-
-        def old_staged(row: Record) -> bool:
-            # Rows of a commit on its way stay: were its header put now, they would be needed.
-            return integer(row.columns["at"]) < now - ORPHANED_FOR
-
-        def old_document(row: Record) -> bool:
-            return integer(row.columns["at"]) < before
-
-        return Pruned(
-            events=await self._remove_old(agent_id, Scan("events", uid, before=rec.int_key(floor)), old_events),
-            runs=await self._remove_old(agent_id, Scan("run", uid), old_run),
-            consumed=await self._remove_old(agent_id, Scan("consumed", uid), old_consumed),
-            documents=await self._remove_old(agent_id, Scan("document", uid), old_document),
-            staged=await self._remove_old(agent_id, Scan("staged", uid), old_staged),
-        )
+            for id, t in begun.items()
+            if t is not None
+        ]
+        if targets:
+            await self._copy(agent_id, state.uid, targets)
+        failed: KodeError | None = None
+        for target in targets:
+            try:
+                await self._finish_fork(state, rec.read_bounds(header), target)
+            except (AgentExistsError, ConflictError) as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        made = {target.state.agent_id: target.state for target in targets if not target.lost}
+        return tuple([made[id] if id in made else await self.read_state(id) for id in forks])
 
     # ---- inside --------------------------------------------------------------------------------------------
 
-    async def _take_header(self, agent_id: str, holder: str | None, force: bool, uid: str | None = None) -> Record:
+    async def _take_header(
+        self, agent_id: str, holder: str | None, force: bool, uid: str | None = None, expired_by: int | None = None
+    ) -> Record:
         """Remove the header, if nobody else drives the agent; returns what it was."""
         check_agent_id(agent_id)
         for _ in range(TRIES):
@@ -214,6 +212,9 @@ class Upkeep(Orphans):
             (header,) = await self.get(agent_id, [header_key(agent_id)])
             if header is None or uid not in (None, uid_of(header)):
                 raise plans.no_agent(agent_id)
+            conditions = [Condition("equals", header_key(agent_id), "uid", uid_of(header))]
+            if expired_by is not None:
+                conditions.append(_expired(header, expired_by))
             (lease,) = await self.get(agent_id, [lease_key(uid_of(header))])
             held = self._live_lease(lease, header, now)
             if held is not None and held.holder != holder and not force:
@@ -224,7 +225,6 @@ class Upkeep(Orphans):
                     holder=held.holder,
                     until=held.until,
                 )
-            conditions = [Condition("equals", header_key(agent_id), "uid", uid_of(header))]
             if not force:
                 key = lease_key(uid_of(header))
                 conditions.append(
@@ -237,10 +237,42 @@ class Upkeep(Orphans):
                 return header
         raise ConflictError(f"{agent_id!r} changes hands too often to be deleted; try again.", agent_id=agent_id)
 
-    async def _any(self, agent_id: str, kind: Kind, uid: str) -> bool:
-        if kind == "lease":
-            return (await self.get(agent_id, [lease_key(uid)]))[0] is not None
-        return bool(await self.scan(agent_id, kind, uid, limit=1))
+    async def _begin_forks(self, forks: Mapping[str, str]) -> dict[str, int | None]:
+        """Mark all identities of forks to come, or none."""
+        begun: dict[str, int | None] = {}
+        try:
+            for new_id, new_uid in forks.items():
+                begun[new_id] = await self._begin_fork(new_id, new_uid)
+        except KodeError:
+            for new_id, moment in begun.items():
+                if moment is not None:
+                    mark = rec.orphan_key(forks[new_id])
+                    await self.apply(new_id, [Condition("equals", mark, "at", moment)], (), [mark])
+            raise
+        return begun
+
+    async def _finish_fork(self, source: State, bounds: Bounds, target: _Target) -> None:
+        """Give a fork its header; what happened to one that lost its mark is found out here."""
+        forked = target.state
+        new_id, new_uid = forked.agent_id, forked.uid
+        if not target.lost:
+            data: dict[str, Scalar] = {"agent_id": source.agent_id, "uid": source.uid, "seq": forked.next_seq}
+            event = Event("agent_forked", at=forked.created_at, cursor=1, data=data)
+            commit = Commit(forked, f"fork:{new_uid}", None, None, forked.created_at, bounds)
+            puts = [rec.events_record(new_uid, [event], 1), rec.header_record(commit, version=1, wake_at=None)]
+            conditions = [Condition("absent", header_key(new_id)), target.mark]
+            if await self.apply(new_id, conditions, puts, [rec.orphan_key(new_uid)]) is None:
+                self._changed(new_id)
+                return
+        target.lost = True
+        (taken,) = await self.get(new_id, [header_key(new_id)])
+        if taken is None:
+            raise ConflictError(f"Another fork to {new_uid!r} came between; try again.", agent_id=new_id, uid=new_uid)
+        if uid_of(taken) == new_uid:
+            return
+        await self.drop(new_id, new_uid)
+        await self._unmark(new_id, new_uid)
+        raise _taken(new_id)
 
     async def _begin_fork(self, new_id: str, new_uid: str) -> int | None:
         """Mark the uid of a fork to come; returns when that was, None if that agent is there already."""
@@ -264,10 +296,11 @@ class Upkeep(Orphans):
                 return now
         raise ConflictError(f"{new_id!r} changes hands too often; try again.", agent_id=new_id)
 
-    async def _copy(self, agent_id: str, mark: Condition, uid: str, forked: State) -> bool:
-        """Bring the records that a fork takes with it under its uid; False if its mark is no longer as it was."""
+    async def _copy(self, agent_id: str, uid: str, targets: Sequence[_Target]) -> None:
+        """Bring the records that forks take with them under their uids."""
+        forked = targets[0].state  # they differ in their names only
         stop, window = forked.next_seq, forked.window
-        needed = {plans.document_key(forked.uid, document).key for document in forked.documents}
+        needed = {plans.document_key("", document).key for document in forked.documents}
         named = set(needed)
 
         def taken_snapshot(row: Record) -> bool:
@@ -291,117 +324,52 @@ class Upkeep(Orphans):
         for kind, taken in tests.items():
             before = rec.int_key(stop) if kind == "message" else None
             limit = BLOBS if kind == "blob" else COPIED
-            if not await self._copy_kind(agent_id, mark, Scan(kind, uid, before=before), forked, taken, limit):
-                return False
+            await self._copy_kind(agent_id, Scan(kind, uid, before=before), targets, taken, limit)
         if needed:
             raise ConflictError(
                 f"{agent_id!r} changed while it was being forked ({len(needed)} documents are gone); try again.",
                 agent_id=agent_id,
             )
-        return True
 
     async def _copy_kind(
-        self,
-        agent_id: str,
-        mark: Condition,
-        ask: Scan,
-        forked: State,
-        taken: Callable[[Record], bool],
-        limit: int,
-    ) -> bool:
+        self, agent_id: str, ask: Scan, targets: Sequence[_Target], taken: Callable[[Record], bool], limit: int
+    ) -> None:
         """Copy records in portions, each on the condition that the fork is still marked as it was."""
-        while True:
+        more = True
+        while more and not all(target.lost for target in targets):
             rows, more = await self.read_plan(agent_id, plans.bounded_scan(ask, limit, COPIED_BYTES))
-            copies = [replace(row, uid=forked.uid) for row in rows if taken(row)]
-            for part in portions(copies, self._most, self.max_batch_bytes):
-                if await self.apply(forked.agent_id, [mark], part, ()) is not None:
-                    return False
-            if not more:
-                return True
-            ask = replace(ask, after=rows[-1].key)
-
-    async def _raise_floor(self, agent_id: str, uid: str, before: int, cursor: int) -> int:
-        """Note in the state below which cursor there are no events any more; returns that."""
-        for _ in range(TRIES):
-            header, state = await self._settled(agent_id, lambda: _header_and_state(agent_id, uid))
-            floor = await self.read_plan(agent_id, _old_events_end(uid, state.first_cursor, before, cursor))
-            if floor <= state.first_cursor:
-                return state.first_cursor
-            version = integer(header.columns["version"])
-            wake_at = header.columns["wake_at"]
-            commit = Commit(
-                replace(state, first_cursor=floor),
-                f"prune:{version}:{floor}",
-                version,
-                None,
-                max(await self._time(), state.updated_at),
-                rec.read_bounds(header),
-                wake_at=wake_at if isinstance(wake_at, int) else None,
-                seen=integer(header.columns["seen"]),
-            )
-            try:
-                await self.commit(commit)
-            except ConflictError:
-                continue
-            return floor
-        raise ConflictError(f"{agent_id!r} changes too fast to be pruned; try again.", agent_id=agent_id)
-
-    async def _remove_old(self, agent_id: str, ask: Scan, old: Callable[[Record], bool]) -> int:
-        """Remove the records of a kind that are old and not reached; returns how many.
-
-        Each removal happens only if nothing was committed since it was judged, for a commit may name a document
-        again, or consume an id once more. An agent that commits without a pause keeps some for the next time.
-        """
-        count = failures = 0
-        kind, uid = ask.kind, ask.uid
-        header, reached = await self._settled(agent_id, lambda: _reached(agent_id, uid, kind))
-        while failures < TRIES:
-            same = [Condition("equals", header.address, name, header.columns[name]) for name in ("uid", "version")]
-            rows = await self.read_plan(agent_id, plans.scan(ask))
-            gone = [row.address for row in rows if old(row) and row.key not in reached]
-            for part in portions(gone, self._most, self.max_batch_bytes):
-                if await self.apply(agent_id, same, (), part) is not None:
-                    failures += 1
-                    header, reached = await self._settled(agent_id, lambda: _reached(agent_id, uid, kind))
-                    break
-                count += len(part)
-            else:
-                if len(rows) < ask.limit:
-                    break
+            chosen = [row for row in rows if taken(row)]
+            for target in targets:
+                copies = [replace(row, uid=target.state.uid) for row in chosen]
+                for part in portions(copies, self._most, self.max_batch_bytes):
+                    if target.lost:
+                        break
+                    target.lost = await self.apply(target.state.agent_id, [target.mark], part, ()) is not None
+            if more:
                 ask = replace(ask, after=rows[-1].key)
-        return count
 
 
-def _header_and_state(agent_id: str, uid: str) -> Plan[tuple[Record, State]]:
-    header = yield from plans.need_header(agent_id)
-    if uid_of(header) != uid:
-        raise plans.no_agent(agent_id)
-    return header, (yield from plans.state_of(header))
-
-
-def _reached(agent_id: str, uid: str, kind: Kind) -> Plan[tuple[Record, set[str]]]:
-    """Read the header and, of documents, the keys that it or a snapshot names."""
-    header, state = yield from _header_and_state(agent_id, uid)
-    if kind != "document":
-        return header, set()
-    rows = yield from plans.scan_all(Scan("snapshot", uid))
-    named = [*state.documents, *(document for row in rows for document in plans.snapshot_documents(row))]
-    return header, {plans.document_key(uid, document).key for document in named}
-
-
-def _old_events_end(uid: str, floor: int, before: int, cursor: int) -> Plan[int]:
-    """Find the first cursor behind the events, from the oldest on, that are from before a moment and a cursor."""
-    ask = Scan("events", uid)
+def _count(ask: Scan) -> Plan[int]:
+    count = 0
     while True:
         rows = yield from plans.scan(ask)
-        for row in rows:
-            last = integer(row.columns["last"])
-            if last >= cursor or integer(row.columns["at"]) >= before:
-                return floor
-            floor = max(floor, last + 1)
+        count += len(rows)
         if len(rows) < ask.limit:
-            return floor
+            return count
         ask = replace(ask, after=rows[-1].key)
+
+
+def _expired(header: Record, moment: int) -> Condition:
+    """Say that an agent's time is over and stays so."""
+    ends = header.columns["expires_at"]
+    if not isinstance(ends, int) or ends > moment:
+        raise ConflictError(
+            f"{header.key!r} has not expired: its time ends {'never' if ends is None else f'at {ends}'}.",
+            code="not_expired",
+            agent_id=header.key,
+            expires_at=ends,
+        )
+    return Condition("equals", header.address, "expires_at", ends)
 
 
 def _taken(new_id: str) -> AgentExistsError:

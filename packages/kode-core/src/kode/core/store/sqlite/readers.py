@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from kode.core.store.lanes import Job, Lanes
 from kode.core.store.primitives import Durability
 from kode.core.store.sqlite import reads
 from kode.core.store.sqlite.file import connect, map_errors
-from kode.core.store.sqlite.lanes import Job, Lanes
 
 __all__ = ["Readers"]
 

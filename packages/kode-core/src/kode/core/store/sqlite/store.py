@@ -20,8 +20,10 @@ from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
 from kode.core.store.open import local_path, query
 from kode.core.store.plans import Plan, Scan
 from kode.core.store.primitives import Durability
+from kode.core.store.questions import Question
 from kode.core.store.sqlite import reads, rows
 from kode.core.store.sqlite.readers import Readers
+from kode.core.store.sqlite.select import look, select
 from kode.core.store.sqlite.sets import Append, Apply
 from kode.core.store.sqlite.writer import Writer
 
@@ -68,7 +70,7 @@ class SqliteStore(Store):
             raise UsageError(f"durability is {durability!r}; give 'power' or 'process'.", code="bad_durability")
         self.durability: Durability = durability
         self._busy_timeout_s = busy_timeout_s
-        self._clock: Clock = RealClock() if clock is None else clock
+        self._clock = RealClock() if clock is None else clock
         self._writer = Writer(self.path, durability, busy_timeout_s)
         self._readers = Readers(self.path, durability, busy_timeout_s)
         self._state = "new"
@@ -168,10 +170,16 @@ class SqliteStore(Store):
             pass
 
     async def erase(
-        self, agent_id: str, *, uid: str | None = None, holder: str | None = None, force: bool = False
+        self,
+        agent_id: str,
+        *,
+        uid: str | None = None,
+        holder: str | None = None,
+        force: bool = False,
+        expired_by: int | None = None,
     ) -> str:
         """See `Store.erase`. The write-ahead log is emptied too, unless another process reads from it."""
-        gone = await super().erase(agent_id, uid=uid, holder=holder, force=force)
+        gone = await super().erase(agent_id, uid=uid, holder=holder, force=force, expired_by=expired_by)
         await self._writer.run(_empty_log, alone=True)
         return gone
 
@@ -208,6 +216,17 @@ class SqliteStore(Store):
     async def agents(self, prefix: str, after: str, limit: int, tenant: str | None = None) -> list[Record]:
         """See `Records.agents`."""
         return await self._read(lambda db: rows.agents(db, prefix, after, limit, tenant))
+
+    async def select(self, question: Question) -> list[tuple[str, Record]]:
+        """See `QuerySupport.select`; one statement."""
+        return await self._read(lambda db: select(db, question))
+
+    async def look(self, agent_id: str | None) -> object:
+        """See `WatchSupport.look`; for all agents SQLite's own count of changes tells."""
+        if agent_id is not None:
+            return await super().look(agent_id)
+        run = self._writer.run
+        return await (run(look, alone=True) if self._state == "open" else self._opened(run, look))
 
     # ---- inside --------------------------------------------------------------------------------------------
 

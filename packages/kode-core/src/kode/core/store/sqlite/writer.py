@@ -15,10 +15,10 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from kode.core.errors import StoreError
+from kode.core.store.lanes import Job, Lanes
 from kode.core.store.primitives import Durability
 from kode.core.store.sqlite import sets
 from kode.core.store.sqlite.file import connect, map_errors, must_reopen
-from kode.core.store.sqlite.lanes import Job, Lanes
 
 __all__ = ["Writer"]
 

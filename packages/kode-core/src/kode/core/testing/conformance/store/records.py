@@ -1,34 +1,49 @@
-"""The contract of the record primitives."""
+"""The contract of the round trip: what was written is what is read."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import anyio
-
+from kode.core import jsontext
+from kode.core.kernel.message import (
+    BlobBlock,
+    Json,
+    MediaBlock,
+    Message,
+    ReasoningBlock,
+    TextBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    Usage,
+)
+from kode.core.kernel.state import Ancestor, Document, State, Timer
+from kode.core.kernel.toolcall import CallStatus
+from kode.core.kernel.window import Compaction, Range, Snapshot, Window
 from kode.core.store.base import Store
-from kode.core.store.contract import Condition, Due, Key, Record
-from kode.core.store.records import COLUMNS, int_key
-from kode.core.testing.conformance.store.author import StoreCase
+from kode.core.store.contract import DocumentBody, Key, Record
+from kode.core.store.records import COLUMNS, read_compaction, read_message
+from kode.core.testing.conformance.store.author import (
+    AT,
+    A,
+    Author,
+    StoreCase,
+    head,
+    item,
+    keep,
+    loaded,
+    open_call,
+    row,
+)
 
-__all__ = ["RecordsContract", "row"]
+__all__ = ["RoundTripContract", "head", "row"]
 
-A = "a/b:c@d.e-f_1"
-
-
-def row(kind: Any, key: str, owner: str = "u", /, body: bytes = b"1{}", **columns: Any) -> Record:
-    """Build a record; columns that are not given are null."""
-    return Record(kind, owner, key, {**{name: None for name, _ in COLUMNS[kind]}, **columns}, body)
+ODD = "a\0b\r\n\t  e\u0301 \u00e9 \u202e \U0001f600\U0010ffff \ufffd 'quoted' \"\\ %s"
 
 
-def head(agent_id: str = A, uid: str = "u", **columns: Any) -> Record:
-    """Build a header."""
-    given = {"max_inbox": 3, "max_message_bytes": 100, "seen": 0, "version": 1, **columns}
-    return row("header", agent_id, "", agent_id=agent_id, uid=uid, **given)
+class RoundTripContract(StoreCase):
+    """Records and values come back equal."""
 
-
-class RecordsContract(StoreCase):
-    """What `Records` says of each primitive."""
+    group = "round-trip"
 
     async def test_what_was_put_is_read_back_whole(self, store: Store) -> None:
         """Columns of 64-bit integers, any text or null, and bodies of any bytes are read back equal."""
@@ -38,15 +53,18 @@ class RecordsContract(StoreCase):
             row("staged", "a uid", "", at=1),
             row("call", "10.10.10", status="PENDING", tool="t"),
         ]
-        assert await store.apply(A, (), put, ()) is None
+        await keep(store, put)
         assert await store.get(A, [r.address for r in put]) == put
 
     async def test_get_answers_in_the_order_asked_with_none_for_what_is_not_there(self, store: Store) -> None:
-        """`get` answers in the order asked, with None for what is not there."""
+        """`get` answers in the order asked, a key as often as it was asked for, with None for what is not there."""
         a, b = row("message", "10"), row("message", "11")
-        await store.apply(A, (), [a, b], ())
+        await keep(store, [a, b])
         keys = [b.address, Key("message", "u", "12"), a.address, Key("message", "other", "10"), b.address]
         assert await store.get(A, keys) == [b, None, a, None, b]
+
+    async def test_get_of_nothing_is_nothing(self, store: Store) -> None:
+        """`get` of no keys is an empty list."""
         assert await store.get(A, []) == []
 
     async def test_a_put_replaces_the_whole_record(self, store: Store) -> None:
@@ -56,13 +74,21 @@ class RecordsContract(StoreCase):
         await store.apply(A, (), [new], ())
         assert await store.get(A, [new.address]) == [new]
 
-    async def test_a_delete_of_nothing_is_fine_and_a_put_wins_over_a_delete(self, store: Store) -> None:
-        """A delete of nothing is fine; what is both put and deleted is put."""
+    async def test_a_delete_of_nothing_is_fine(self, store: Store) -> None:
+        """A delete of what is not there does nothing; one of what is there removes it."""
         a = row("message", "10")
-        assert await store.apply(A, (), [a], [a.address, Key("run", "u", "10")]) is None
+        await keep(store, [a])
+        assert await store.apply(A, (), (), [Key("run", "u", "10"), Key("message", "v", "10")]) is None
         assert await store.get(A, [a.address]) == [a]
         await store.apply(A, (), (), [a.address])
         assert await store.get(A, [a.address]) == [None]
+
+    async def test_a_put_wins_over_a_delete(self, store: Store) -> None:
+        """What is both put and deleted in one act is put."""
+        old, new = row("message", "10", role="user"), row("message", "10", role="assistant")
+        await keep(store, [old])
+        assert await store.apply(A, (), [new], [new.address]) is None
+        assert await store.get(A, [new.address]) == [new]
 
     async def test_nothing_is_shared_with_who_put_it(self, store: Store) -> None:
         """A change of what was handed in changes nothing stored."""
@@ -73,98 +99,31 @@ class RecordsContract(StoreCase):
         assert found is not None
         assert found.columns["role"] is None
 
-    async def test_the_first_failed_condition_is_named_and_nothing_written(self, store: Store) -> None:
-        """`apply` names the first condition that fails and then writes nothing."""
-        here, new = row("message", "10", role="user"), row("message", "11")
-        await store.apply(A, (), [here], ())
-        holds = Condition("equals", here.address, "role", "user")
-        for i, failing in enumerate(
-            [
-                Condition("absent", here.address),
-                Condition("equals", here.address, "role", "assistant"),
-                Condition("equals", here.address, "role", None),
-                Condition("equals", Key("message", "u", "99"), "role", None),
-            ]
-        ):
-            conditions = [*[holds] * i, failing, Condition("absent", here.address)]
-            assert await store.apply(A, conditions, [new], [here.address]) == i
-        assert await store.get(A, [here.address, new.address]) == [here, None]
-        ok = [holds, Condition("absent", new.address), Condition("equals", here.address, "run", None)]
-        assert await store.apply(A, ok, [new], ()) is None
+    async def test_nothing_is_shared_with_who_reads_it(self, store: Store) -> None:
+        """A change of what was read changes nothing stored."""
+        await keep(store, [row("message", "10", role="user")])
+        (found,) = await store.scan(A, "message", "u", limit=9)
+        try:
+            found.columns["role"] = "changed"  # type: ignore[index]
+        except TypeError:
+            pass  # it cannot be changed at all
+        (again,) = await store.get(A, [found.address])
+        assert again is not None
+        assert again.columns["role"] == "user"
 
-    async def test_free(self, store: Store) -> None:
-        """`free` holds without a lease, without a holder, and from the moment it ends."""
-        lease = Key("lease", "u", "")
-        assert await store.apply(A, [Condition("free", lease, value=5)], (), ()) is None
-        for holder, until, now, free in [("h", 10, 9, False), ("h", 10, 10, True), (None, 99, 5, True)]:
-            await store.apply(A, (), [row("lease", "", holder=holder, until=until, fence=1)], ())
-            failed = await store.apply(A, [Condition("free", lease, value=now)], (), ())
-            assert (failed is None) is free
+    async def test_an_empty_body_stays_empty(self, store: Store) -> None:
+        """A body of no bytes is read back as that, not as nothing."""
+        empty = row("staged", "10", body=b"")
+        await keep(store, [empty])
+        assert await store.get(A, [empty.address]) == [empty]
+        assert await store.scan(A, "staged", "u", limit=9) == [empty]
 
-    async def test_no_inbox_after(self, store: Store) -> None:
-        """`no_inbox_after` holds while no item has a higher position."""
-
-        def condition(position: int) -> list[Condition]:
-            return [Condition("no_inbox_after", Key("inbox", "u", ""), value=int_key(position))]
-
-        assert await store.apply(A, condition(0), (), ()) is None
-        await store.apply(A, (), [row("inbox", int_key(17), id="i", kind="message")], ())
-        assert await store.apply(A, condition(16), (), ()) == 0
-        assert await store.apply(A, condition(17), (), ()) is None
-
-    async def test_only_one_of_many_concurrent_applies_meets_its_condition(self, store: Store) -> None:
-        """Conditions are judged and acted on in one atomic act."""
-        await store.apply(A, (), [head()], ())
-        outcomes: list[int | None] = []
-
-        async def contend(n: int) -> None:
-            condition = Condition("equals", Key("header", "", A), "version", 1)
-            outcomes.append(await store.apply(A, [condition], [head(version=2), row("run", int_key(n))], ()))
-
-        async with anyio.create_task_group() as tasks:
-            for n in range(20):
-                tasks.start_soon(contend, n)
-        assert sorted(outcomes, key=str) == [0] * 19 + [None]
-        assert len(await store.scan(A, "run", "u", limit=99)) == 1
-
-    async def test_scan(self, store: Store) -> None:
-        """`scan` honours prefix, `after`, `before`, limit and direction, in the order of UTF-8 bytes."""
-        keys = ["10", "11", "1f", "210", "Z", "a/1", "a/2", "a0", "é", "\U0001f600"]
-        await store.apply(A, (), [row("message", key) for key in reversed(keys)], ())
-        await store.apply(A, (), [row("message", "12", "other"), row("run", "12")], ())
-
-        async def found(**given: Any) -> list[str]:
-            return [r.key for r in await store.scan(A, "message", "u", **{"limit": 99, **given})]
-
-        assert await found() == keys
-        assert await found(reverse=True) == keys[::-1]
-        assert await found(limit=3) == keys[:3]
-        assert await found(limit=3, reverse=True) == keys[:-4:-1]
-        assert await found(after="11") == keys[2:]
-        assert await found(after="110", before="a/2") == keys[2:6]
-        assert await found(before="11") == keys[:1]
-        assert await found(after="11", before="11") == []
-        assert await found(prefix="a/") == ["a/1", "a/2"]
-        assert await found(prefix="a/", after="a/1") == ["a/2"]
-        assert await found(prefix="a/", before="a/2", reverse=True) == ["a/1"]
-        assert await found(prefix="1", after="10", limit=1) == ["11"]
-        assert await found(prefix="\U0001f600") == ["\U0001f600"]
-        assert await found(prefix="nothing") == []
-        assert await store.scan(A, "message", "nobody", limit=9) == []
-
-    async def test_agents_are_listed_by_prefix_and_tenant(self, store: Store) -> None:
-        """`agents` lists headers in order of id, by prefix, tenant and from an id on."""
-        ids = ["a", "a/1", "a/2", "b"]
-        await store.apply(A, (), [head(id, f"u{id}", tenant="t" if id != "a/1" else None) for id in ids], ())
-
-        async def found(*given: Any) -> list[str]:
-            return [r.key for r in await store.agents(*given)]
-
-        assert await found("", "", 99) == ids
-        assert await found("", "a", 2) == ["a/1", "a/2"]
-        assert await found("a/", "", 99) == ["a/1", "a/2"]
-        assert await found("", "", 99, "t") == ["a", "a/2", "b"]
-        assert await found("", "a", 1, "t") == ["a/2"]
+    async def test_a_body_is_never_touched(self, store: Store) -> None:
+        """A body is bytes: whatever it looks like, not one of them is changed, cut or added."""
+        bodies = [b'1{ "b" : 1.0, "a" : 1.00 }\n', b"null", b"\0\0", b"\xff\xfe", b"a\r\nb \n", b"1" + b"\0" * 70_000]
+        rows = [row("blob", f"{n}", body=body) for n, body in enumerate(bodies)]
+        await keep(store, rows)
+        assert await store.scan(A, "blob", "u", limit=99) == rows
 
     async def test_a_body_may_be_large(self, store: Store) -> None:
         """A body of many megabytes is a record like others."""
@@ -173,129 +132,177 @@ class RecordsContract(StoreCase):
         assert await store.get(A, [large.address]) == [large]
         assert await store.scan(A, "blob", "u", limit=9) == [large]
 
-    async def test_marks_of_all_agents_are_scanned_together(self, store: Store) -> None:
-        """Records of kind ``staged`` under uid "" are routed by agent, and read together with agent id ""."""
-        await store.apply("a", (), [row("staged", "u1", "", at=1)], ())
-        await store.apply("b/c", (), [row("staged", "u2", "", at=2), row("staged", "u3")], ())
-        assert [mark.key for mark in await store.scan("", "staged", "", limit=9)] == ["u1", "u2"]
-        assert [mark.key for mark in await store.scan("", "staged", "", after="u1", limit=9)] == ["u2"]
+    async def test_null_and_empty_and_zero_are_three_things(self, store: Store) -> None:
+        """A column keeps null, "" and 0 apart."""
+        rows = [row("call", f"{n}", tool=tool, run=run) for n, (tool, run) in enumerate([("", 0), (None, None)])]
+        await keep(store, rows)
+        found = await store.scan(A, "call", "u", limit=9)
+        assert [(r.columns["tool"], r.columns["run"]) for r in found] == [("", 0), (None, None)]
 
-    async def test_drop_takes_everything_of_a_uid_and_nothing_else(self, store: Store) -> None:
-        """`drop` removes every record of a uid, blobs too, and nothing else; again it does nothing."""
-        mine = [row(kind, "10") for kind in COLUMNS if kind != "header"] + [row("lease", "")]
-        others = [row(kind, "10", "u2") for kind in COLUMNS] + [head(), row("staged", "u", "")]
-        await store.apply(A, (), [*mine, *others], ())
-        for _ in range(2):
-            await store.drop(A, "u")
-        assert await store.get(A, [r.address for r in mine]) == [None] * len(mine)
-        assert await store.get(A, [r.address for r in others]) == others
+    async def test_whole_numbers_are_exact(self, store: Store) -> None:
+        """A column of numbers holds any of 64 bits exactly, and reads it back as an int."""
+        numbers = [-(2**63), -1, 0, 2**53 + 1, 2**63 - 1]
+        await keep(store, [row("message", f"{n}", at=at) for n, at in enumerate(numbers)])
+        found = [r.columns["at"] for r in await store.scan(A, "message", "u", limit=9)]
+        assert (found, {type(at) for at in found}) == (numbers, {int})
 
-    # ---- the inbox -----------------------------------------------------------------------------------------
+    async def test_text_is_kept_code_point_for_code_point(self, store: Store) -> None:
+        """Text in keys and columns is kept as it is: no folding, trimming or normal form; beyond the BMP too."""
+        texts = [
+            "e\u0301",
+            "\u00e9",
+            "a",
+            "A",
+            " a",
+            "a ",
+            "\u00df",
+            "ss",
+            "\U0001f600",
+            "\U0010ffff",
+            "\ufeff",
+            "1",
+            "01",
+        ]
+        rows = [row("call", text, tool=text) for text in texts]
+        await keep(store, rows)
+        assert await store.get(A, [r.address for r in rows]) == rows
+        assert len(await store.scan(A, "call", "u", limit=99)) == len(rows)
 
-    async def _append(self, store: Store, id: str, now: int = 50, bounded: bool = True, **columns: Any) -> Any:
-        given = {"id": id, "kind": "message", "size": 10, "at": 1, "priority": 0, **columns}
-        return await store.append_inbox(A, row("inbox", "", "", **given), now=now, bounded=bounded)
+    async def test_a_key_may_have_600_bytes(self, store: Store) -> None:
+        """A key of 600 bytes is kept whole and told from one that differs in its last character."""
+        rows = [row("consumed", "\u00e9" * 299 + end) for end in "ab"]
+        await keep(store, rows)
+        assert await store.get(A, [r.address for r in rows]) == rows
 
-    async def test_append_gives_rising_positions_and_keeps_the_record(self, store: Store) -> None:
-        """An item gets a position above all others and above `seen`, and keeps its columns."""
-        assert (await self._append(store, "x")).outcome == "gone"
-        await store.apply(A, (), [head(seen=16)], ())
-        first, second = await self._append(store, "x", tenant="t"), await self._append(store, "y")
-        assert [first.outcome, first.position, second.position] == ["new", 17, 18]
-        (kept, _) = await store.scan(A, "inbox", "u", limit=9)
-        assert (kept.key, kept.uid, kept.columns["id"], kept.columns["tenant"]) == (
-            int_key(17),
-            "u",
-            "x",
-            "t",
-        )
+    async def test_every_kind_keeps_its_columns(self, store: Store) -> None:
+        """Every kind of record keeps every column that the closed list gives it."""
+        rows = []
+        for kind, columns in COLUMNS.items():
+            values: dict[str, Any] = {name: f"{name}!" if sort == "text" else 7 for name, sort in columns}
+            rows.append(row(kind, A, "", **values) if kind == "header" else row(kind, "k", **values))
+        await keep(store, rows)
+        assert await store.get(A, [r.address for r in rows]) == rows
 
-    async def test_append_refuses_another_identity(self, store: Store) -> None:
-        """An item for another uid than the header's finds the agent gone."""
-        await store.apply(A, (), [head()], ())
-        for uid, outcome in (("v", "gone"), ("u", "new")):
-            sent = row("inbox", "", uid, id="x", kind="message", size=1)
-            assert (await store.append_inbox(A, sent, now=5, bounded=True)).outcome == outcome
+    async def test_a_kind_and_a_uid_are_part_of_the_address(self, store: Store) -> None:
+        """Records of one key under other kinds and uids are other records."""
+        rows = [row(kind, "10", uid) for kind in ("message", "run", "document") for uid in ("u", "v")]
+        await keep(store, rows)
+        await store.apply(A, (), (), [rows[0].address])
+        assert await store.get(A, [r.address for r in rows]) == [None, *rows[1:]]
 
-    async def test_a_position_is_not_used_again_after_its_item_is_gone(self, store: Store) -> None:
-        """Positions rise for ever: `seen` remembers what was given out."""
-        await store.apply(A, (), [head()], ())
-        await self._append(store, "x")
-        await store.apply(A, (), [head(seen=1)], [Key("inbox", "u", int_key(1))])
-        assert (await self._append(store, "y")).position == 2
-
-    async def test_append_knows_ids_that_wait_or_were_consumed(self, store: Store) -> None:
-        """A known id is told before any bound; a consumed one until it expires."""
-        await store.apply(A, (), [head(), row("consumed", "old", position=7, run=3, expires_at=100)], ())
-        await self._append(store, "x")
-        again = await self._append(store, "x", size=10**9)
-        assert (again.outcome, again.position, again.known.columns["id"]) == ("waiting", 1, "x")
-        old = await self._append(store, "old", now=99, size=10**9)
-        assert (old.outcome, old.position, old.known.columns["run"]) == ("consumed", 7, 3)
-        assert (await self._append(store, "old", now=100)).outcome == "new"
-
-    async def test_append_is_bounded_where_asked(self, store: Store) -> None:
-        """Size and count bind where asked; only messages and reminders count."""
-        await store.apply(A, (), [head()], ())
-        big = await self._append(store, "big", size=101)
-        assert (big.outcome, big.limit) == ("too_big", 100)
-        assert (await self._append(store, "d", kind="decision", bounded=False, size=101)).outcome == "new"
-        for n, kind in enumerate(("message", "reminder", "message")):
-            assert (await self._append(store, f"{n}", kind=kind)).outcome == "new"
-        full = await self._append(store, "more")
-        assert (full.outcome, full.limit) == ("full", 3)
-        assert (await self._append(store, "i", kind="interrupt", bounded=False)).outcome == "new"
-
-    async def test_append_moves_the_wake_up_forward_only_and_nothing_else(self, store: Store) -> None:
-        """An item makes `wake_at` earlier, never later, and changes nothing else of the header."""
-
-        async def header() -> Record:
+    async def test_a_write_is_seen_at_once(self, store: Store) -> None:
+        """What was acknowledged is what the next read finds, every time."""
+        for n in range(1, 21):
+            await keep(store, [head(version=n)])
             (found,) = await store.get(A, [Key("header", "", A)])
             assert found is not None
-            return found
+            assert found.columns["version"] == n
 
-        await store.apply(A, (), [head(max_inbox=9)], ())
-        for id, now, not_before, wake_at in [
-            ("a", 50, 80, 80),
-            ("b", 60, None, 60),
-            ("c", 70, None, 60),
-            ("d", 55, 10, 55),
-        ]:
-            await self._append(store, id, now=now, not_before=not_before)
-            assert (await header()).columns["wake_at"] == wake_at
-        assert await header() == head(max_inbox=9, wake_at=55)
-        parked = head(parked="crash_loop", max_inbox=9)
-        await store.apply(A, (), [parked], ())
-        await self._append(store, "e", now=1)
-        assert await header() == parked
+    # ---- values through the codec --------------------------------------------------------------------------
 
-    async def test_concurrent_appends_get_a_position_each(self, store: Store) -> None:
-        """Concurrent appends get a position each, and one id one position."""
-        await store.apply(A, (), [head(max_inbox=100)], ())
-        got: list[int] = []
+    async def test_messages_of_every_block(self, store: Store) -> None:
+        """Messages with blocks of every type are read back equal."""
+        author = Author(store)
+        await author.create()
+        text = TextBlock("t", opaque=Json('{"v":1}'))
+        blocks = (
+            text,
+            ReasoningBlock("why", "sig", True, Json("[1]")),
+            ToolUseBlock("p1", "bash", Json('{"cmd":"ls"}')),
+            ToolResultBlock("p1", (text, BlobBlock("ab", 9, preview="x")), True, "1.1.0"),
+            MediaBlock("image", "image/png", data="AAAA", name="n"),
+            BlobBlock("cd", 10**12),
+        )
+        said = [Message(0, "user", blocks, AT, 1, 2, "inbox:a", "s"), Message(1, "assistant", (), AT)]
+        said += [Message(2, "system", blocks[:1], AT, usage=Usage(1, 2, 3, 4, 5, 6), metadata=Json('{"a":null}'))]
+        await author.commit(messages=said, state={"next_seq": 3})
+        assert (await store.read_messages("agent")).items == tuple(said)
 
-        async def append(n: int) -> None:
-            got.append((await self._append(store, f"{n % 15}")).position)
+    async def test_text_of_messages_is_kept(self, store: Store) -> None:
+        """A message's text may hold NUL, line ends, quotes and any character, and is read back equal."""
+        author = Author(store)
+        await author.create()
+        await author.say(ODD, "", " ")
+        said = (await store.read_messages("agent")).items
+        assert [m.blocks for m in said] == [(TextBlock(text),) for text in (ODD, "", " ")]
 
-        async with anyio.create_task_group() as tasks:
-            for n in range(30):
-                tasks.start_soon(append, n)
-        assert sorted(got) == sorted([*range(1, 16)] * 2)
+    async def test_text_that_is_no_unicode_is_mended(self, store: Store) -> None:
+        """A lone surrogate becomes U+FFFD; two halves of a pair become their character."""
+        author = Author(store)
+        await author.create()
+        await author.say("a\ud800b", "\ud83d\ude00")
+        said = (await store.read_messages("agent")).items
+        assert [m.blocks for m in said] == [(TextBlock("a\ufffdb"),), (TextBlock("\U0001f600"),)]
 
-    # ---- due -----------------------------------------------------------------------------------------------
+    async def test_json_is_kept_as_written(self, store: Store) -> None:
+        """JSON keeps the order of keys, every digit of whole numbers, the shortest floats, and depth."""
+        values: list[Any] = [{"b": 1, "a": 10**4_000, "": 0.1}, 1e-7, 5e-324, -0.0, 1e22, None, [], {}, "\0"]
+        deep: Any = 1
+        for _ in range(jsontext.MAX_DEPTH):
+            deep = [deep]
+        author = Author(store)
+        texts = [jsontext.dump(value) for value in [*values, deep]]
+        named = tuple(Document("todo", f"{n}", "d") for n in range(len(texts)))
+        bodies = tuple(DocumentBody("todo", f"{n}", text) for n, text in enumerate(texts))
+        await author.create(state={"documents": named}, documents=bodies)
+        assert await store.read_documents("agent") == bodies
 
-    async def test_due_lists_who_must_wake_and_is_not_driven(self, store: Store) -> None:
-        """`due` lists in order of time and id whom no live lease holds."""
-        leases = {"c": ("h", 100), "d": ("h", 20), "e": (None, 100)}
-        wakes = {"b": 10, "a": 10, "c": 5, "d": 4, "e": 3, "later": 21, "never": None}
-        puts = [head(id, f"u{id}", wake_at=at) for id, at in wakes.items()]
-        puts += [row("lease", "", f"u{id}", holder=h, until=t, fence=1) for id, (h, t) in leases.items()]
-        await store.apply(A, (), puts, ())
-        everyone = [Due("e", 3), Due("d", 4), Due("a", 10), Due("b", 10)]
-        assert await store.due(20, 99) == everyone
-        assert await store.due(20, 2) == everyone[:2]
-        assert await store.due(20, 99, everyone[1]) == everyone[2:]
-        assert await store.due(20, 99, everyone[2]) == everyone[3:]
-        assert await store.due(2, 99) == []
-        await store.apply(A, (), [head("a", "ua", wake_at=None)], [Key("header", "", "b")])
-        assert await store.due(20, 99) == everyone[:2]
+    async def test_a_message_may_have_10_mb(self, store: Store) -> None:
+        """A message of 10 MB is committed and read back whole."""
+        author = Author(store)
+        await author.create()
+        text = "0123456789\u00e9" * 850_000
+        await author.say(text)
+        assert [m.blocks == (TextBlock(text),) for m in (await store.read_messages("agent")).items] == [True]
+
+    async def test_a_state_with_everything_in_it(self, store: Store) -> None:
+        """All fields of a state are read back equal."""
+        state = {
+            "tenant": "t \u00e9",
+            "template": "x@1",
+            "timers": (Timer("t", None, "reminder", ODD, every_us=5), Timer("u", AT, "message")),
+            "lineage": (Ancestor("a", "u", 3),),
+            "window": Window("c", pinned=(0,), ranges=(Range(0, 2), Range(3))),
+            "usage_total": Usage(1, 2, 3, 4, 5, 2**60),
+            "sandbox_ref": ODD,
+            "expires_at": AT + 1,
+        }
+        author = Author(store)
+        await author.create(state=state)
+        assert (await loaded(store)).state == author.state == await store.read_state("agent")
+
+    async def test_load(self, store: Store) -> None:
+        """`load` gives state, version, window, open calls, inbox and lease as committed; None if there is none."""
+        author = Author(store)
+        await author.create(state={"tenant": "t", "template": "x@1"})
+        await author.say(*[f"text {n}" for n in range(20)])
+        calls = (open_call(0), open_call(1, status=CallStatus.PENDING))
+        window = Window(pinned=(3,), ranges=(Range(5, 7), Range(18)))
+        await author.commit(state={"calls": calls, "window": window}, calls=calls, seen=0, wake_at=AT + 9)
+        await store.enqueue("agent", item("a"))
+        loaded = await store.load("agent")
+        assert loaded is not None
+        assert (loaded.state, loaded.version, loaded.seen, loaded.lease) == (author.state, 3, 0, None)
+        assert [read_message(row).seq for row in loaded.window] == [3, 5, 6, 18, 19]
+        assert [found.id for found in loaded.inbox] == ["a"]
+        assert loaded.wake_at is not None
+        assert await store.load("nobody") is None
+        assert [await store.exists(id) for id in ("agent", "nobody")] == [True, False]
+
+    async def test_an_agent_of_which_nothing_is_set(self, store: Store) -> None:
+        """The smallest state, with empty texts and no records, is read back equal."""
+        author = Author(store)
+        author.state = State("agent", "uid-1", 0, 0)
+        await author.create(at=0)
+        found = await loaded(store)
+        assert (found.state, list(found.window), found.inbox) == (author.state, [], ())
+
+    async def test_compactions_and_snapshots(self, store: Store) -> None:
+        """Compactions and snapshots are read back equal, with every field."""
+        author = Author(store)
+        before = Window("c0", (1,), (Range(0, 2), Range(5)))
+        made = Compaction("c1", 0, 2, AT, (TextBlock(ODD),), "model", before, "m", Usage(1), 10, 5)
+        shot = Snapshot("s \u00e9", 0, AT, before, (("k", "n/m", "d"),), ("x", "\u00e9"), "s0", 7, "t@1")
+        await author.create(compactions=[made], snapshots=[shot])
+        (kept,) = await store.scan("agent", "compaction", "uid-1", limit=9)
+        assert (read_compaction(kept), await store.list_snapshots("agent")) == (made, (shot,))

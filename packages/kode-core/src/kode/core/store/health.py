@@ -1,0 +1,139 @@
+"""Whether a store works, and whether what it holds of an agent fits together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kode.core.clock import Clock
+from kode.core.errors import KodeError
+from kode.core.store import codec
+from kode.core.store import records as rec
+from kode.core.store.metrics import MetricsSupport
+from kode.core.store.orphans import Orphans
+from kode.core.store.plans import header_key
+from kode.core.store.primitives import Durability, check_agent_id
+
+if TYPE_CHECKING:
+    from kode.core.store.consistency import Consistency
+
+__all__ = ["Health", "HealthSupport"]
+
+PROBE = "health-check"
+"""Agent id and uid of the one record that is written and removed again."""
+TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a store is."""
+
+    store: str
+    """Name of its class."""
+    format: int
+    """Version of the records that this process writes."""
+    durability: Durability
+    """What an acknowledged write survives."""
+    reachable: bool
+    """It answered a read."""
+    writable: bool
+    """It acknowledged a write."""
+    read_s: float | None
+    """Seconds that the read took; None: it failed."""
+    write_s: float | None
+    """Seconds that the write took."""
+    agents: int | None
+    """Counted to at most `count_to`; None: unknown."""
+    due: int | None
+    """Agents that wait for a driver, counted likewise."""
+    problems: tuple[str, ...]
+    """What went wrong, for a person."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing went wrong."""
+        return not self.problems
+
+
+class HealthSupport(MetricsSupport, Orphans):
+    """Looking at the store itself."""
+
+    async def check_health(
+        self, *, timeout_s: float = 5.0, count_to: int = 1_000, clock: Clock | None = None
+    ) -> Health:
+        """Read, write and count a little; it never raises for a store that is not well, but says what is wrong.
+
+        What is written is one small record, removed again; `sweep` removes it if that does not succeed.
+
+        Args:
+            timeout_s: How long each of the parts may take, seconds.
+            count_to: Where counting ends.
+            clock: What the time is measured by; None: the store's.
+        """
+        timer = self._clock if clock is None else clock
+        problems: list[str] = []
+        seconds: list[float | None] = []
+
+        async def attempt(what: str, part: Callable[[], Awaitable[Any]]) -> Any:
+            began = timer.monotonic()
+            try:
+                with timer.fail_after(timeout_s):
+                    found = await part()
+            except TimeoutError:
+                problems.append(f"{what} gave no answer within {timeout_s} s.")
+            except KodeError as error:
+                problems.append(f"{what} failed: {error.message}")
+            except Exception as error:  # noqa: BLE001 - what a store lets through is a thing to tell of, not to raise
+                problems.append(f"{what} failed: {type(error).__name__}.")
+            else:
+                seconds.append(timer.monotonic() - began)
+                return found
+            seconds.append(None)
+            return None
+
+        await attempt("Reading", lambda: self.get(PROBE, [header_key(PROBE)]))
+        await attempt("Writing", self._probe)
+        agents = await attempt("Counting agents", lambda: self.agents("", "", count_to))
+        due = await attempt("Counting those that are due", lambda: self._due_now(count_to))
+        read_s, write_s, *_ = seconds
+        return Health(
+            store=type(self).__name__,
+            format=codec.VERSION,
+            durability=self.durability,
+            reachable=read_s is not None,
+            writable=write_s is not None,
+            read_s=read_s,
+            write_s=write_s,
+            agents=None if agents is None else len(agents),
+            due=due,
+            problems=tuple(problems),
+        )
+
+    async def check_consistency(self, agent_id: str) -> Consistency:
+        """Read all that is stored of an agent and name everything that is wrong with it; changes nothing.
+
+        It reads every record of the agent once. While the agent is at work, a store without snapshots may have to
+        begin anew; it gives up after a few times and then tells of what may only be its haste as ``unsettled``.
+
+        Raises:
+            NotFoundError: No such agent.
+        """
+        from kode.core.store.consistency import check_agent  # all of the kernel, which most who read do not need
+
+        check_agent_id(agent_id)
+        for _ in range(TRIES):
+            found = await self.read_plan(agent_id, check_agent(agent_id))
+            (header,) = await self.get(agent_id, [header_key(agent_id)])
+            if found.ok or (header is not None and header.columns["version"] == found.version):
+                break
+        return found
+
+    # ---- inside --------------------------------------------------------------------------------------------
+
+    async def _probe(self) -> None:
+        await self.apply(PROBE, (), [rec.orphan_record(PROBE, PROBE, "drop", await self.now())], ())
+        await self._unmark(PROBE, PROBE)
+
+    async def _due_now(self, most: int) -> int:
+        return len(await self.due(await self.now(), most))

@@ -1,0 +1,62 @@
+"""Runs the kit over a store without pytest's part: all clauses of many stores in one event loop, in a few seconds."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import anyio
+import pytest
+
+from kode.core.store import Store
+from kode.core.testing.clock import VirtualClock
+from kode.core.testing.conformance.store import Clause, StoreConformance
+from kode.core.testing.conformance.store.author import AT
+
+__all__ = ["failing"]
+
+PATIENCE_S = 2.0
+"""After which a clause has failed, of this process's own time. Nothing in memory takes a tenth of it."""
+
+
+async def failing(
+    make: Callable[[VirtualClock], Store], clauses: Iterable[Clause], kit: type[StoreConformance] = StoreConformance
+) -> dict[str, str]:
+    """Run clauses, each on a store of its own; of those that fail, what was seen."""
+    seen: dict[str, str] = {}
+    for clause in clauses:
+        try:
+            with _bounded(), anyio.fail_after(30):
+                await _run(make, clause, kit())
+        except pytest.skip.Exception:
+            pass
+        except (Exception, pytest.fail.Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is, it failed
+            seen[clause.name] = f"{type(error).__name__}: {error}"
+    return seen
+
+
+async def _run(make: Callable[[VirtualClock], Store], clause: Clause, kit: StoreConformance) -> None:
+    check = getattr(kit, f"test_{clause.name}")
+    clock = VirtualClock(AT)
+    async with make(clock) as store:
+        given = {"store": store, "clock": clock}
+        await check(**{name: given[name] for name in inspect.signature(check).parameters})
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """End what turns round and round: a wrong store need not let anybody else have their turn."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"it took more than {PATIENCE_S} s")
+
+    before = signal.signal(signal.SIGVTALRM, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

@@ -1,0 +1,62 @@
+"""Wrong where several processes share a store, or one is killed: wrong `SqliteStore`s."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.stores.mutants.table import Mutant
+
+from kode.core.store import Lease, SqliteStore
+
+
+class ChecksThenActs(SqliteStore):
+    """Conditions are judged in one transaction, and acted on in the next."""
+
+    async def apply(self, agent_id, conditions, puts, deletes):  # type: ignore[no-untyped-def]
+        failed = await super().apply(agent_id, conditions, (), ())
+        return failed if failed is not None else await super().apply(agent_id, (), puts, deletes)
+
+    async def apply_and_look(self, agent_id, conditions, puts, deletes, **look):  # type: ignore[no-untyped-def]
+        return await self.apply(agent_id, conditions, puts, deletes), []
+
+
+class LeasesOfItsOwn(SqliteStore):
+    """It knows the leases that it gave, and no others."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self._given: set[tuple[str, int]] = set()
+
+    async def acquire(self, agent_id: str, holder: str, ttl_s: float) -> Lease:
+        lease = await super().acquire(agent_id, holder, ttl_s)
+        self._given.add((lease.uid, lease.fence))
+        return lease
+
+    def _live_lease(self, *given: Any) -> Lease | None:
+        held = super()._live_lease(*given)
+        return held if held is not None and (held.uid, held.fence) in self._given else None
+
+
+class AcknowledgesTooEarly(SqliteStore):
+    """What it acknowledged is written with the next call."""
+
+    async def apply_and_look(self, agent_id, conditions, puts, deletes, **look):  # type: ignore[no-untyped-def]
+        failed = await super().apply(agent_id, conditions, (), ())
+        if failed is None:
+            self._behind = agent_id, puts, deletes
+        return failed, []
+
+    async def read_plan(self, agent_id, plan):  # type: ignore[no-untyped-def]
+        behind, self._behind = getattr(self, "_behind", None), None
+        if behind is not None:
+            agent_id, puts, deletes = behind
+            await super().apply(agent_id, (), puts, deletes)
+        return await super().read_plan(agent_id, plan)
+
+
+SHARED = (
+    Mutant(ChecksThenActs, "processes", "conditions_are_judged_on_what_all_wrote"),
+    Mutant(LeasesOfItsOwn, "processes", "a_lease_binds_all"),
+    Mutant(AcknowledgesTooEarly, "kill", "what_was_acknowledged_a_moment_before"),
+)
+"""Held to the clauses that are meant for them alone: starting processes takes its time."""
