@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -187,6 +188,16 @@ def test_a_revert_cancels_a_compaction_of_the_window_it_leaves(long: Any) -> Non
 def test_a_window_that_no_history_has(long: Any, window: Window) -> None:
     with pytest.raises(IllegalInputError):
         long.feed(Reverted(window))
+
+
+@pytest.mark.parametrize(
+    "window", [Window(), Window(ranges=(Range(3, 6), Range(8))), Window(ranges=(Range(8),), pinned=(3,))]
+)
+def test_a_revert_to_what_was_pruned_is_refused(long: Any, window: Window) -> None:
+    long.state = replace(long.state, first_seq=4, window=Window(ranges=(Range(4),)))
+    with pytest.raises(IllegalInputError, match="4 to 9"):
+        long.feed(Reverted(window))
+    long.feed(Reverted(Window(ranges=(Range(4, 6), Range(8)), pinned=(7,))))
 
 
 def test_documents_are_named_and_forgotten(play: Any) -> None:

@@ -88,6 +88,7 @@ class Draft:
     agent_id: str
     uid: str
     updated_at: int
+    first_seq: int
     next_seq: int
     next_cursor: int
     next_run: int

@@ -146,7 +146,7 @@ def take_snapshot(draft: Draft, got: SnapshotTaken) -> None:
 
 def revert(draft: Draft, got: Reverted) -> None:
     """Take an older window and its documents; every counter goes on."""
-    check_window(got.window, draft.next_seq)
+    check_window(got.window, draft.next_seq, draft.first_seq)
     cancel_compaction(draft)
     draft.window = got.window
     draft.documents = got.documents

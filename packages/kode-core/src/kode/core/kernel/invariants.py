@@ -43,7 +43,7 @@ def check(state: State) -> None:
     _check_calls(state)
     _check_run(state)
     try:
-        check_window(state.window, state.next_seq)
+        check_window(state.window, state.next_seq, state.first_seq)
     except IllegalInputError as error:
         raise InvariantError(f"Broken: the window is in order. {error}", invariant="window") from None
 

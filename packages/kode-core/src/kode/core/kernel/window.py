@@ -48,19 +48,20 @@ class Window:
             yield from range(r.start, r.stop or 0)
 
 
-def check_window(window: Window, next_seq: int) -> None:
-    """Refuse a window that no history of that length can have.
+def check_window(window: Window, next_seq: int, first_seq: int = 0) -> None:
+    """Refuse a window that no history can have whose messages are ``first_seq`` to before ``next_seq``.
 
     Raises:
-        IllegalInputError: Ranges overlap, do not rise, or end beyond the history; or not the last is open.
+        IllegalInputError: Ranges overlap, do not rise, or show what was pruned or never was; or not the last is open.
     """
     *closed, last = window.ranges or (Range(0, 0),)
     edges = [edge for r in closed for edge in (r.start, -1 if r.stop is None else r.stop)]
-    edges = [0, *edges, last.start, next_seq]
+    edges = [first_seq, *edges, last.start, next_seq]
     if last.stop is not None or edges != sorted(edges):
-        raise IllegalInputError(f"{window} is no window of a history of {next_seq} messages.")
-    if list(window.pinned) != sorted(set(window.pinned)) or any(not 0 <= p < next_seq for p in window.pinned):
-        raise IllegalInputError(f"Pinned messages {window.pinned} must rise and exist; there are {next_seq}.")
+        raise IllegalInputError(f"{window} is no window of a history of messages {first_seq} to {next_seq - 1}.")
+    if list(window.pinned) != sorted(set(window.pinned)) or any(not first_seq <= p < next_seq for p in window.pinned):
+        there = f"{first_seq} to {next_seq - 1}"
+        raise IllegalInputError(f"Pinned messages {window.pinned} must rise and exist; there are {there}.")
 
 
 def _holds(r: Range, seq: int) -> bool:
