@@ -160,7 +160,9 @@ def test_half_a_tool_call_is_withdrawn_and_asked_again(wired: Kode, chat_server:
     ran = wired("run", "x")
     assert (ran.code, ran.out) == (0, "Whole.\n")
     assert "I will" in ran.err
-    assert "the text above is withdrawn" in ran.err
+    (told,) = (line for line in ran.err.splitlines() if "the text above is withdrawn" in line)
+    assert "asking again (attempt 2). " in told, "the reason is said at once"
+    assert "a model call failed and was made again" not in ran.err, "and not a second time with the next commit"
     assert "fs_read" not in ran.err
 
 

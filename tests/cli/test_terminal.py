@@ -46,7 +46,7 @@ def test_a_person_decides(wired: Kode, chat_server: ChatServer) -> None:
     assert terminal.wait() == 0
     shown = terminal.shown
     assert "  a.txt\n  @@ -1,2 +1,3 @@\n   hello\n  +brave\n   world\n" in shown
-    assert "  a.txt\n  -world\n  +moon\n" in shown
+    assert "  -world\n  +moon\n" in shown
     assert "  $ echo one >> log\n" in shown
     assert shown.count("Allow?") == 5
     assert "keep the world" in chat_server.requests[1].messages[-2]["content"]

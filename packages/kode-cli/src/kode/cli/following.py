@@ -56,6 +56,8 @@ class Follower:
     """Blocks of the running reply that were shown as they came, and how far."""
     _output: str = ""
     """The last line that a running command wrote."""
+    _reasons: set[str] = field(default_factory=set)
+    """Why the model was asked again, as far as that was said already."""
     _whole: bool = False
     """All text of the last reply was shown live."""
     _signal: int | None = None
@@ -121,7 +123,7 @@ class Follower:
         elif event.type == "text_chunk_start":
             self.screen.end_text()
         elif event.type == "attempt_started":
-            self._attempt(event.step, envelope.attempt or "")
+            self._attempt(event, envelope.attempt or "")
         elif event.type == "tool_progress":
             self._output = next((line for line in reversed(envelope.delta.split("\n")) if line.strip()), self._output)
         else:
@@ -136,6 +138,8 @@ class Follower:
             return ()  # the question itself follows
         if event.type == "step_complete":
             self._live.clear()
+        if event.type == "error" and event.preview in self._reasons:
+            return ()  # said when the model was asked again
         if event.type != "text_chunk_end":
             return lines
         live = event.ref is not None and event.ref.block in self._live
@@ -149,16 +153,18 @@ class Follower:
         self._live[envelope.block] = envelope.offset
         self.screen.text(envelope.delta)
 
-    def _attempt(self, step: int, attempt: str) -> None:
+    def _attempt(self, event: Event, attempt: str) -> None:
         """A model call begins. What an attempt before it showed of the same reply does not count any more."""
         number = attempt.rpartition(".")[2]
+        reason = f" {inline(event.preview)}" if event.preview else ""
+        self._reasons.add(event.preview or "")
         if self._live:
-            self._say("the text above is withdrawn: the reply broke off; asking again")
+            self._say(f"the text above is withdrawn: the reply broke off; asking again (attempt {number}).{reason}")
             self._live.clear()
         elif number not in ("", "1"):
-            self._say(f"no reply yet; asking again (attempt {number})")
+            self._say(f"no reply yet; asking again (attempt {number}).{reason}")
         self._whole = True
-        self.story.step = max(self.story.step, step)
+        self.story.step = max(self.story.step, event.step)
 
     def _say(self, text: str) -> None:
         self.screen.tell([Line("item", "again", text)])

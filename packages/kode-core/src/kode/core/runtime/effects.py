@@ -110,19 +110,20 @@ class Worker:
         policy = self.deps.retry or RetryPolicy()
         began = self.clock.monotonic()
         attempt = effect.attempt
-        tried = 0
+        tried, why = 0, ""
         while True:
             tried += 1
             assembler = Assembler(self.binding.provider.name, self.binding.provider.model)
             try:
-                reply = await self._ask(effect, str(attempt), assembler)
+                reply = await self._ask(effect, str(attempt), assembler, why)
             except ProviderError as error:
                 elapsed = self.clock.monotonic() - began
                 delay = next_delay(policy, error, tried=tried, elapsed_s=elapsed, draw=self.deps.random())
                 if delay is None:
-                    why = RunError(error.code, error.message, error.retryable)
-                    return ModelFailed(effect.id, why, stop_for(error), assembler.usage)
-                self.note(Event("error", preview=preview(error.message), data={"code": error.code, "phase": "retry"}))
+                    final = RunError(error.code, error.message, error.retryable)
+                    return ModelFailed(effect.id, final, stop_for(error), assembler.usage)
+                why = preview(error.message)
+                self.note(Event("error", preview=why, data={"code": error.code, "phase": "retry"}))
                 with anyio.CancelScope() as scope:
                     self._enter(effect.id, scope)
                     await self.clock.sleep(delay)
@@ -137,12 +138,13 @@ class Worker:
                 reply.provider, reply.model, str(attempt),
             )  # fmt: skip
 
-    async def _ask(self, effect: CallModel, attempt: str, assembler: Assembler) -> Reply | None:
+    async def _ask(self, effect: CallModel, attempt: str, assembler: Assembler, why: str) -> Reply | None:
+        """Ask once. ``why``: what became of the try before, which watchers are told now and not with the next commit."""
         hub, provider = self.hub, self.binding.provider
         request = await self._request(effect)
         hub.step, hub.attempt, hub.reply = self.resident.state.step, attempt, assembler
         hub.show_thinking = self.binding.template.expose_thinking
-        self._live("attempt_started", attempt)
+        self._live("attempt_started", attempt, why=why)
         try:
             with self.clock.move_on_after(effect.timeout_s) as scope:
                 self._enter(effect.id, scope)
@@ -182,9 +184,11 @@ class Worker:
             timeout_s=effect.timeout_s,
         )
 
-    def _live(self, kind: str, attempt: str | None = None, call: str | None = None, delta: str = "") -> None:
+    def _live(
+        self, kind: str, attempt: str | None = None, call: str | None = None, delta: str = "", why: str = ""
+    ) -> None:
         hub = self.hub
-        event = Event(kind, step=self.resident.state.step, call=call)
+        event = Event(kind, step=self.resident.state.step, call=call, preview=why)
         hub.publish_live(Envelope(hub.agent_id, event, hub.cursor or 0, attempt, delta=delta))
 
     def _show(self, shown: Shown, attempt: str) -> None:
