@@ -275,7 +275,7 @@ def nobody(*folders: Path) -> Iterator[None]:
 
 async def test_no_right_to_read_or_write(tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.mktemp("rights")
-    for path in (root, *list(root.parents)[:2]):
+    for path in (root, *list(root.parents)[:-2]):
         path.chmod(0o755)
     async with JSONStore(root / "kode") as store:
         await Author(store).create()
