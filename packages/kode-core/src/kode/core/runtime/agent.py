@@ -405,7 +405,9 @@ class Agent:
         """Make another agent with this one's history, up to now or to a snapshot. It starts READY, with its own uid."""
         new_id = agent_id or self._deps.ids.agent_id()
         state = await self._deps.store.fork(self.agent_id, new_id, new_uid=self._deps.ids.uid(), at=at)
-        return Agent(new_id, state.uid, self.template, bind(self.template, self._deps), self._deps)
+        # A fork of a handle that owns its dependencies shares them, and so their connections: whoever is last closes.
+        binding = bind(self.template, self._deps)
+        return Agent(new_id, state.uid, self.template, binding, self._deps, owns_deps=self._owns_deps)
 
     def stop(self) -> None:
         """Have a drive of this handle rest at the next moment: tools get the grace, the agent stays resumable."""

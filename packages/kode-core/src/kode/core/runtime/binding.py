@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from kode.core.config import Dependencies
-from kode.core.errors import NotBoundError
+from kode.core.errors import NotBoundError, SandboxError
 from kode.core.jsontext import parse
 from kode.core.kernel.permission import MODES, PermissionPolicy
 from kode.core.provider.base import OutputSchema, Provider, Reasoning, ToolSpec
@@ -31,18 +33,30 @@ class Binding:
     system: str
     policy: PermissionPolicy
     modes: Mapping[str, Callable[..., Any]]
-    make_sandbox: Callable[[], Sandbox]
+    make_sandbox: Callable[[str | None], Sandbox]
+    """Makes it under the ref it had, or a new one; not opened yet."""
     output: OutputSchema | None = None
     reasoning: Reasoning | None = None
     sandbox: Sandbox | None = field(default=None, init=False)
 
-    async def open_sandbox(self) -> Sandbox:
-        """The agent's sandbox, made and opened at first use: it has its ref, and keeps what it promises."""
-        if self.sandbox is None:
-            sandbox = self.make_sandbox()
-            await sandbox.open()
-            self.sandbox = sandbox
-        return self.sandbox
+    @property
+    def ready(self) -> bool:
+        """Whether tools may run: there are none, or the sandbox is open."""
+        return not self.tools or self.sandbox is not None
+
+    async def open_sandbox(self, ref: str | None) -> None:
+        """Open the agent's sandbox if it is not open: the one of that ref, or a new one where that is gone.
+
+        Cancelled or failed, it leaves nothing open.
+        """
+        if self.sandbox is not None:
+            return
+        try:
+            self.sandbox = await _opened(self.make_sandbox(ref))
+        except SandboxError as error:
+            if ref is None or error.code != "sandbox_gone":
+                raise
+            self.sandbox = await _opened(self.make_sandbox(None))
 
     async def close(self) -> None:
         """End what the sandbox runs."""
@@ -99,8 +113,19 @@ def _system(template: AgentTemplate, tools: Mapping[str, Tool]) -> str:
     return "\n\n".join([template.system_prompt, "### Tools", *manual]).strip()
 
 
-def _sandbox_maker(template: AgentTemplate, deps: Dependencies) -> Callable[[], Sandbox]:
-    def make() -> Sandbox:
-        return deps.sandbox_factory().create(template.sandbox, **parse(template.sandbox_options))
+def _sandbox_maker(template: AgentTemplate, deps: Dependencies) -> Callable[[str | None], Sandbox]:
+    def make(ref: str | None) -> Sandbox:
+        known = {} if ref is None else {"ref": ref}
+        return deps.sandbox_factory().create(template.sandbox, **{**parse(template.sandbox_options), **known})
 
     return make
+
+
+async def _opened(sandbox: Sandbox) -> Sandbox:
+    try:
+        await sandbox.open()
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await sandbox.close()
+        raise
+    return sandbox

@@ -139,7 +139,7 @@ class Worker:
             )  # fmt: skip
 
     async def _ask(self, effect: CallModel, attempt: str, assembler: Assembler, why: str) -> Reply | None:
-        """Ask once. ``why``: what became of the try before, which watchers are told now and not with the next commit."""
+        """Ask once. ``why``: what became of the try before; watchers are told now, not with the next commit."""
         hub, provider = self.hub, self.binding.provider
         request = await self._request(effect)
         hub.step, hub.attempt, hub.reply = self.resident.state.step, attempt, assembler

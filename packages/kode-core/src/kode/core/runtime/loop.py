@@ -120,7 +120,7 @@ class Loop:
     async def run(self, first: list[Input]) -> None:
         """Go round until nothing is open, or until it is time to stop."""
         self.tasks.start_soon(self._metronome)
-        inputs = first
+        inputs = first + await self._ready()
         while True:
             inputs += await self._gather()
             stopping = self.drive.stop != "idle"
@@ -132,6 +132,34 @@ class Loop:
             if self.box.failure is not None:
                 raise self.box.failure
             inputs = await self._out_of_time()
+
+    async def _ready(self) -> list[Input]:
+        """Open the sandbox, which may take long; meanwhile the lease is held, and time may run out."""
+        if self.binding.ready:
+            return []
+        self.tasks.start_soon(self._open_sandbox)
+        while not self.binding.ready:
+            moments = [self.holding.left() - self.holding.term / 2]
+            if self._rest_at is not None:
+                moments.append(self._rest_at - self.clock.monotonic())
+            with self.clock.move_on_after(max(min(moments), 0.01)):
+                await self.box.wait()
+            self.box.tick = False
+            if self.box.failure is not None:
+                raise self.box.failure
+            if self.holding.left() <= self.holding.term / 2:
+                await self._renew()
+            late = await self._out_of_time()
+            if self.drive.stop != "idle":
+                return late
+        return []
+
+    async def _open_sandbox(self) -> None:
+        try:
+            await self.binding.open_sandbox(self.resident.state.sandbox_ref)
+        except Exception as error:  # noqa: BLE001 - it ends the drive, which raises it
+            self.box.fail(error)
+        self.box.wake()
 
     # ---- gather -----------------------------------------------------------------------------------------------
 
@@ -177,14 +205,13 @@ class Loop:
 
     async def _step(self, inputs: Sequence[Input], *, hold: bool) -> _Step:
         """Apply a batch and make it durable; then, and only then, show it and start what it asks for."""
-        bound = await self._sandbox()
         before = self.resident.state
         monotonic = self.clock.monotonic()
         working = before.run is not None and before.status is Status.WORKING
         used = round((monotonic - self._used_from) * 1e6) if working else 0
         context = Context(self.holding.now(), self.holding.lease.fence, self.limits, used)
         changes = self.worker.documents.pending()
-        transition = advance(before, [*inputs, *bound, *said(changes)], context, hold=hold)
+        transition = advance(before, [*inputs, *self._sandbox(), *said(changes)], context, hold=hold)
         state = transition.state
         idle = not state.effects and state.status is not Status.WORKING
         answered = any(isinstance(input, _ANSWERS) for input in inputs)
@@ -210,10 +237,12 @@ class Loop:
         woken = self.resident.wake_at
         return idle and woken is not None and woken <= commit.at
 
-    async def _sandbox(self) -> list[Input]:
-        """Open the sandbox, and name it in the header before the first tool runs in it."""
-        ref = (await self.binding.open_sandbox()).ref if self.binding.tools else None
-        return [SandboxBound(ref)] if self.resident.state.sandbox_ref != ref else []
+    def _sandbox(self) -> list[Input]:
+        """Name the sandbox in the header before the first tool runs in it."""
+        sandbox = self.binding.sandbox
+        if sandbox is None or sandbox.ref == self.resident.state.sandbox_ref:
+            return []
+        return [SandboxBound(sandbox.ref)]
 
     def _commit(
         self, transition: Transition, inputs: Sequence[Input], changes: Changes, *, release: bool, answered: bool

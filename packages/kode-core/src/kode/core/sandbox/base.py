@@ -16,7 +16,7 @@ models.
 A failure is a ``SandboxError`` whose ``code`` is one of ``file_not_found``, ``outside_root``, ``not_a_file``,
 ``not_a_directory``, ``not_empty``, ``no_permission``, ``no_space``, ``too_large``, ``bad_path``, ``bad_pattern``,
 ``search_too_slow``, ``bad_command``, ``not_started``, ``no_process``, ``bad_ref``, ``bad_root``, ``closed``,
-``isolation_unavailable``, or the general ``sandbox``; ``SandboxUnavailableError`` may be tried again.
+``isolation_unavailable``, ``sandbox_gone``, or the general ``sandbox``; ``SandboxUnavailableError`` may be tried again.
 """
 
 from __future__ import annotations
@@ -194,8 +194,8 @@ class Sandbox(Protocol):
         Cancelled or failed, it has left nothing behind that was not there before.
 
         Raises:
-            SandboxError: There is none under that ref, or it cannot keep what it promises
-                (``isolation_unavailable``).
+            SandboxError: There is none under that ref any more (``sandbox_gone``), or it cannot keep what it
+                promises (``isolation_unavailable``).
         """
         ...
 
