@@ -135,9 +135,8 @@ class Loop:
 
     async def _ready(self) -> list[Input]:
         """Open the sandbox, which may take long; meanwhile the lease is held, and time may run out."""
-        if self.binding.ready:
-            return []
-        self.tasks.start_soon(self._open_sandbox)
+        if not self.binding.ready:
+            self.tasks.start_soon(self._open_sandbox)
         while not self.binding.ready:
             moments = [self.holding.left() - self.holding.term / 2]
             if self._rest_at is not None:

@@ -101,6 +101,8 @@ class LocalSandbox:
             self._inside = Bubblewrap(self._jail.root, tuple(os.path.abspath(path) for path in readable))
         self._tried = False
         self._numbers = itertools.count(1)
+        self._token = f"{secrets.token_hex(2)}-"
+        """Tells commands of this object from those of an earlier one of the same ref."""
         self._closed = False
 
     @property
@@ -208,7 +210,7 @@ class LocalSandbox:
         if self._closed:
             raise SandboxError("The sandbox is closed; open() it again.", code="closed")
         argv = arguments(command)
-        mark = f"{self._ref}/{next(self._numbers)}"
+        mark = f"{self._ref}/{self._token}{next(self._numbers)}"
         inside = self._inside
         given = {**(INSIDE if inside else {}), **self._env, **(env or {})}
         whole = environment(os.environ, self._env_allow, given, {MARK: self._ref, COMMAND_MARK: mark})
