@@ -34,6 +34,7 @@ SUMMARIES = {
     "run": "Run an agent on a task in a folder.",
     "send": "Put a message into an agent's inbox.",
     "show": "Show an agent's timeline as a tree.",
+    "store": "Check, count, prune and copy a store, or move to it.",
 }
 """What our own commands do."""
 _OWN = "kode.cli."

@@ -1,0 +1,206 @@
+"""`kode store check`, `stats`, `schema`, `conformance`: looking at a store without changing it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Annotated, Any
+
+import anyio
+import typer
+
+from kode.cli.failing import FAILED, USAGE
+from kode.cli.opening import AsJson, StoreUrl, store_at
+from kode.cli.visible import inline
+from kode.core.errors import KodeError
+from kode.core.store import Consistency, Health, Store, open_store
+from kode.core.store.codec import VERSION
+from kode.core.store.columns import COLUMNS
+
+__all__ = ["Ids", "check", "conformance", "every_id", "schema", "stats"]
+
+Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Only these agents; none: all.", show_default=False)
+]
+PAGE = 500
+
+
+async def every_id(store: Store, prefix: str = "") -> list[str]:
+    """All agents of a store."""
+    found: list[str] = []
+    while page := await store.agents(prefix, found[-1] if found else "", PAGE):
+        found += (header.key for header in page)
+    return found
+
+
+# ---- check -------------------------------------------------------------------------------------------------
+
+
+def check(ids: Ids = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
+    """Check that a store works, and that what it holds of its agents fits together.
+
+    It reads everything there is of them and changes nothing (but for one small record, written and removed to see
+    whether writing works). Exit code 1 if anything is wrong.
+    """
+    health, found, failed = anyio.run(_check, store, ids)
+    bad = [one for one in found if not one.ok]
+    if as_json:
+        told = {
+            "health": {**asdict(health), "healthy": health.healthy},
+            "agents": len(found),
+            "records": sum(one.records for one in found),
+            "problems": [{"agent_id": one.agent_id, **asdict(p)} for one in bad for p in one.problems],
+            "errors": failed,
+        }
+        typer.echo(json.dumps(told))
+    else:
+        _say_health(health)
+        for one in bad:
+            typer.echo(f"{one.agent_id}  version {one.version}: {len(one.problems)} problems")
+            for problem in one.problems:
+                typer.echo(f"  {problem.code:<10} {inline(problem.record)}: {inline(problem.what)}")
+        for agent_id, why in failed.items():
+            typer.echo(f"{agent_id}  cannot be checked: {inline(why)}")
+        records = sum(one.records for one in found)
+        ok = len(found) - len(bad)
+        typer.echo(f"{ok} of {len(found) + len(failed)} agents are sound; {records:,} records were read.")
+    if bad or failed or not health.healthy:
+        raise typer.Exit(FAILED)
+
+
+async def _check(url: str | None, ids: list[str] | None) -> tuple[Health, list[Consistency], dict[str, str]]:
+    found: list[Consistency] = []
+    failed: dict[str, str] = {}
+    async with store_at(url) as store:
+        health = await store.check_health()
+        for agent_id in ids or (await every_id(store) if health.reachable else []):
+            try:
+                found.append(await store.check_consistency(agent_id))
+            except KodeError as error:
+                failed[agent_id] = error.message
+    return health, found, failed
+
+
+def _say_health(health: Health) -> None:
+    works = "reads and writes" if health.writable else "reads" if health.reachable else "does not answer"
+    took = " · ".join(
+        f"{what} {seconds * 1e3:.1f} ms"
+        for what, seconds in (("read", health.read_s), ("write", health.write_s))
+        if seconds is not None
+    )
+    typer.echo(f"{health.store} {works} · durable against loss of {health.durability} · {took}")
+    for problem in health.problems:
+        typer.echo(f"  {inline(problem)}")
+
+
+# ---- stats -------------------------------------------------------------------------------------------------
+
+
+def stats(
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only ids that begin so.", show_default=False)] = "",
+    store: StoreUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count agents, messages, calls, runs, time and tokens."""
+    found = anyio.run(_stats, store, prefix)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    rows = [
+        ("agents", _parts(found["agents"], found["agents_by_status"])),
+        ("messages", f"{found['messages']:,}"),
+        ("runs", _parts(sum(found["runs"].values()), found["runs"])),
+        ("stopped by", _parts(None, found["stop_reasons"])),
+        ("time at work", f"{found['used_seconds']:,.1f} s"),
+        ("tokens", f"{found['usage']['input']:,} in, {found['usage']['output']:,} out"),
+    ]
+    for tool, statuses in sorted(found["calls"].items()):
+        took = found["call_seconds"].get(tool, {})
+        mean = f" · {took['seconds'] / took['count']:.3f} s each" if took.get("count") else ""
+        rows.append((f"tool {inline(tool)}", _parts(sum(statuses.values()), statuses) + mean))
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        if text:
+            typer.echo(f"{name:<{width}}  {text}")
+    for damaged in found["damaged"]:
+        typer.echo(f"not counted: {inline(damaged)}", err=True)
+
+
+async def _stats(url: str | None, prefix: str) -> dict[str, Any]:
+    async with store_at(url) as store:
+        found = await (store.aggregate_stats(prefix=prefix) if prefix else store.aggregate_stats())
+    return {
+        "agents": found.agents,
+        "agents_by_status": found.agents_by_status,
+        "messages": found.messages,
+        "runs": found.runs,
+        "stop_reasons": found.stop_reasons,
+        "run_seconds": asdict(found.run_seconds),
+        "used_seconds": found.used_seconds,
+        "usage": asdict(found.usage),
+        "calls": found.calls,
+        "call_seconds": {tool: asdict(tally) for tool, tally in found.call_seconds.items()},
+        "damaged": [error.message for error in found.damaged],
+    }
+
+
+def _parts(total: int | None, counts: dict[str, int]) -> str:
+    parts = ", ".join(f"{count:,} {inline(name)}" for name, count in sorted(counts.items()))
+    if total is None:
+        return parts
+    return f"{total:,} ({parts})" if parts else f"{total:,}"
+
+
+# ---- schema and conformance --------------------------------------------------------------------------------
+
+
+def schema(
+    url: Annotated[str, typer.Argument(metavar="[URL]", help="A store, for its SQL.", show_default=False)] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show the format of records: kinds, columns, version; and the SQL of a store that has some.
+
+    The store is not opened: it need not be there.
+    """
+    sql = _sql(url) if url else []
+    if as_json:
+        kinds = {kind: dict(columns) for kind, columns in COLUMNS.items()}
+        typer.echo(json.dumps({"version": VERSION, "kinds": kinds, "sql": sql}))
+        return
+    if sql:
+        typer.echo("\n\n".join(sql))
+        return
+    typer.echo(f"records: version {VERSION}")
+    width = max(map(len, COLUMNS))
+    for kind, columns in COLUMNS.items():
+        typer.echo(f"{kind:<{width}}  {', '.join(f'{name} {value}' for name, value in columns)}")
+    if url:
+        typer.echo("This store has no SQL of its own.", err=True)
+
+
+def _sql(url: str) -> list[str]:
+    """The statements that make a store's tables: of SQLite, or the ``.sql`` files of another wheel."""
+    kind = type(open_store(url))
+    if kind.__module__.startswith("kode.core.store.sqlite"):
+        from kode.core.store.sqlite.rows import SCHEMA
+
+        return [f"{statement.rstrip().rstrip(';')};" for statement in SCHEMA]
+    package = sys.modules[kind.__module__].__package__
+    found = [one for one in files(package).iterdir() if one.name.endswith(".sql")] if package else []
+    return [one.read_text() for one in sorted(found, key=lambda one: one.name)]
+
+
+def conformance(
+    context: typer.Context,
+    url: Annotated[str, typer.Argument(metavar="URL", help="A store to try: an EMPTY one.")],
+) -> None:
+    """Run the conformance kit over a store; what stands behind URL is handed over to `kode-conformance`."""
+    if importlib.util.find_spec("pytest") is None:
+        typer.echo("kode: the conformance kit needs an extra: pip install 'kode-core[testing]'", err=True)
+        raise typer.Exit(USAGE)
+    kit = "import sys; from kode.core.testing.conformance.store.command import main; sys.exit(main())"
+    raise typer.Exit(subprocess.run([sys.executable, "-c", kit, url, *context.args], check=False).returncode)

@@ -1,0 +1,8 @@
+"""Moving agents here from the predecessor's file store."""
+
+from __future__ import annotations
+
+from kode.core.store.predecessor.folder import Origin, find_origins, read_origin
+from kode.core.store.predecessor.moving import Imported, ImportedAgent, Recipe, import_predecessor
+
+__all__ = ["Imported", "ImportedAgent", "Origin", "Recipe", "find_origins", "import_predecessor", "read_origin"]
