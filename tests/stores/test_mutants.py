@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stores.mutants import acts, inboxes, reads, wholes
+from tests.stores.mutants import acts, inboxes, outside, reads, wholes
 from tests.stores.mutants.runner import failing
 from tests.stores.mutants.shared import SHARED
 from tests.stores.mutants.table import MUTANTS, Mutant
@@ -18,7 +18,7 @@ from kode.core.testing.conformance.store import GROUPS, Clause, StoreConformance
 from kode.core.testing.conformance.store.author import Place
 
 ONE_LOOP = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-FILES = (acts, inboxes, reads, wholes)
+FILES = (acts, inboxes, outside, reads, wholes)
 
 HEAVY = {
     "a_message_may_have_10_mb",
@@ -33,6 +33,18 @@ HEAVY = {
     "a_scan_gives_as_many_as_asked_for",
     "many_calls_at_once",
     "messages_in_pages_both_ways",
+    "a_large_body_is_not_written_when_a_condition_fails",
+    "a_refused_commit_changes_no_large_body",
+    "a_reader_that_goes_on_meets_every_item",
+    "a_scan_meets_all_that_stays",
+    "an_item_that_races_a_release_is_seen_or_wakes_someone",
+    "get_of_a_thousand_keys",
+    "commits_do_not_disturb_each_other",
+    "a_prune",
+    "blobs_belong_to_an_agent",
+    "events_in_pages_both_ways",
+    "pages_by_bytes_fit_together_backwards",
+    "a_cancelled_reader",
 }
 """Large rather than subtle: run only for a store that is meant to fail there."""
 
@@ -86,7 +98,7 @@ async def test_those_who_share_are_caught(
 
 
 def test_the_table_is_whole() -> None:
-    assert len(MUTANTS) >= 40
+    assert len(MUTANTS) >= 120
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
     assert {group for mutant in MUTANTS for group in (mutant.group, *mutant.also)} <= GROUPS.keys()
     assert [mutant.name for mutant in MUTANTS if bool(mutant.also) is not bool(mutant.why)] == []

@@ -40,7 +40,7 @@ class Judging(MemoryStore):
 @wrong(
     "compare-and-swap",
     "only_one_of_many_concurrent_applies_meets_its_condition",
-    also="repeat lease fork",
+    also="repeat lease fork races",
     why="whatever is elected by a condition is elected twice",
 )
 class NotAtomic(MemoryStore):
@@ -346,7 +346,7 @@ class NormalForm(Kept):
         return replace(record, key=unicodedata.normalize("NFC", record.key))
 
 
-@wrong("round-trip", "every_kind_keeps_its_columns", also="blobs", why="a blob's media type is that column")
+@wrong("round-trip", "every_kind_keeps_its_columns")
 class ForgetsAColumn(Kept):
     """A column was added to the contract, and not to its table."""
 

@@ -65,7 +65,7 @@ class InboxByText(MemoryStore):
 @wrong(
     "inbox",
     "an_id_that_was_consumed_is_known_until_it_expires",
-    also="compare-and-swap repeat due",
+    also="compare-and-swap repeat due races",
     why="time is at its end there: what is sent again is new, and due late",
 )
 class ConsumedIdsForgotten(MemoryStore):
@@ -156,7 +156,7 @@ class WakesLater(Appending):
         return done
 
 
-@wrong("inbox", "append_moves_the_wake_up_forward_only", also="due", why="who is due is decided by it")
+@wrong("inbox", "append_moves_the_wake_up_forward_only", also="due races", why="who is due is decided by it")
 class WakesNobody(Appending):
     """It leaves `wake_at` as it is."""
 

@@ -83,7 +83,7 @@ class NeverReverse(Scanning):
         return {**given, "reverse": False}
 
 
-@wrong("paging", "limit_in_reverse_takes_the_last", also="events", why="the newest first is a scan in reverse")
+@wrong("paging", "limit_in_reverse_takes_the_last")
 class ReversesThePage(MemoryStore):
     """It takes the first, and turns them round."""
 
@@ -196,7 +196,7 @@ class LimitsBeforeTheTenant(MemoryStore):
         return [row for row in found if tenant in (None, row.columns["tenant"])]
 
 
-@wrong("isolation", "tenants_are_apart")
+@wrong("isolation", "tenants_are_apart", also="listing", why='a listing for "" is of everybody')
 class TenantLeak(MemoryStore):
     """A tenant sees those whose name begins as its own."""
 

@@ -54,9 +54,22 @@ class AcknowledgesTooEarly(SqliteStore):
         return await super().read_plan(agent_id, plan)
 
 
+class LocksWhatIsThere(SqliteStore):
+    """It locks the rows that it judges; an inbox where nothing new waits has none, and an item may still come."""
+
+    async def apply(self, agent_id, conditions, puts, deletes):  # type: ignore[no-untyped-def]
+        failed = await super().apply(agent_id, conditions, (), ())
+        locked = [each for each in conditions if each.op != "no_inbox_after"]
+        return failed if failed is not None else await super().apply(agent_id, locked, puts, deletes)
+
+    async def apply_and_look(self, agent_id, conditions, puts, deletes, **look):  # type: ignore[no-untyped-def]
+        return await self.apply(agent_id, conditions, puts, deletes), []
+
+
 SHARED = (
     Mutant(ChecksThenActs, "processes", "conditions_are_judged_on_what_all_wrote"),
     Mutant(LeasesOfItsOwn, "processes", "a_lease_binds_all"),
+    Mutant(LocksWhatIsThere, "races", "no_item_slips_in_between_a_judgement_and_its_write"),
     Mutant(AcknowledgesTooEarly, "kill", "what_was_acknowledged_a_moment_before"),
 )
 """Held to the clauses that are meant for them alone: starting processes takes its time."""

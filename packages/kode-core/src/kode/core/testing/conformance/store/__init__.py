@@ -20,8 +20,8 @@ pytest.register_assert_rewrite(
         f"kode.core.testing.conformance.store.{name}"
         for name in (
             *("author", "cancel", "corruption", "documents", "due", "events", "faults", "fork", "inbox", "isolation"),
-            *("kill", "lease", "lifecycle", "listing", "paging", "processes", "records", "removal", "repeat", "swap"),
-            "worker",
+            *("kill", "lease", "lifecycle", "listing", "paging", "processes", "races", "records", "removal", "repeat"),
+            *("swap", "worker"),
         )
     )
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from kode.core.errors import NotFoundError
 from kode.core.store.base import Store
@@ -116,6 +117,27 @@ class CancellationContract(StoreCase):
         there = {found.key for found in await store.scan(A, "message", "u", limit=99)}
         assert {n for n in range(30) if n % 3} <= done
         assert {int_key(n) for n in done} <= there
+
+    async def test_whoever_goes_first_leaves_the_others_theirs(self, store: Store) -> None:
+        """Of writers at once one is cancelled, at any turn: the others are acknowledged, and what was is there."""
+        for turn in range(16):
+            keys = [int_key(turn * 4 + n) for n in range(4)]
+            scopes = [anyio.CancelScope() for _ in keys]
+            done: list[str] = []
+
+            async def put(key: str, scope: anyio.CancelScope, done: list[str] = done) -> None:
+                with scope:
+                    await store.apply(A, (), [row("message", key)], ())
+                    done.append(key)
+
+            async with anyio.create_task_group() as tasks:
+                for key, scope in zip(keys, scopes, strict=True):
+                    tasks.start_soon(put, key, scope)
+                for _ in range(turn // 4):
+                    await checkpoint()
+                scopes[turn % 4].cancel()
+            there = {found.key for found in await store.scan(A, "message", "u", limit=99)}
+            assert {*keys} - {keys[turn % 4]} <= {*done} <= there
 
     async def test_writes_land_in_the_order_they_were_begun(self, store: Store) -> None:
         """What a caller writes after a write of its own was cancelled stays: the cancelled one does not come later."""

@@ -46,19 +46,16 @@ class InboxContract(StoreCase):
     async def test_append_keeps_the_record(self, store: Store) -> None:
         """An appended item is read back with its columns and body, under the header's uid and its position."""
         await keep(store, [head()])
-        sent = row(
-            "inbox",
-            "",
-            "",
-            b"1{\0}",
-            id="x \u00e9",
-            kind="message",
-            size=4,
-            at=3,
-            not_before=7,
-            priority=-2,
-            tenant="t",
-        )
+        given = {
+            "id": "x \u00e9",
+            "kind": "message",
+            "size": 4,
+            "at": 3,
+            "not_before": 7,
+            "priority": -2,
+            "tenant": "t",
+        }
+        sent = row("inbox", "", "", b"1{\0}", **given)
         assert await store.append_inbox(A, sent, now=5, bounded=True) == Appended("new", 1)
         assert await store.scan(A, "inbox", "u", limit=9) == [replace(sent, uid="u", key=int_key(1))]
 
@@ -203,16 +200,9 @@ class InboxContract(StoreCase):
     async def test_an_item_is_read_back_whole_and_the_version_stays(self, store: Store) -> None:
         """All fields of an item are kept; an enqueue never changes the agent's version."""
         await Author(store).create()
-        sent = item(
-            "id ü/1",
-            "é\0\n",
-            at=AT + 1,
-            not_before=AT + 2,
-            priority=3,
-            tenant="t",
-            sender="s",
-            context=Json('{"traceparent":"00"}'),
-        )
+        context = Json('{"traceparent":"00"}')
+        sent = item("id ü/1", "é\0\n", at=AT + 1, not_before=AT + 2, priority=3, tenant="t", context=context)
+        sent = replace(sent, sender="s")
         assert await store.enqueue("agent", sent) == Enqueued(1)
         loaded = await store.load("agent")
         assert loaded is not None
@@ -302,6 +292,24 @@ class InboxContract(StoreCase):
         for kind in ("decision", "resolve", "interrupt"):
             await store.enqueue("agent", item(f"{_first(kind)}{kind}", kind=kind))
         assert (await store.enqueue("agent", item("a"))).duplicate
+
+    async def test_bounds_are_those_of_the_last_commit(self, store: Store) -> None:
+        """Bounds are stored with each commit, exact to the microsecond, and bind from then on, wider or narrower."""
+        author = Author(store)
+        small, large = Bounds(1, 200, 3.5), Bounds(2, 1_000, 0.000_001)
+        for n, bounds in enumerate((small, large, small, large)):
+            await author.commit(bounds=bounds)
+            assert (await loaded(store)).bounds == bounds
+            with pytest.raises(UsageError) as big:
+                await store.enqueue("agent", item(f"big {n}", "x" * bounds.max_message_bytes))
+            assert big.value.fields["limit"] == bounds.max_message_bytes
+            for k in range(bounds.max_inbox - len((await loaded(store)).inbox)):
+                await store.enqueue("agent", item(f"{n}.{k}", "x" * (bounds.max_message_bytes - 100)))
+            with pytest.raises(InboxFullError) as full:
+                await store.enqueue("agent", item(f"more {n}"))
+            assert full.value.fields["limit"] == bounds.max_inbox
+            first, *_ = (await loaded(store)).inbox
+            await author.commit(bounds=bounds, consumed={first.position: first})
 
     async def test_who_is_not_there_gets_nothing(self, store: Store) -> None:
         """An enqueue to no agent raises `NotFoundError`, one with an id that cannot be a key `UsageError`."""

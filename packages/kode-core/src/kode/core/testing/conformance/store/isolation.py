@@ -145,6 +145,21 @@ class IsolationContract(StoreCase):
             await store.drop(A, uid)
         assert await store.get(A, [r.address for r in others]) == others
 
+    async def test_a_uid_may_hold_what_joins_names_elsewhere(self, store: Store) -> None:
+        """A uid is text: one that goes on with a mark such as `:`, `/`, `%` or a blank is another, for `drop` too."""
+        uids = ["u", *(f"u{mark}{rest}" for mark in ":/%_*.-# |" for rest in ("", "v"))]
+        rows = {uid: row("message", "10", uid, at=n) for n, uid in enumerate(uids)}
+        # One that joins the names of a record would take it for that of a longer uid.
+        joined = [row("message", f"{uid[1:]}{mark}10", "u") for uid in uids[1:] for mark in ":/"]
+        await keep(store, [*rows.values(), *joined])
+        for uid in uids[1:]:
+            assert await store.scan(A, "message", uid, limit=9) == [rows[uid]]
+        for uid in uids:
+            await store.drop(A, uid)
+            assert await store.scan(A, "message", uid, limit=9) == []
+            del rows[uid]
+            assert await store.get(A, [r.address for r in rows.values()]) == [*rows.values()]
+
     async def test_an_identity_knows_nothing_of_the_one_before(self, store: Store) -> None:
         """An agent made anew under an id has no history, inbox, ids, documents or snapshots of the one before."""
         old = Author(store)
@@ -202,7 +217,7 @@ class IsolationContract(StoreCase):
         for id, tenant in (("a", "t"), ("b", "t1"), ("c", None), ("d", "T"), ("e", "t")):
             await Author(store, id, f"uid-{id}").create(state={"tenant": tenant})
         assert [info.agent_id for info in await store.list_agents(tenant="t")] == ["a", "e"]
-        for nobody in ("%", "t%", "_", "x"):
+        for nobody in ("", "%", "t%", "_", "x"):
             assert await store.list_agents(tenant=nobody) == []
 
     async def test_a_prefix_is_no_pattern(self, store: Store) -> None:

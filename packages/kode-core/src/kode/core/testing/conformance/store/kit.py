@@ -21,6 +21,7 @@ from kode.core.testing.conformance.store.lifecycle import LifecycleContract
 from kode.core.testing.conformance.store.listing import ListingContract
 from kode.core.testing.conformance.store.paging import PagingContract
 from kode.core.testing.conformance.store.processes import ProcessesContract
+from kode.core.testing.conformance.store.races import RacesContract
 from kode.core.testing.conformance.store.records import RoundTripContract
 from kode.core.testing.conformance.store.removal import RemovalContract
 from kode.core.testing.conformance.store.repeat import RepeatContract
@@ -65,7 +66,7 @@ _LEVELS: Final[dict[Level, tuple[type[StoreCase], ...]]] = {
     "core": (
         *(LifecycleContract, RoundTripContract, PagingContract, SwapContract, RepeatContract, InboxContract),
         *(DueContract, LeaseContract, IsolationContract, ListingContract, EventsContract, DocumentsContract),
-        *(BlobsContract, ForkContract, RemovalContract, CorruptionContract),
+        *(BlobsContract, ForkContract, RemovalContract, CorruptionContract, RacesContract),
     ),
     "full": (FaultsContract, CancellationContract, ProcessesContract, KillContract),
 }
@@ -101,6 +102,7 @@ class StoreConformance(
     ForkContract,
     RemovalContract,
     CorruptionContract,
+    RacesContract,
     FaultsContract,
     CancellationContract,
     ProcessesContract,

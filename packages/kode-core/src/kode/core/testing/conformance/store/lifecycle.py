@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from typing import Any
+
 import anyio
 
 from kode.core.errors import StoreError
@@ -30,6 +33,39 @@ class LifecycleContract(StoreCase):
         assert (found.state, found.version, len(found.window), len(found.inbox)) == (author.state, 2, 1, 1)
         assert found.lease is not None
         assert (await author.say("more")).version == 3
+
+    async def test_each_acknowledgement_outlives_a_close_by_itself(self, store: Store) -> None:
+        """What a call acknowledged outlives a close right behind it, whichever call it was: none waits for another."""
+        author = Author(store)
+
+        async def told(call: Awaitable[Any]) -> Any:
+            answer = await call
+            await store.close()
+            await store.open()
+            return answer
+
+        await told(author.create())
+        assert await store.exists("agent")
+        await told(store.enqueue("agent", item("a")))
+        assert [i.id for i in (await loaded(store)).inbox] == ["a"]
+        await told(author.say("hi", events=1))
+        assert len((await loaded(store)).window) == len((await store.read_events("agent")).items) == 1
+        lease = await told(store.acquire("agent", "h", 30))
+        assert await store.lease_of("agent") == lease
+        lease = await told(store.renew(lease, 60))
+        assert await store.lease_of("agent") == lease
+        await told(store.release(lease))
+        assert await store.lease_of("agent") is None
+        digest = await told(store.put_blob("agent", b"x"))
+        assert await store.get_blob("agent", digest) == b"x"
+        await told(store.fork("agent", "fork", new_uid="uid-fork"))
+        assert len((await loaded(store, "fork")).window) == 1
+        await told(store.delete("agent"))
+        assert not await store.exists("agent")
+        await told(store.apply(A, (), [row("message", "1")], ()))
+        assert len(await store.scan(A, "message", "u", limit=9)) == 1
+        await told(store.drop(A, "u"))
+        assert await store.scan(A, "message", "u", limit=9) == []
 
     async def test_opening_and_closing_twice(self, store: Store) -> None:
         """Opening what is open and closing what is closed does nothing."""

@@ -90,13 +90,14 @@ class ListingContract(StoreCase):
         assert await listed(store, "a/", "ab") == []
 
     async def test_by_tenant(self, store: Store) -> None:
-        """`tenant` takes agents of that tenant, and `limit` and `after` count among those."""
+        """`tenant` takes agents of that tenant, "" those of nobody, and `limit` and `after` count among those."""
         ids = ["a", "a/1", "a/2", "b", "c"]
         await keep(store, [head(id, f"u{id}", tenant="t" if id in ("a", "a/2", "c") else None) for id in ids])
         assert await listed(store, tenant="t") == ["a", "a/2", "c"]
         assert await listed(store, tenant="t", limit=2) == ["a", "a/2"]
         assert await listed(store, tenant="t", after="a", limit=1) == ["a/2"]
         assert await listed(store, "a", tenant="t") == ["a", "a/2"]
+        assert await listed(store, tenant="") == []
 
     async def test_few_of_a_tenant_among_many(self, store: Store) -> None:
         """The agents of a tenant are found, as many as asked for, however many others lie between."""

@@ -63,6 +63,14 @@ class RoundTripContract(StoreCase):
         keys = [b.address, Key("message", "u", "12"), a.address, Key("message", "other", "10"), b.address]
         assert await store.get(A, keys) == [b, None, a, None, b]
 
+    async def test_get_of_a_thousand_keys(self, store: Store) -> None:
+        """`get` answers for a thousand keys too, of which some are not there and some were asked for more than once."""
+        rows = {f"{n}": row("message", f"{n}", size=n) for n in range(0, 500, 2)}
+        await keep(store, rows.values())
+        asked = [f"{n * 7 % 700}" for n in range(1_000)]
+        found = await store.get(A, [Key("message", "u", key) for key in asked])
+        assert [one and one.columns["size"] for one in found] == [int(key) if key in rows else None for key in asked]
+
     async def test_get_of_nothing_is_nothing(self, store: Store) -> None:
         """`get` of no keys is an empty list."""
         assert await store.get(A, []) == []
