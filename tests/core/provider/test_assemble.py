@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -251,3 +253,21 @@ def test_an_error_in_mid_stream_is_raised_and_the_usage_is_known() -> None:
     with pytest.raises(ProviderError) as caught:
         assembler.finish()
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (7, 7), (0, 0), (-7, 0), (True, 0), (7.0, 7), (7.5, 0), (float("nan"), 0), (float("inf"), 0), ("7", 0),
+        (None, 0), (2**53 - 1, 2**53 - 1), (2**53, 2**53 - 1), (10**4_000, 2**53 - 1), (1e300, 2**53 - 1),
+    ],
+)  # fmt: skip
+def test_usage_is_counted_in_numbers_that_can_be_read_back(given: Any, kept: int) -> None:
+    reply = fold([UsageReport(Usage(given, given, given, given, given, given)), END])
+    assert reply.usage == Usage(kept, kept, kept, kept, kept, kept)
+    assert all(type(getattr(reply.usage, name)) is int for name in Usage.__slots__)
+
+
+def test_of_two_reports_the_larger_number_counts() -> None:
+    reports = [UsageReport(Usage(input=3, output=1)), UsageReport(Usage(input=2, output=5))]
+    assert fold([*reports, END]).usage == Usage(input=3, output=5)

@@ -6,9 +6,9 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.servers.chat import ChatServer, say
+from tests.servers.chat import ChatServer, Said, say
 
-from kode.core.errors import NotBoundError, UsageError
+from kode.core.errors import NotBoundError, ProviderError, UsageError
 from kode.core.kernel.message import Message, TextBlock
 from kode.core.provider import Dialect, ModelRequest, OpenAIProvider, Provider, ProviderCatalog, fold
 from kode.core.provider.wire import http as wire
@@ -32,6 +32,9 @@ def at(url: str | None = None, **more: Any) -> OpenAIProvider:
         ("https://openrouter.ai/api/v1", "https://openrouter.ai/api/v1"),
         ("https://host/proxy", "https://host/proxy/v1"),
         ("http://[::1]:8000", "http://[::1]:8000/v1"),
+        # The version stands in the query, and needs none in the path.
+        ("https://h/openai/deployments/d?api-version=2024-10-21", "https://h/openai/deployments/d"),
+        ("https://h/openai/v1/?api-version=preview", "https://h/openai/v1"),
     ],
 )
 def test_addresses(given: str | None, used: str) -> None:
@@ -48,6 +51,9 @@ def test_addresses(given: str | None, used: str) -> None:
         "http://host?x=1",
         "http://u:p@host",
         "http://h:99999",
+        "http://h?api-version=",
+        "http://h?api-version=1&x=1",
+        "http://u:p@h?api-version=1",
         "http://[::1",
     ],
 )
@@ -101,6 +107,52 @@ async def test_a_complete_reply_does_not_wait_for_a_server_that_says_no_more(
     with anyio.fail_after(5):
         assert await ask(provider) == "Hello"
     await provider.close()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("frame", [": ping\n\n", {"choices": []}], ids=["comments", "frames"])
+async def test_nor_for_one_that_says_nothing_for_ever(
+    chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch, frame: Any
+) -> None:
+    monkeypatch.setattr(wire, "LINGER_S", 0.1)
+    whole = {"choices": [{"delta": {"content": "Hello"}, "finish_reason": "stop"}]}
+    chat_server.reply(Said(frames=(whole, *[frame] * 1_000), pause_s=0.02))
+    provider = at(chat_server.url, model="m")
+    with anyio.fail_after(5):
+        assert await ask(provider) == "Hello"
+    await provider.close()
+
+
+@pytest.mark.integration
+async def test_what_comes_behind_a_complete_reply_in_time_is_read(chat_server: ChatServer) -> None:
+    chat_server.reply(say("Hello", usage=(3, 2), pause_s=0.03))
+    provider = at(chat_server.url, model="m")
+    request = ModelRequest("", (Message(0, "user", (TextBlock("hi"),), 0),))
+    async with provider.stream(request) as chunks:
+        assert fold([chunk async for chunk in chunks]).usage.input == 3
+    await provider.close()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("late", [{"error": {"message": "no usage", "code": 500}}, "data: oops\n\n"])
+async def test_an_error_behind_a_complete_reply_does_not_drop_it(chat_server: ChatServer, late: Any) -> None:
+    whole = {"choices": [{"delta": {"content": "Hello"}, "finish_reason": "stop"}]}
+    chat_server.reply(Said(frames=(whole, late)))
+    provider = at(chat_server.url, model="m")
+    assert await ask(provider) == "Hello"
+    await provider.close()
+
+
+@pytest.mark.integration
+async def test_the_version_in_the_query_goes_with_each_request(chat_server: ChatServer) -> None:
+    url = chat_server.url.removesuffix("/v1")
+    provider = at(f"{url}/deployments/d?api-version=2024-10-21", model="m")
+    assert "api-version=2024-10-21" in repr(provider)
+    for _ in range(2):
+        with pytest.raises(ProviderError, match="Invalid URL"):  # of this server, which has one address only
+            await ask(provider)
+    await provider.close()
+    assert {seen.path for seen in chat_server.requests} == {"/deployments/d/chat/completions?api-version=2024-10-21"}
 
 
 @pytest.mark.integration

@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.servers.chat import ChatServer, Seen, call, calls, fail, html, say
+from tests.servers.chat import ChatServer, Said, Seen, call, calls, fail, html, say
 
 from kode.core import (
     Agent,
@@ -239,18 +239,56 @@ async def test_who_resolves_a_provider_closes_it(chat_server: ChatServer, monkey
         assert (await agent.run("go")).text == "One."
     found = agent._binding.provider
     assert isinstance(found, OpenAIProvider)
-    assert found.http.closed
+    assert not found.http.connected
 
     async with Dependencies(store) as deps:
         async with await Agent.open("own", deps) as agent:
             assert (await agent.run("go")).text == "Two."
         found = agent._binding.provider
         assert isinstance(found, OpenAIProvider)
-        assert not found.http.closed, "other agents of these dependencies may still use it"
-    assert found.http.closed
+        assert found.http.connected, "other agents of these dependencies may still use it"
+    assert not found.http.connected
 
     given = OpenAIProvider(model="m")
     async with Dependencies(store, providers={"openai": given}) as deps, await Agent.open("own", deps) as agent:
         assert (await agent.run("go")).text == "Three."
-    assert not given.http.closed
+    assert given.http.connected
     await given.close()
+
+
+async def test_a_fork_outlives_its_origin_and_who_is_last_closes(
+    chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", chat_server.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    chat_server.script = lambda seen: f"I saw {len(seen.messages)} messages."
+    agent = await Agent.create(template=AgentTemplate("t", model="openai:m"), store=MemoryStore())
+    assert (await agent.run("go")).text == "I saw 1 messages."
+    fork = await agent.fork()
+    await agent.close()
+    provider = fork._binding.provider
+    assert isinstance(provider, OpenAIProvider)
+    assert not provider.http.connected
+    assert (await fork.run("go on")).text == "I saw 3 messages."
+    assert provider.http.connected
+    await fork.close()
+    assert not provider.http.connected
+    assert (await agent.run("again")).text == "I saw 3 messages.", "a closed handle is one that lets go, not a dead one"
+    await agent.close()
+    assert not provider.http.connected
+
+
+async def test_what_a_server_counts_can_be_stored_and_read_back(world: World) -> None:
+    huge = int("9" * 4_300)
+    usage = {"prompt_tokens": huge, "completion_tokens": huge}
+    one, two = (
+        Said(frames=({"choices": [{"delta": {"content": text}, "finish_reason": "stop"}], "usage": usage},))
+        for text in ("One.", "Two.")
+    )
+    world.server.reply(one, two, "Three.")
+    agent = await world.agent()
+    assert (await agent.run("go")).text == "One."
+    assert (await agent.run("go")).usage.input == 2**53 - 1
+    await agent.close()
+    again = await Agent.open("a", world.deps())
+    assert (await again.run("go")).text == "Three."

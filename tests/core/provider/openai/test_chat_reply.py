@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kode.core.errors import ProviderError
-from kode.core.kernel.message import ReasoningBlock, TextBlock, ToolUseBlock, Usage
+from kode.core.kernel.message import Json, ReasoningBlock, TextBlock, ToolUseBlock, Usage
 from kode.core.kernel.words import StopReason
 from kode.core.provider import Prices, Reply, fold
 from kode.core.provider.openai.chat_reply import ChatReply
@@ -22,7 +23,7 @@ def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
     return {"id": "chatcmpl-9", "model": "m-9", "choices": [choice]}
 
 
-def part(index: int | None = None, id: str | None = None, name: str | None = None, arguments: Any = None) -> Any:
+def part(index: int | str | None = None, id: str | None = None, name: str | None = None, arguments: Any = None) -> Any:
     function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
     entry = {"index": index, "id": id, "function": function}
     return {key: value for key, value in entry.items() if value is not None}
@@ -62,6 +63,9 @@ def test_text_usage_and_names() -> None:
          Usage(3, 2, reasoning=1)),
         ({"prompt_tokens": 3, "completion_tokens": 2, "prompt_cache_hit_tokens": 2}, Usage(3, 2, cache_read=2)),
         ({"prompt_tokens": None, "completion_tokens": "2", "prompt_tokens_details": None}, Usage()),
+        ({"prompt_tokens": True, "completion_tokens": 2.0, "completion_tokens_details": {"reasoning_tokens": 0.5}},
+         Usage(0, 2)),
+        ({"prompt_tokens": 2**60, "prompt_cache_hit_tokens": 2**61}, Usage(2**53 - 1, cache_read=2**53 - 1)),
         ({"prompt_tokens": -1, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(0, 2)),
     ],
 )  # fmt: skip
@@ -103,6 +107,10 @@ CALLS = {
     "new id with each fragment": [
         tools(part(0, "a", "f", '{"x"')), tools(part(0, "z", arguments=":1}")), tools(part(1, "b", "g", '{"y":2}')),
     ],
+    "index as text": [
+        tools(part("0", "a", "f", "{"), part("1", "b", "g", "{")), tools(part("0", arguments='"x":1}')),
+        tools(part("1", arguments='"y":2}')),
+    ],
     "a whole completion": [
         {"choices": [{"message": {"content": None, "tool_calls": [
             part(id="a", name="f", arguments='{"x":1}'), part(id="b", name="g", arguments='{"y":2}')]}}]},
@@ -117,6 +125,52 @@ def test_tool_calls_in_every_shape(frames: list[Any], finish: str) -> None:
     assert made(reply) == [("a", "f", '{"x":1}'), ("b", "g", '{"y":2}')]
     assert reply.stop is StopReason.END_TURN
     assert reply.bad_inputs == ()
+
+
+def test_the_old_form_of_a_single_call() -> None:
+    frames = [
+        delta(function_call={"name": "f", "arguments": ""}), delta(function_call={"arguments": '{"x"'}),
+        delta(function_call={"arguments": ":1}"}), delta("function_call"),
+    ]  # fmt: skip
+    whole = {
+        "choices": [{"message": {"function_call": {"name": "f", "arguments": '{"x":1}'}}, "finish_reason": "stop"}]
+    }
+    for reply in (read(frames), read([whole])):
+        ((id, *call),) = made(reply)
+        assert id
+        assert call == ["f", '{"x":1}']
+
+
+@pytest.mark.parametrize("finish", ["tool_calls", "function_call"])
+def test_calls_that_never_come_are_no_empty_success(finish: str) -> None:
+    with pytest.raises(ProviderError, match=f"stopped with '{finish}', but sent no call") as caught:
+        read([delta(content=""), delta(finish)])
+    assert (caught.value.code, caught.value.retryable) == ("protocol", True)
+
+
+def test_many_calls_cost_what_they_are() -> None:
+    """Each entry looks its call up at once: twice the calls take twice the steps, not four times."""
+
+    def steps(many: int) -> int:
+        entries = [part(None, f"c{n}", "f", "{}") for n in range(many)]
+        taken = 0
+
+        def count(*_: Any) -> Any:
+            nonlocal taken
+            taken += 1
+            return count  # a line, or once more round a loop
+
+        reply = ChatReply("openai", "m")
+        frame = json.dumps(tools(*entries))
+        before = sys.gettrace()
+        sys.settrace(count)
+        try:
+            reply.feed(frame)
+        finally:
+            sys.settrace(before)
+        return taken
+
+    assert steps(400) < 3 * steps(200)
 
 
 def test_calls_without_ids_or_with_one_id_get_their_own() -> None:
@@ -134,7 +188,7 @@ def test_blocks_are_numbered_as_they_start() -> None:
         tools(part(0, arguments="}")), delta(reasoning="again"), delta("stop"),
     ]  # fmt: skip
     assert read(frames).blocks == (
-        ReasoningBlock("think"), TextBlock("say"), ToolUseBlock("a", "f", "{}"), TextBlock("more"),
+        ReasoningBlock("think"), TextBlock("say"), ToolUseBlock("a", "f", Json("{}")), TextBlock("more"),
         ReasoningBlock("again"),
     )  # fmt: skip
 
@@ -218,6 +272,24 @@ def test_errors_in_mid_stream(frame: Any, code: str, retryable: bool) -> None:
     with pytest.raises(ProviderError) as caught:
         read([delta(content="a"), frame, delta(content="never read"), delta("stop")])
     assert (caught.value.code, caught.value.retryable) == (code, retryable)
+
+
+@pytest.mark.parametrize(
+    "late", [{"error": {"message": "Late.", "code": 500}}, {"object": "error", "message": "Late."}, "nonsense", "[1]"]
+)
+def test_an_error_behind_a_complete_reply_is_of_no_account(late: Any) -> None:
+    usage = {"choices": [], "usage": {"prompt_tokens": 3}}
+    reply = read([delta(content="a"), delta("stop"), usage, late, delta(content="never read")])
+    assert (reply.text, reply.usage.input) == ("a", 3)
+
+
+def test_names_from_the_server_are_fit_to_be_shown() -> None:
+    reply = ChatReply("openai", "m", hide=lambda text: text.replace("sk-1", "***"))
+    frame = {**delta("sk-1\x9b", content="a"), "model": "m\x1b[31m sk-1" + "x" * 1_000, "id": "\x00"}
+    end = fold([*reply.feed(json.dumps(frame)), *reply.end()])
+    assert end.model.startswith("m [31m ***xxx")
+    assert len(end.model) == 200
+    assert (end.id, end.raw_stop) == (None, "***")
 
 
 def test_a_stream_that_begins_with_nonsense_is_another_protocol() -> None:

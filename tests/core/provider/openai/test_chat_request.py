@@ -207,7 +207,14 @@ def test_settings() -> None:
         ("gpt-4o-mini", 128_000, "max_completion_tokens", True),
         ("gpt-4.1", 1_047_576, "max_completion_tokens", True),
         ("gpt-4", 8_192, "max_tokens", True),
-        ("some-local-model", 128_000, "max_tokens", True),
+        # The smaller, where a name says less than it seems to.
+        ("some-local-model", 32_768, "max_tokens", True),
+        ("qwen3:8b", 32_768, "max_tokens", True),
+        ("gpt-4-32k", 8_192, "max_tokens", True),
+        ("gpt-4.5-preview", 8_192, "max_tokens", True),
+        ("gpt-5.2-chat-latest", 128_000, "max_completion_tokens", False),
+        ("gpt-5.2", 400_000, "max_completion_tokens", False),
+        ("o1-preview", 128_000, "max_completion_tokens", False),
     ],
 )
 def test_what_differs_from_model_to_model(model: str, window: int, field: str, sampling: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import pickle
 import socket
@@ -18,7 +19,7 @@ from tests.servers.chat import ChatServer, Said, call, fail, html, raw, say
 
 from kode.core.errors import ProviderError, UsageError
 from kode.core.kernel.message import Message, TextBlock
-from kode.core.provider import Assembler, HttpOptions, ModelRequest, OpenAIProvider, Reply
+from kode.core.provider import Assembler, HttpOptions, ModelRequest, OpenAIProvider, Reply, Secrets
 
 pytestmark = pytest.mark.integration
 
@@ -95,9 +96,12 @@ FAULTS: list[tuple[Said, str, bool, str]] = [
     (raw(b"data: {"), "truncated", True, "ended in the middle"),
     (raw(ERROR, "application/json"), "overloaded", True, "openai refused: Broken."),
     (raw(b"data: " + ERROR + b"\n\n"), "overloaded", True, "openai refused: Broken."),
-    (raw(b"", status=204), "protocol", False, "answered 204"),
+    (raw(b"", status=204), "protocol", False, "answered 204 No Content, which is no reply."),
     (raw(b"", status=302).but(headers={"location": f"https://u:{KEY}@elsewhere/v2?key={KEY}"}), "protocol", False,
-     "answered 302 and sends us on to https://elsewhere/v2, which is no reply, and is not followed"),
+     "answered 302 and sends us on to https://elsewhere/v2: not followed with a key."),
+    (raw(b"", status=304), "protocol", False, "answered 304 Not Modified, which is no reply. Check the base URL."),
+    (raw(b"hello", "text/\x9b31mplain\x85"), "protocol", False, "with text/ 31mplain that is no stream"),
+    (html(502).but(headers={"content-type": "x/\x9b31m"}), "overloaded", True, "(x/ 31m)"),
     (say("", done=False, frames=({"choices": [{"delta": {"content": "a"}}]},)), "truncated", True, "in the middle"),
     (say(LONG).but(fault="cut"), "connection", True, "before it answered"),
     (say(LONG).but(fault="cut", at=0), "truncated", True, "in the middle of the reply"),
@@ -160,11 +164,20 @@ async def test_tls_to_a_server_without(chat_server: ChatServer, make: Make) -> N
     assert "SSL" in error.message
 
 
-async def test_a_server_that_speaks_something_else(make: Make) -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"220 mail ready\r\n\r\n",
+        # The library quotes what it cannot read.
+        f"HTTP/1.1 200 OK\r\nyou sent {KEY}\r\n\r\n".encode(),
+        f"HTTP/1.1 200 OK\r\n{'x' * 130} you sent {KEY}\r\n\r\n".encode(),
+    ],
+)
+async def test_a_server_that_speaks_something_else(make: Make, said: bytes) -> None:
     async def greet(stream: anyio.abc.SocketStream) -> None:
         async with stream:
             await stream.receive()
-            await stream.send(b"220 mail ready\r\n\r\n")
+            await stream.send(said)
             with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
                 while True:
                     await stream.receive()
@@ -173,10 +186,12 @@ async def test_a_server_that_speaks_something_else(make: Make) -> None:
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, greet)
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        error = await failure(make(f"http://127.0.0.1:{port}"))
+        error = await failure(make(f"http://127.0.0.1:{port}", api_key=KEY))
         tasks.cancel_scope.cancel()
     assert (error.code, error.retryable) == ("protocol", False)
     assert "does not speak HTTP" in error.message
+    assert ("illegal header line" in error.message) == (b"HTTP" in said)
+    assert "sk-ca" not in everything(error)
 
 
 @pytest.mark.parametrize("at", [None, 0, "story"])
@@ -209,6 +224,41 @@ async def test_too_much(chat_server: ChatServer, make: Make, said: Said) -> None
     error = await failure(make(http=HttpOptions(max_reply_bytes=2_000)))
     assert (error.code, error.retryable) == ("protocol", False)
     assert "more than 2,000 bytes" in error.message
+
+
+async def test_a_document_is_one_event_and_bounded_as_one(chat_server: ChatServer, make: Make) -> None:
+    chat_server.reply(raw(b'{"a": "' + b"x" * 3_000 + b'"}', "application/json"), say(LONG))
+    provider = make(http=HttpOptions(max_event_bytes=2_000))
+    error = await failure(provider)
+    assert (error.code, error.retryable) == ("protocol", False)
+    assert "more than 2,000 bytes; see HttpOptions.max_event_bytes" in error.message
+    assert (await ask(provider)).text == LONG
+
+
+WHOLE = b'{"choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}]}'
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "body", "code", "text"),
+    [
+        (200, "application/json", WHOLE, "protocol", "packed its answer, though it was asked not to"),
+        (200, SSE, b"data: " + WHOLE + b"\n\n", "protocol", "packed its answer, though it was asked not to"),
+        (500, "application/json", ERROR, "overloaded", "it said nothing"),
+    ],
+)
+async def test_what_is_packed_is_not_unpacked(
+    chat_server: ChatServer, make: Make, status: int, kind: str, body: bytes, code: str, text: str
+) -> None:
+    headers = {"content-type": kind, "content-encoding": "gzip"}
+    chat_server.reply(Said(status=status, body=gzip.compress(body), headers=headers))
+    error = await failure(make())
+    assert error.code == code
+    assert text in error.message
+    chat_server.reply(raw(WHOLE, kind).but(headers={"content-type": kind, "content-encoding": "Identity"}))
+    if kind == "application/json":
+        assert (await ask(make())).text == "Hello"
+    else:
+        assert (await failure(make())).code == "protocol"
 
 
 async def test_an_error_page_that_never_ends(chat_server: ChatServer, make: Make) -> None:
@@ -306,19 +356,21 @@ async def _rest(chunks: Any) -> None:
         pass
 
 
-async def test_a_closed_provider_asks_no_more(chat_server: ChatServer, make: Make) -> None:
+async def test_closing_ends_what_streams_and_a_later_request_connects_anew(chat_server: ChatServer, make: Make) -> None:
     provider = make()
-    chat_server.reply(say(LONG).but(fault="stall", at="story"))
+    chat_server.reply(say(LONG).but(fault="stall", at="story"), "Hello")
     stream = provider.stream(request())
     async with stream as chunks:
         await anext(chunks)
         await provider.close()
         await provider.close()
-        with pytest.raises(ProviderError):
+        with pytest.raises(ProviderError) as caught:
             await _rest(chunks)
-    error = await failure(provider)
-    assert (error.code, error.retryable) == ("connection", False)
-    assert len(chat_server.requests) == 1
+    assert caught.value.retryable
+    assert not provider.http.connected
+    assert (await ask(provider)).text == "Hello"
+    assert provider.http.connected
+    assert chat_server.connections == 2
 
 
 async def test_proxies(chat_server: ChatServer, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,10 +395,13 @@ async def test_a_client_of_ones_own(chat_server: ChatServer, make: Make) -> None
     assert chat_server.requests[-1].headers["x-mine"] == "1"
 
 
-@pytest.mark.parametrize("name", ["connect_timeout_s", "idle_timeout_s", "pool_timeout_s", "max_connections"])
+@pytest.mark.parametrize(
+    "name", ["connect_timeout_s", "idle_timeout_s", "pool_timeout_s", "max_connections", "max_event_bytes"]
+)
 def test_options_are_checked(name: str) -> None:
+    options: dict[str, Any] = {name: 0}
     with pytest.raises(UsageError, match=f"HttpOptions.{name} is 0"):
-        HttpOptions(**{name: 0})
+        HttpOptions(**options)
 
 
 # ---- the key --------------------------------------------------------------------------------------------------------
@@ -358,6 +413,22 @@ ECHOES: list[Said] = [
     raw(f"data: {KEY}\n\n".encode()),
     raw(b'data: {"error": {"message": "%s"}}\n\n' % KEY.encode()),
     raw(b"", status=307).but(headers={"location": f"http://x/{KEY}"}),
+    # Where the message is cut, the key must not be.
+    *(fail(401, f"{'x' * (200 - shown)}{KEY}") for shown in range(4, len(KEY), 6)),
+    html(502, f"<html>{'x ' * 94}{KEY}</html>"),
+    html(502, f"{' ' * 7_980}<p>{KEY}"),
+    html(502, f"{' ' * 7_995}{KEY}"),
+    html(502, f"<p>{KEY[:9]}<i></i>\n&#x{ord(KEY[9]):x};{KEY[10:]}".replace("<i></i>\n", "")),
+    html(502, f"{' ' * 65_516}{KEY}"),
+    raw(f"{'z' * 185}{KEY}".encode(), "text/plain"),
+    raw(f"{' ' * 990}{KEY}".encode(), "text/plain"),
+    raw(f"data: {'y' * 185}{KEY}\n\n".encode()),
+    raw(b'data: {"error": {"message": "%s%s"}}\n\n' % (b"y" * 190, KEY.encode())),
+    fail(500).but(headers={"x-request-id": KEY}),
+    fail(401, f"No such key: {KEY.upper()}"),
+    raw(b"", status=307).but(headers={"location": f"http://{KEY.upper()}.x/"}),
+    raw(b"nope", f"text/{KEY}"),
+    html(502).but(headers={"content-type": f"text/{KEY}"}),
     say(LONG).but(fault="reset"),
     say(LONG).but(fault="cut", at="story"),
     say(LONG).but(fault="stall"),
@@ -388,13 +459,32 @@ async def test_the_key_shows_nowhere(
     sent = chat_server.requests[-1].headers
     assert (sent["authorization"], sent["x-team"], sent["x-more"]) == (f"Bearer {KEY}", f"team-{KEY}", f"more-{KEY}")
     shown = everything(error) + repr(provider) + repr(provider.http.secrets) + repr(provider.http.options)
-    assert "canary" not in shown
+    assert "canary" not in shown.lower()
+    assert "sk-ca" not in error.message.lower(), "nor does the beginning of it"
     ours = [record for record in caplog.records if not record.name.startswith("httpcore")]
     assert "canary" not in "\n".join(record.getMessage() for record in ours)
     # Of httpcore's own debug log only what the server itself sent back may hold it.
     sending = [record.getMessage() for record in caplog.records if "send_request" in record.getMessage()]
     assert sending
     assert "canary" not in "\n".join(sending)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BASIC", "Token", "api-key"])
+async def test_of_a_header_with_a_scheme_the_secret_part_is_hidden(
+    chat_server: ChatServer, make: Make, scheme: str
+) -> None:
+    chat_server.reply(fail(401, f"No such key: {KEY}."))
+    error = await failure(make(api_key="", extra_headers={"authorization": f"{scheme} {KEY}"}))
+    assert "No such key: ***" in error.message
+
+
+def test_a_secret_is_hidden_as_json_and_urls_quote_it_and_where_a_text_was_cut_in_it() -> None:
+    hide = Secrets([("x-key", 'sec"ret/\\value')]).hide
+    assert hide(r'{"a": "sec\"ret/\\value"}') == '{"a": "***"}'
+    assert hide("http://x/sec%22ret%2F%5Cvalue/y") == "http://x/***/y"
+    assert hide('It was sec"ret/\\va') == "It was ***"
+    assert hide("It is sec") == "It is sec"
+    assert Secrets([("authorization", "Bearer none")]).hide("none of it, bearer none") == "none of it, bearer none"
 
 
 @pytest.mark.parametrize("bad", [f"{KEY}\nx", f"{KEY}é", f"{KEY}\x00"])
@@ -409,7 +499,8 @@ async def test_a_key_that_cannot_be_sent_is_refused_unseen(chat_server: ChatServ
     assert chat_server.requests == []
 
 
-@pytest.mark.parametrize("url", [f"http://user:{KEY}@host", f"http://host/v1?key={KEY}", f"http://host/v1#{KEY}"])
+@pytest.mark.parametrize("url", [f"http://user:{KEY}@host", f"http://host/v1?key={KEY}", f"http://host/v1#{KEY}",
+                                 f"http://host/v1?api-version=1&key={KEY}"])  # fmt: skip
 def test_a_key_in_the_url_is_refused_unseen(url: str) -> None:
     with pytest.raises(UsageError) as caught:
         OpenAIProvider(base_url=url, api_key=KEY, environ={"OPENAI_API_KEY": KEY})

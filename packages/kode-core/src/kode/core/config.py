@@ -178,13 +178,12 @@ class Dependencies:
     async def close(self) -> None:
         """Close the connections of providers that were found here by name; what was given is its giver's to close.
 
-        It can be used again afterwards: a name is then resolved anew.
+        It can be used again afterwards: the same providers then open new connections.
         """
-        found, self._providers = self._providers, {}
         self.bound.clear()
         given = () if not isinstance(self.providers, Mapping) else tuple(self.providers.values())
         with anyio.CancelScope(shield=True):
-            for provider in found.values():
+            for provider in tuple(self._providers.values()):
                 if not any(provider is one for one in given):
                     await provider.close()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from kode.core.errors import KodeError, ProviderError
 from kode.core.jsontext import canonical, well_formed
@@ -29,7 +29,10 @@ from kode.core.provider.base import (
 )
 from kode.core.provider.failure import provider_error
 
-__all__ = ["Assembler", "BadInput", "Reply", "Shown", "fold"]
+__all__ = ["MAX_COUNT", "Assembler", "BadInput", "Reply", "Shown", "count", "fold"]
+
+MAX_COUNT: Final = 2**53 - 1
+"""What one number of a usage may be: every reader of JSON, and every store, holds sums of such exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,16 +293,26 @@ def _shown(index: int, part: _Part, text: str, offset: int, opens: bool) -> Show
     return None
 
 
+def count(value: object) -> int:
+    """Read a number that a provider counted, from 0 to ``MAX_COUNT``; what is none, or no whole one, is 0.
+
+    Usage is stored, and added up: a number with thousands of digits could be written but not read back.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return 0
+    return min(max(value, 0), MAX_COUNT)
+
+
 def _larger(a: Usage, b: Usage) -> Usage:
-    if a is _NOTHING:
-        return b
     return Usage(
-        max(a.input, b.input),
-        max(a.output, b.output),
-        max(a.cache_read, b.cache_read),
-        max(a.cache_write, b.cache_write),
-        max(a.reasoning, b.reasoning),
-        max(a.cost_nanos, b.cost_nanos),
+        max(a.input, count(b.input)),
+        max(a.output, count(b.output)),
+        max(a.cache_read, count(b.cache_read)),
+        max(a.cache_write, count(b.cache_write)),
+        max(a.reasoning, count(b.reasoning)),
+        max(a.cost_nanos, count(b.cost_nanos)),
     )
 
 

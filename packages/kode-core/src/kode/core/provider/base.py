@@ -328,7 +328,7 @@ class Provider(Protocol):
         ...
 
     async def close(self) -> None:
-        """Close connections; twice is fine. Streams that are open fail."""
+        """Close connections; twice is fine. Streams that are open fail; a later request opens new connections."""
         ...
 
 

@@ -89,7 +89,6 @@ class ScriptedProvider:
         """All of them, in order."""
         self.complaints: list[str] = []
         """What the script did not foresee."""
-        self.closed = False
         self._scripts: Mapping[str, Script] | None = script if isinstance(script, Mapping) else None
         self._script: Script = () if isinstance(script, Mapping) else script
         self._by_replies = by == "replies"
@@ -112,8 +111,6 @@ class ScriptedProvider:
         self.calls += 1
         if self._keep:
             self.requests.append(request)
-        if self.closed:
-            raise provider_error("connection", "This scripted provider is closed.", retryable=False)
         answer = self._choose(request)
         turn = answer if isinstance(answer, Turn) else await self._turn(answer, request)
         if turn.expect is not None:
@@ -155,8 +152,7 @@ class ScriptedProvider:
         return -(-size // 4)
 
     async def close(self) -> None:
-        """Answer nobody any more."""
-        self.closed = True
+        """Do nothing: there are no connections."""
 
     def _choose(self, request: ModelRequest) -> Answer | Awaitable[Answer]:
         """Call the function, or take the next turn of the list."""

@@ -36,9 +36,9 @@ class OpenAIProvider:
         model: Asked when a request names none.
         api_key: Sent as bearer token; default: ``OPENAI_API_KEY``. Only the vendor itself asks for one here.
         base_url: Default: ``OPENAI_BASE_URL``, or the vendor. With or without version (``/v1`` is added to a URL that
-            names none) and final slash.
+            names none) and final slash; of a query only ``?api-version=…``, which goes with each request.
         name: Stored with each message. Give servers of different vendors different names.
-        window_tokens: Default: by the model's name, 128,000 for an unknown one.
+        window_tokens: Default: by the model's name, 32,768 for one that it does not tell.
         capabilities: Default: tools, structured output, images, sound and PDF files.
         prices: Gives each usage its cost.
         dialect: How the server differs; default: by the model's name.
@@ -75,7 +75,7 @@ class OpenAIProvider:
         environ = api_key = extra_headers = None
         self.name = name
         self.model = model
-        self.base_url = _base(url)
+        self.base_url, self._query = _base(url)
         self.official = urlsplit(self.base_url).hostname == "api.openai.com"
         if self.official and not secrets:
             raise NotBoundError(
@@ -98,7 +98,7 @@ class OpenAIProvider:
         )
 
     def __repr__(self) -> str:
-        return f"OpenAIProvider(model={self.model!r}, base_url={self.base_url!r})"
+        return f"OpenAIProvider(model={self.model!r}, base_url={self.base_url + self._query!r})"
 
     def stream(self, request: ModelRequest) -> ChatStream:
         """Ask; see ``Provider.stream``."""
@@ -116,7 +116,8 @@ class OpenAIProvider:
             body = request_body(request, self._of(model), official=self.official)
         except UsageError as error:
             raise provider_error("bad_request", error.message, provider=self.name, model=model) from error
-        return self.http.post(f"{self.base_url}/chat/completions", body, headers=request.extra_headers, model=model)
+        url = f"{self.base_url}/chat/completions{self._query}"
+        return self.http.post(url, body, headers=request.extra_headers, model=model)
 
     async def close(self) -> None:
         """Close connections; see ``Provider.close``."""
@@ -186,8 +187,8 @@ def _bearer(key: str) -> Secrets:
     return Secrets([("authorization", f"Bearer {key}")] if key else ())
 
 
-def _base(url: str) -> str:
-    """Bring a base URL into one form: no final slash, with a version, without the endpoint."""
+def _base(url: str) -> tuple[str, str]:
+    """Bring a base URL into one form, no final slash, with a version, without the endpoint; and give its query."""
     try:
         parts = urlsplit(url.strip())
         host = parts.hostname if parts.port != 0 else None
@@ -198,15 +199,16 @@ def _base(url: str) -> str:
         problem = "has no http:// or https:// with a host, or an odd port"
     elif parts.username is not None or parts.password is not None:
         problem = "holds a user or password, which would be logged: give api_key or extra_headers"
-    elif parts.query or parts.fragment:
-        problem = "has a query or fragment: give the plain address"
+    elif parts.fragment or (parts.query and not _QUERY.fullmatch(parts.query)):
+        problem = "has a fragment, or more of a query than api-version, which would be logged: give keys as api_key"
     if problem is not None:
         shown = f"{parts.scheme}://{host}{parts.path}" if host else "given"
         raise UsageError(f"The base URL {shown} {problem}; such as http://localhost:8000/v1.", code="bad_base_url")
     path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
-    if not any(_VERSION.fullmatch(part) for part in path.split("/")):
+    if not parts.query and not any(_VERSION.fullmatch(part) for part in path.split("/")):
         path += "/v1"
-    return f"{parts.scheme}://{parts.netloc}{path}"
+    return f"{parts.scheme}://{parts.netloc}{path}", f"?{parts.query}" if parts.query else ""
 
 
+_QUERY = re.compile(r"api-version=[\w.-]{1,40}", re.ASCII)
 _VERSION = re.compile(r"v\d+\w*")

@@ -18,6 +18,7 @@ from typing import Any
 
 from kode.core.kernel.message import Usage
 from kode.core.kernel.words import StopReason
+from kode.core.provider.assemble import count
 from kode.core.provider.base import (
     BlockKind,
     BlockStart,
@@ -43,6 +44,7 @@ _STOPS = {
     "refusal": StopReason.REFUSAL,
 }
 """All other words mean the end of a turn: ``stop`` is also said, by some, of a reply with tool calls."""
+_CALLING = frozenset({"tool_calls", "function_call"})
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ class ChatReply:
     """
 
     __slots__ = (
-        "_at", "_calls", "_count", "_head", "_hide", "_open", "_open_kind", "_prices", "_refused", "_stop",
+        "_at", "_by_id", "_calls", "_count", "_head", "_hide", "_open", "_open_kind", "_prices", "_refused", "_stop",
         "model", "over", "who",
     )  # fmt: skip
 
@@ -87,7 +89,8 @@ class ChatReply:
         self._open: int | None = None  # the block of text or reasoning that goes on
         self._open_kind: BlockKind = "text"
         self._calls: list[_Call] = []
-        self._at: dict[int, _Call] = {}  # the call that an index means now
+        self._at: dict[int | str, _Call] = {}  # the call that an index means now
+        self._by_id: dict[str, _Call] = {}  # the last call that was given an id
         self._refused = False
         self._stop: str | None = None
         self._head: tuple[str | None, str | None] = (None, None)
@@ -98,25 +101,31 @@ class ChatReply:
         return self._stop is not None
 
     def feed(self, data: str) -> list[Chunk]:
-        """Read one frame. What cannot be read is a ``ReplyError``, code ``protocol``."""
+        """Read one frame. What cannot be read is a ``ReplyError``, code ``protocol``.
+
+        Behind a complete reply nothing can fail any more: what else is said there, in whatever form, was not needed.
+        """
         if self.over:
             return []
         if data.startswith("[DONE]"):
             self.over = True
             return self.end()
         frame = _load(data)
+        if self.finished and (frame is None or _is_error(frame)):
+            self.over = True
+            return self.end()
         if frame is None:
             # Behind good frames it is some accident on the way; at the beginning it is another protocol.
-            text = f"sent a frame that is no JSON object: {self._hide(excerpt(data))!r}."
+            text = f"sent a frame that is no JSON object: {excerpt(data, self._hide)!r}."
             return self._fail("protocol", text, retryable=self._head[0] is not None)
         out: list[Chunk] = []
-        choices = frame.get("choices")
-        choice: Any = choices[0] if isinstance(choices, list) and choices else None
-        if frame.get("error") or (choice is None and frame.get("object") == "error"):
+        choice = _choice_of(frame)
+        if _is_error(frame):
             self.over = True
             return [ReplyError(understood(200, frame, self._hide).error(self.who, model=self.model or None))]
         if self._head[0] is None:
-            self._head = (_text(frame.get("id")) or None, _text(frame.get("model")) or None)
+            id, model = (excerpt(_text(frame.get(name)), self._hide) or None for name in ("id", "model"))
+            self._head = id, model
         if isinstance(choice, dict) and not choice.get("index"):
             self._choice(choice, out)
             if self._stop == "error":
@@ -133,13 +142,15 @@ class ChatReply:
             return []  # without ReplyEnd it counts as cut
         if any(call.block is None for call in self._calls):
             return self._fail("protocol", "sent a tool call without a name; ask again.", retryable=True)
+        if self._stop in _CALLING and not self._count:
+            return self._fail("protocol", f"stopped with {self._stop!r}, but sent no call; ask again.", retryable=True)
         blocks = [] if self._open is None else [self._open]
         blocks += [call.block for call in self._calls if call.block is not None]
         stop = _STOPS.get(self._stop or "", StopReason.END_TURN)
         if self._refused and stop is StopReason.END_TURN:
             stop = StopReason.REFUSAL
         id, model = self._head
-        return [*map(BlockStop, sorted(blocks)), ReplyEnd(stop, self._stop or "", model, id)]
+        return [*map(BlockStop, sorted(blocks)), ReplyEnd(stop, excerpt(self._stop or "", self._hide), model, id)]
 
     def _fail(self, code: str, what: str, *, retryable: bool | None = None) -> list[Chunk]:
         # Not raised: the frames of a traceback would hold what the server sent, and servers echo keys.
@@ -167,6 +178,9 @@ class ChatReply:
                 for entry in calls if isinstance(calls, list) else [calls]:
                     if isinstance(entry, dict):
                         self._call(entry, out)
+            single = delta.get("function_call")  # the form before there were several; it has no id
+            if isinstance(single, dict) and not calls:
+                self._call({"index": "function_call", "function": single}, out)
         stop = choice.get("finish_reason")
         if stop and isinstance(stop, str):
             self._stop = stop
@@ -192,6 +206,8 @@ class ChatReply:
         name, id = _text(function.get("name")), _text(entry.get("id"))
         call = self._which(entry.get("index"), id, name)
         call.id = call.id or id
+        if call.id:
+            self._by_id[call.id] = call
         arguments = function.get("arguments")
         if arguments is not None and not isinstance(arguments, str):
             arguments = json.dumps(arguments)
@@ -213,8 +229,8 @@ class ChatReply:
         The index decides, unless a name comes with another id: servers exist that number every call 0. Without an
         index an id that is known decides, else a name begins a call, else it is more of the last one.
         """
-        known = next((call for call in reversed(self._calls) if id and call.id == id), None)
-        if isinstance(index, int):
+        known = self._by_id.get(id)
+        if isinstance(index, (int, str)):
             found = self._at.get(index)
             if found is None:
                 pass  # a new one, whatever its id: ids come twice
@@ -228,7 +244,7 @@ class ChatReply:
             return self._calls[-1]
         call = _Call(id)
         self._calls.append(call)
-        if isinstance(index, int):
+        if isinstance(index, (int, str)):
             self._at[index] = call
         return call
 
@@ -239,6 +255,15 @@ def _load(data: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return frame if isinstance(frame, dict) else None
+
+
+def _choice_of(frame: dict[str, Any]) -> Any:
+    choices = frame.get("choices")
+    return choices[0] if isinstance(choices, list) and choices else None
+
+
+def _is_error(frame: dict[str, Any]) -> bool:
+    return bool(frame.get("error")) or (frame.get("object") == "error" and _choice_of(frame) is None)
 
 
 def read_usage(usage: dict[str, Any]) -> Usage:
@@ -256,8 +281,8 @@ def read_usage(usage: dict[str, Any]) -> Usage:
 
 
 def _number(value: Any, *names: str) -> int:
-    found = [value.get(name) for name in names] if isinstance(value, dict) else []
-    return next((each for each in found if isinstance(each, int) and each > 0), 0)
+    found = [count(value.get(name)) for name in names] if isinstance(value, dict) else []
+    return next((each for each in found if each), 0)
 
 
 def _text(value: Any) -> str:

@@ -25,7 +25,9 @@ __all__ = ["Dialect", "dialect_of", "request_body", "write_messages"]
 class Dialect:
     """What differs from model to model, and from server to server, in this one API."""
 
-    window_tokens: int = 128_000
+    window_tokens: int = 32_768
+    """What most models that call tools have at least; the name of one that anybody serves does not tell what this
+    server gives it."""
     max_tokens_field: str = "max_tokens"
     sampling: bool = True
     """Whether it takes ``temperature``, ``top_p`` and ``stop``; reasoning models refuse them."""
@@ -34,7 +36,8 @@ class Dialect:
 
 _REASONS = "max_completion_tokens", False, True
 _DIALECTS = {
-    # Longest beginning first is seen to below. What is not here is taken for a model of some other server.
+    # The vendor's own, by the longest beginning. Where a beginning stands for models of several windows it has the
+    # smaller: what is compacted too early still goes on, what is too long is refused.
     "gpt-3.5": Dialect(16_385),
     "gpt-4": Dialect(8_192),
     "gpt-4-turbo": Dialect(128_000),
@@ -42,16 +45,12 @@ _DIALECTS = {
     "gpt-4.1": Dialect(1_047_576, "max_completion_tokens"),
     "gpt-5": Dialect(400_000, *_REASONS),
     "gpt-5-chat": Dialect(128_000, "max_completion_tokens"),
+    "gpt-5.1-chat": Dialect(128_000, *_REASONS),
+    "gpt-5.2-chat": Dialect(128_000, *_REASONS),
     "chatgpt-4o": Dialect(128_000, "max_completion_tokens"),
-    "o1": Dialect(200_000, *_REASONS),
+    "o1": Dialect(128_000, *_REASONS),
     "o3": Dialect(200_000, *_REASONS),
     "o4": Dialect(200_000, *_REASONS),
-    "deepseek": Dialect(128_000),
-    "qwen3": Dialect(262_144),
-    "glm-4": Dialect(128_000),
-    "kimi": Dialect(262_144),
-    "mistral": Dialect(128_000),
-    "llama-3": Dialect(128_000),
 }
 _BY_LENGTH = sorted(_DIALECTS.items(), key=lambda item: -len(item[0]))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -14,6 +15,9 @@ from kode.core.errors import UsageError
 __all__ = ["Secrets", "place"]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SCHEME = re.compile(r"(basic|bearer|token|key|api-?key)[ \t:=]+", re.IGNORECASE)
+_SHORTEST = 8
+"""Shorter ones are no secrets ("none", "ollama"), and hiding them would spoil messages."""
 
 
 class Secrets(httpx.Auth):
@@ -30,9 +34,8 @@ class Secrets(httpx.Auth):
     def __init__(self, headers: Iterable[tuple[str, str]] = (), hidden: Iterable[str] = ()) -> None:
         self._headers = {name.lower(): value for name, value in headers}
         self._unfit = [name for name, value in self._headers.items() if not _sendable(name, value)]
-        values = [value.removeprefix("Bearer ") for value in self._headers.values()]
-        # Shorter ones are no secrets ("none", "ollama"), and hiding them would spoil messages.
-        self._hidden = sorted({each for each in (*values, *hidden) if len(each) >= 8}, key=len, reverse=True)
+        values = [_SCHEME.sub("", value.strip(), count=1) for value in self._headers.values()]
+        self._hidden = sorted({form for each in (*values, *hidden) for form in _forms(each)}, key=len, reverse=True)
 
     def check(self) -> None:
         """Refuse what cannot be sent. Not in the constructor: its frame, and that of its caller, hold the values.
@@ -56,9 +59,15 @@ class Secrets(httpx.Auth):
         yield request
 
     def hide(self, text: str) -> str:
-        """Blot them out in a text."""
+        """Blot them out in a text, in whatever case, also where it was cut in the middle of one."""
+        if not self._hidden:
+            return text
+        text = re.sub("|".join(map(re.escape, self._hidden)), "***", text, flags=re.IGNORECASE)
+        end = text[-len(self._hidden[0]) :].lower()
         for each in self._hidden:
-            text = text.replace(each, "***")
+            known = next((n for n in range(len(each) - 1, _SHORTEST - 1, -1) if end.endswith(each[:n].lower())), 0)
+            if known:
+                return f"{text[:-known]}***"
         return text
 
     def also(self, headers: Mapping[str, str] | None = None, hidden: Iterable[str] = ()) -> Secrets:
@@ -77,6 +86,14 @@ def place(url: str) -> str:
         port = f":{parts.port}" if parts.port else ""
         return f"{parts.scheme}://{host}{port}{parts.path}" if host else parts.path
     return "that address"
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """Give a secret as it is, and as JSON and a URL would quote it."""
+    if len(secret) >= _SHORTEST:
+        yield secret
+        yield json.dumps(secret)[1:-1]
+        yield quote(secret, safe="")
 
 
 def _sendable(name: str, value: str) -> bool:

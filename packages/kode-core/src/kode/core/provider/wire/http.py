@@ -26,8 +26,9 @@ from anyio.lowlevel import RunVar
 from kode.core.clock import Clock, RealClock
 from kode.core.errors import ProviderError, UsageError
 from kode.core.provider.failure import provider_error
+from kode.core.provider.wire.broken import broken, text_of
 from kode.core.provider.wire.credentials import Secrets, place
-from kode.core.provider.wire.refusal import excerpt, read_refusal, retry_after
+from kode.core.provider.wire.refusal import excerpt, phrase, read_refusal, retry_after
 from kode.core.provider.wire.sse import MAX_EVENT_BYTES, SseEvent, SseParser
 
 __all__ = ["EventStream", "Http", "HttpOptions"]
@@ -37,8 +38,8 @@ CLOSE_S: Final = 2.0
 ERROR_S: Final = 10.0
 """What reading the body of a refusal may take."""
 ERROR_BYTES: Final = 65_536
-LINGER_S: Final = 5.0
-"""How long a complete reply waits for what servers may send behind it: usage, or the mark of the end."""
+LINGER_S: Final = 2.0
+"""How long, all in all, a complete reply waits for what servers may send behind it: usage, or the mark of the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class HttpOptions:
     """At once, per event loop. A vendor's rate limit comes sooner."""
     max_reply_bytes: int = 256 * 1024 * 1024
     max_event_bytes: int = MAX_EVENT_BYTES
+    """Of one event of a stream, and of a reply that comes as one document."""
     proxy: str | None = field(default=None, repr=False)
     """Such as ``http://user:password@proxy:3128``."""
     env_proxy: bool = False
@@ -66,10 +68,10 @@ class HttpOptions:
     tls: ssl.SSLContext | None = None
     """How to trust; None: the public authorities that ``certifi`` lists."""
     client: Callable[[], httpx.AsyncClient] | None = field(default=None, repr=False)
-    """Makes the client instead, once per event loop; then only the bounds above are used."""
+    """Makes the client instead, once per event loop and after each close; then only the bounds above are used."""
 
     def __post_init__(self) -> None:
-        for name in ("connect_timeout_s", "idle_timeout_s", "pool_timeout_s", "max_connections", "max_reply_bytes"):
+        for name in _POSITIVE:
             value = getattr(self, name)
             if not value > 0:
                 raise UsageError(f"HttpOptions.{name} is {value!r}; give more than 0.", code="bad_http_options")
@@ -94,7 +96,6 @@ class Http:
         self.who = who
         self.options = options or HttpOptions()
         self.clock: Clock = clock or RealClock()
-        self.closed = False
         password = urlsplit(self.options.proxy or "").password or ""
         self.secrets = secrets.also(hidden=(password, unquote(password)))
         self.secrets.check()
@@ -114,14 +115,13 @@ class Http:
         """
         return EventStream(self, url, body, self.secrets.also(headers) if headers else self.secrets, model)
 
-    def client(self) -> httpx.AsyncClient:
-        """The client of the running event loop.
+    @property
+    def connected(self) -> bool:
+        """Whether the running event loop has a client, which may hold connections."""
+        return self._clients.get() is not None
 
-        Raises:
-            ProviderError: It was closed, or cannot be made.
-        """
-        if self.closed:
-            raise provider_error("connection", f"{self.who} was closed.", retryable=False, provider=self.who)
+    def client(self) -> httpx.AsyncClient:
+        """The client of the running event loop."""
         client = self._clients.get()
         if client is None:
             make = self.options.client or self._make
@@ -130,8 +130,7 @@ class Http:
         return client
 
     async def close(self) -> None:
-        """Close the connections of this event loop; those of others end with theirs. Nothing is sent any more."""
-        self.closed = True
+        """Close the connections of this event loop; those of others end with theirs. A later request opens new ones."""
         client = self._clients.get()
         if client is not None:
             self._clients.set(None)
@@ -158,12 +157,14 @@ class EventStream:
     """One answer on its way: an async context manager to ``read`` from."""
 
     __slots__ = (
-        "_body", "_bytes", "_first", "_http", "_model", "_parser", "_response", "_secrets", "_seen", "_url", "complete",
+        "_body", "_bytes", "_ends", "_first", "_http", "_model", "_parser", "_response", "_secrets", "_seen", "_url",
+        "complete",
     )  # fmt: skip
 
     def __init__(self, http: Http, url: str, body: bytes, secrets: Secrets, model: str | None) -> None:
         self.complete = False
         """Set by who reads when the reply is whole: what is left matters less, and the connection can be kept."""
+        self._ends: float | None = None  # when a complete reply waits no longer, by the monotonic clock
         self._http = http
         self._url = url
         self._body = body
@@ -187,7 +188,10 @@ class EventStream:
             self._bytes = response.aiter_bytes()
             if response.status_code != 200:
                 failure = await self._refused(response)
-            elif _media_type(response) not in ("application/json", "text/html"):
+            elif _packed(response):
+                text = "packed its answer, though it was asked not to. Have it, or the proxy before it, send it plain."
+                failure = self._error("protocol", text, 200)
+            elif _content_type(response).lower() not in ("application/json", "text/html"):
                 self._parser = SseParser(self._http.options.max_event_bytes)
         except BaseException as error:
             await self._leave()
@@ -216,7 +220,7 @@ class EventStream:
         try:
             if self._parser is None:
                 return await self._read_document()
-            with self._http.clock.move_on_after(LINGER_S if self.complete else None):
+            with self._http.clock.move_on_after(self._patience()):
                 return await self._read_events(self._parser)
             return None
         except Exception as error:  # noqa: BLE001 - nothing else leaves a provider
@@ -224,6 +228,14 @@ class EventStream:
         raise failure
 
     # ---- reading
+
+    def _patience(self) -> float | None:
+        """Give the seconds that are left to wait; once the reply is complete they run out, whatever still comes."""
+        if not self.complete:
+            return None
+        now = self._http.clock.monotonic()
+        self._ends = now + LINGER_S if self._ends is None else self._ends
+        return max(0.0, self._ends - now)
 
     async def _read_events(self, parser: SseParser) -> list[SseEvent] | None:
         while True:
@@ -244,8 +256,11 @@ class EventStream:
         if self._seen:
             return None
         pieces: list[bytes] = []
+        most = self._http.options.max_event_bytes
         while (data := await self._next()) is not None:
             pieces.append(data)
+            if self._seen > most:
+                raise self._error("protocol", f"sent a reply of more than {most:,} bytes; {_SEE}max_event_bytes.")
         text = b"".join(pieces).decode("utf-8", "replace")
         if not text.lstrip().startswith(("{", "[")):
             raise self._no_stream(text)
@@ -259,7 +274,7 @@ class EventStream:
             self._seen += len(data)
             most = self._http.options.max_reply_bytes
             if self._seen > most:
-                raise self._error("protocol", f"sent more than {most:,} bytes; see HttpOptions.max_reply_bytes.")
+                raise self._error("protocol", f"sent more than {most:,} bytes; {_SEE}max_reply_bytes.")
         return data
 
     async def _leave(self) -> None:
@@ -284,28 +299,31 @@ class EventStream:
     async def _refused(self, response: httpx.Response) -> ProviderError:
         body = bytearray()
         with self._http.clock.move_on_after(ERROR_S), suppress(Exception):
-            while len(body) < ERROR_BYTES and (data := await self._next()) is not None:
+            while len(body) < ERROR_BYTES and not _packed(response) and (data := await self._next()) is not None:
                 body += data
         status, headers = response.status_code, response.headers
+        hide = self._secrets.hide
         if status < 400:
-            where = f" and sends us on to {excerpt(place(headers['location']))}" if "location" in headers else ""
-            text = f"answered {status}{where}, which is no reply, and is not followed with a key. Mend the base URL."
-            return self._error("protocol", self._secrets.hide(text), status)
+            text = f"answered {status} {phrase(status)}".rstrip() + ", which is no reply. Check the base URL."
+            if "location" in headers:
+                where = excerpt(place(headers["location"]), hide)
+                text = f"answered {status} and sends us on to {where}: not followed with a key. Mend the base URL."
+            return self._error("protocol", text, status)
         text = bytes(body).decode("utf-8", "replace")
-        refusal = read_refusal(status, text, _media_type(response), self._secrets.hide)
+        refusal = read_refusal(status, text, excerpt(_content_type(response), hide), hide)
         again = {"true": True, "false": False}.get(headers.get("x-should-retry", ""))
         return refusal.error(
             self._http.who,
             model=self._model,
-            request_id=_request_id(response),
+            request_id=self._request_id(),
             retry_after_s=retry_after(headers, self._http.clock.now()),
             retryable=again,
         )
 
     def _no_stream(self, text: str) -> ProviderError:
         response = self._response
-        kind = _media_type(response) if response is not None else ""
-        shown = self._secrets.hide(excerpt(text))
+        kind = excerpt(_content_type(response), self._secrets.hide) if response is not None else ""
+        shown = excerpt(text, self._secrets.hide)
         if not shown:
             return self._error("truncated", "answered 200 with nothing in it.", 200)
         return self._error(
@@ -321,21 +339,9 @@ class EventStream:
             return error
         if isinstance(error, UsageError):
             return self._error("bad_request", f"cannot be asked: {error.message}")
+        told = excerpt(text_of(error), self._secrets.hide)
         begun = self._response is not None
-        told = self._secrets.hide(excerpt(_text_of(error)))
-        cut = told.startswith(("Server disconnected", "peer closed"))
-        kind = next((kind for kind in _BROKEN if isinstance(error, kind)), Exception)
-        code, text = _BROKEN[kind]
-        retryable: bool | None = None
-        if kind is httpx.ConnectError and "certificate" in told.lower():
-            text, retryable = "cannot be trusted at {where}: {told}. Check the address, or give HttpOptions.tls.", False
-        elif kind is httpx.RemoteProtocolError and cut:
-            code = "truncated" if begun else "connection"
-            text = "ended the connection {when}: {told}."
-        when = "in the middle of the reply" if begun else "before it answered"
-        where = place(self._url)
-        name = type(error).__name__
-        text = text.format(where=where, when=when, told=told.rstrip("."), name=name, o=self._http.options)
+        code, text, retryable = broken(error, told, begun, place(self._url), self._http.options)
         return self._error(code, text, retryable=retryable)
 
     def _error(
@@ -348,13 +354,23 @@ class EventStream:
             provider=self._http.who,
             model=self._model,
             status=status,
-            request_id=_request_id(self._response) if self._response is not None else None,
+            request_id=self._request_id(),
         )
+
+    def _request_id(self) -> str | None:
+        headers = self._response.headers if self._response is not None else {}
+        found: str = headers.get("x-request-id") or headers.get("request-id") or ""
+        fine = found and len(found) <= 100 and found.isprintable() and self._secrets.hide(found) == found
+        return found if fine else None
 
 
 # ---- pieces ------------------------------------------------------------------------------------------------
 
 _number = count()
+_POSITIVE = (
+    "connect_timeout_s", "idle_timeout_s", "pool_timeout_s", "max_connections", "max_reply_bytes", "max_event_bytes",
+)  # fmt: skip
+_SEE = "see HttpOptions."
 _DRAIN_S = 0.25
 _HEADERS = {
     "content-type": "application/json",
@@ -365,18 +381,6 @@ _HEADERS = {
 }
 _BOM_AND_BLANKS = b"\xef\xbb\xbf\r\n"
 _FIELDS = (b"data", b"event", b"id", b"retry", b":")
-_BROKEN: dict[type[Exception], tuple[str, str]] = {
-    # The first that fits counts.
-    httpx.ConnectTimeout: ("timeout", "could not be connected to at {where} within {o.connect_timeout_s} s."),
-    httpx.PoolTimeout: ("timeout", "had all {o.max_connections} connections busy for {o.pool_timeout_s} s."),
-    httpx.TimeoutException: ("timeout", "was silent for {o.idle_timeout_s} s; raise HttpOptions.idle_timeout_s."),
-    httpx.ConnectError: ("connection", "cannot be reached at {where}: {told}. Check the base URL and the network."),
-    httpx.ProxyError: ("connection", "cannot be reached through the proxy: {told}."),
-    httpx.RemoteProtocolError: ("protocol", "does not speak HTTP at {where}: {told}. Check the base URL."),
-    httpx.NetworkError: ("connection", "broke the connection {when}: {told}."),
-    OSError: ("connection", "broke the connection {when}: {told}."),
-    Exception: ("protocol", "could not be asked at {where}: {name}: {told}."),
-}
 
 
 @cache
@@ -385,20 +389,10 @@ def _tls(environment: bool) -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=environment)
 
 
-def _text_of(error: Exception) -> str:
-    """Give what an error says, or the first one behind it that says anything."""
-    at: BaseException | None = error
-    while at is not None:
-        if str(at):
-            return str(at)
-        at = at.__cause__ or at.__context__
-    return type(error).__name__
+def _content_type(response: httpx.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip()
 
 
-def _media_type(response: httpx.Response) -> str:
-    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
-
-
-def _request_id(response: httpx.Response) -> str | None:
-    found: str = response.headers.get("x-request-id") or response.headers.get("request-id") or ""
-    return found if found and len(found) <= 100 and found.isprintable() else None
+def _packed(response: httpx.Response) -> bool:
+    # A few bytes of such can unpack to more than memory holds.
+    return str(response.headers.get("content-encoding", "")).strip().lower() not in ("", "identity")

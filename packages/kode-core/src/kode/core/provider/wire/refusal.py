@@ -20,7 +20,7 @@ from typing import Any
 from kode.core.errors import ProviderError
 from kode.core.provider.failure import provider_error
 
-__all__ = ["Refusal", "excerpt", "read_refusal", "retry_after"]
+__all__ = ["Refusal", "excerpt", "phrase", "read_refusal", "retry_after"]
 
 EXCERPT = 200
 """Characters of a foreign text that a message shows."""
@@ -46,7 +46,7 @@ class Refusal:
         retryable: bool | None = None,
     ) -> ProviderError:
         """Make the error: who refused, what it said, what to do."""
-        status = f" with {self.status} {_phrase(self.status)}".rstrip() if self.status is not None else ""
+        status = f" with {self.status} {phrase(self.status)}".rstrip() if self.status is not None else ""
         message = f"{who} refused{status}: {self.text or 'it said nothing'} {_TODO.get(self.code, '')}"
         return provider_error(
             self.code,
@@ -66,7 +66,7 @@ def read_refusal(status: int, body: str, content_type: str = "", hide: Callable[
         value = json.loads(body)
     except (ValueError, RecursionError):
         shown = f" ({content_type or 'no content type'})" if body.strip() else ""
-        return Refusal(_code(status, set(), body), _sentence(hide(excerpt(body)) + shown), status)
+        return Refusal(_code(status, set(), body), _sentence(excerpt(body, hide) + shown), status)
     return understood(status, value, hide)
 
 
@@ -82,8 +82,8 @@ def understood(status: int, value: Any, hide: Callable[[str], str] = str) -> Ref
     number = next((int(word) for word in words if word.isdigit() and len(word) == 3 and word[0] in "45"), None)
     if number is not None and status < 400:
         status = number
-    text = texts[0] if texts else excerpt(json.dumps(value, ensure_ascii=False)) if value else ""
-    return Refusal(_code(status, words, text), _sentence(hide(excerpt(text))), status if status >= 400 else None)
+    text = texts[0] if texts else json.dumps(value, ensure_ascii=False) if value else ""
+    return Refusal(_code(status, words, text), _sentence(excerpt(text, hide)), status if status >= 400 else None)
 
 
 def retry_after(headers: Mapping[str, str], now_us: int) -> float | None:
@@ -104,13 +104,22 @@ def retry_after(headers: Mapping[str, str], now_us: int) -> float | None:
     return max(0.0, until - (now_us / 1e6 if now is None else now))
 
 
-def excerpt(text: str) -> str:
-    """Show the beginning of a foreign text on one line: no tags, no control characters."""
-    text = text[: 40 * EXCERPT]
+def excerpt(text: str, hide: Callable[[str], str] = str) -> str:
+    """Show the beginning of a foreign text on one line: no secrets, no tags, no control characters."""
+    # Hidden before each cut that is shown, and again behind tags and entities, which may stand in a secret.
+    text = hide(text[: 80 * EXCERPT])[: 40 * EXCERPT]
     if "<" in text:
         text = html.unescape(_TAGS.sub(" ", text))
-    text = " ".join("".join(each if each.isprintable() else " " for each in text).split())
+    text = hide(" ".join("".join(each if each.isprintable() else " " for each in text).split()))
     return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
+
+
+def phrase(status: int) -> str:
+    """Give the words that belong to a status, if it has any."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 # ---- pieces ------------------------------------------------------------------------------------------------
@@ -151,10 +160,13 @@ _STATUS = {
     504: "timeout",
 }
 _TOO_LONG = re.compile(
-    r"context (length|window|size)|maximum (context|input)|prompt is too long|input (is|was) too long"
-    r"|too many (input )?tokens|reduce the length|exceed(s|ed)? .{0,40}\btokens?\b",
+    r"context (length|window|size|limit)|maximum (context|input)|prompt is too long|input (is|was) too long"
+    r"|too many (input )?tokens|reduce the length",
     re.IGNORECASE,
 )
+_EXCEEDS = re.compile(r"exceed(s|ed)? .{0,40}\btokens?\b", re.IGNORECASE)
+_OUTPUT = re.compile(r"max_\w*tokens|(output|completion) tokens", re.IGNORECASE)
+"""Of these too many were asked for: a shorter history does not help."""
 _TODO = {
     "authentication": "Check the key and the address it is sent to.",
     "permission": "The key may not do this; use another, or ask its owner.",
@@ -169,7 +181,7 @@ def _code(status: int, words: set[str], text: str) -> str:
     for code in _WORDS:
         if code in found and code not in _BROAD:
             return code
-    if status in (200, 400, 413, 422, 500) and _TOO_LONG.search(text):
+    if status in (200, 400, 413, 422, 500) and _too_long(text):
         return "context_too_long"
     if status in _STATUS:
         return _STATUS[status]
@@ -181,11 +193,10 @@ def _code(status: int, words: set[str], text: str) -> str:
     return next((code for code in ("rate_limited", "bad_request") if code in found), "overloaded")
 
 
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
+def _too_long(text: str) -> bool:
+    if _TOO_LONG.search(text):
+        return True
+    return bool(_EXCEEDS.search(text)) and not _OUTPUT.search(text)
 
 
 def _sentence(text: str) -> str:
