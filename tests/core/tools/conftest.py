@@ -24,6 +24,7 @@ class Bench:
         self.sandbox = LocalSandbox(root, grace_s=0.3)
         self.documents = Documents()
         self.limits = Limits()
+        self.timeout_s: float | None = None
         self.progress: list[str] = []
         self.outcome = ToolOutcome(())
 
@@ -37,6 +38,7 @@ class Bench:
             fence=1,
             attempt="1.1",
             clock=RealClock(),
+            timeout_s=self.timeout_s,
             limits=self.limits,
             sandbox=self.sandbox,
             documents=self.documents,

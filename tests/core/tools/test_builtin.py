@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from kode.core.tools.builtin import (
     bash_kill,
     bash_logs,
     bash_run,
+    files,
     fs_edit,
     fs_glob,
     fs_grep,
@@ -110,6 +113,59 @@ async def test_what_is_missing_of_a_huge_line_is_said_whatever_fits(bench: Any) 
     assert (part["content"], part["truncated"]) == ("end", False)
 
 
+async def test_the_wanted_lines_are_found_wherever_the_pieces_end(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that are not wanted are only counted, so there are two ways past each place."""
+    text = "one\n\nthree\nfour\n\n\nlast"
+    lines = text.split("\n")
+    for end in ("", "\n"):
+        await bench.sandbox.write("f", (text + end).encode())
+        for piece in (1, 3, 100):
+            monkeypatch.setattr(files, "PIECE", piece)
+            for offset in range(1, 9):
+                for limit in (None, 1, 6):
+                    part = await bench(fs_read, path="f", offset=offset, **({"limit": limit} if limit else {}))
+                    wanted = lines[offset - 1 :][:limit]
+                    assert (part["content"], part["totalLines"]) == ("\n".join(wanted), 7), (piece, offset, limit)
+                    assert part["truncated"] == (offset - 1 + len(wanted) < 7)
+                    assert bench.outcome.cut_bytes == 0
+    bench.limits = Limits(max_tool_result_bytes=256)  # what of the wanted lines does not fit is counted as cut
+    await bench.sandbox.write("f", b"x" * 99 + b"\n" + b"y" * 99 + b"\nzz\n\nlast\n")
+    for piece in (1, 7, 1_000):
+        monkeypatch.setattr(files, "PIECE", piece)
+        assert (await bench(fs_read, path="f"))["content"] == "x" * 99
+        assert bench.outcome.cut_bytes == 99 + 2 + 4
+        assert (await bench(fs_read, path="f", limit=3))["totalLines"] == 5
+        assert bench.outcome.cut_bytes == 99 + 2
+
+
+async def test_the_lines_of_a_huge_file_are_not_all_counted(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for ten lines of a log does not wait until all of it was read."""
+    monkeypatch.setattr(files, "PIECE", 1_000)
+    monkeypatch.setattr(files, "MAX_BEYOND", 5_000)
+    await bench.sandbox.write("log", b"a line..\n" * 10_000)
+    part = await bench(fs_read, path="log", offset=2_000, limit=2)
+    assert (part["content"], part["totalLines"], part["truncated"]) == ("a line..\na line..", None, True)
+    assert (await bench(fs_write, path="log", content="x"))["code"] == "not_read"
+    part = await bench(fs_read, path="log", offset=9_700, limit=2)
+    assert (part["content"], part["totalLines"], part["truncated"]) == ("a line..\na line..", 10_000, True)
+
+
+async def test_a_flood_of_lines_is_read_beside_the_event_loop(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[int] = set()
+
+    class Noted(files.Window):
+        def feed(self, piece: bytes) -> None:
+            threads.add(threading.get_ident())
+            super().feed(piece)
+
+    monkeypatch.setattr(files, "Window", Noted)
+    await bench.sandbox.write("f", b"\n" * 20_000_000)
+    began = time.process_time()
+    assert (await bench(fs_read, path="f", limit=1))["totalLines"] == 20_000_000
+    assert time.process_time() - began < 2  # 10 s if each line is looked at
+    assert threading.get_ident() not in threads
+
+
 async def test_what_cannot_be_read(bench: Any) -> None:
     await bench.sandbox.write("binary", b"a\0b")
     await bench.sandbox.mkdir("folder")
@@ -198,16 +254,17 @@ async def test_bash(bench: Any) -> None:
     assert not bench.outcome.is_error  # how a command ended is a result
     assert "".join(bench.progress) == "out\nerr\nü\n"
     assert (await bench(bash_run, cmd="true"))["output"] == "(no output)"
-    late = await bench(bash_run, cmd="echo before; sleep 60", timeout_ms=200)
+    late = await bench(bash_run, cmd="echo before; sleep 60", timeout_ms=600)
     assert (late["output"], late["timed_out"], late["code"]) == ("before", True, 143)
     assert bench.outcome.is_error
-    assert late["error"].startswith("Stopped after 0.2 s. Give a larger")
+    assert late["error"].startswith("Stopped after 0.6 s. Give a larger timeout_ms (at most 600000)")
     assert (await bench(bash_run, cmd="no-such-program"))["code"] == 127
     killed = await bench(bash_run, cmd="kill -9 $$")
     assert (killed["code"], bench.outcome.is_error) == (137, False)
-    bench.limits = Limits(tool_timeout_s=0.3)
-    late = await bench(bash_run, cmd="sleep 60")
-    assert (late["timed_out"], "That is the most here" in late["error"]) == (True, True)
+    bench.timeout_s = 0.4
+    for wanted, said in ((120_000, "That is the most here"), (380, "That is the most here"), (300, "(at most 380)")):
+        late = await bench(bash_run, cmd="sleep 60", timeout_ms=wanted)
+        assert (late["timed_out"], said in late["error"]) == (True, True)
 
 
 async def test_a_flood_keeps_head_and_tail_within_the_result(bench: Any) -> None:

@@ -303,6 +303,20 @@ def test_blocks_and_results_are_kept() -> None:
 # ---- failures ----------------------------------------------------------------------------------------------
 
 
+class Unsaid(Exception):  # noqa: N818 - its name is its point
+    """It cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+class Bare(ToolError):  # noqa: N818 - its name is its point
+    """Its base was never made."""
+
+    def __init__(self) -> None:
+        pass
+
+
 def failing(error: BaseException) -> Tool:
     @tool(name="failing", description="Fail.")
     async def run() -> None:
@@ -342,6 +356,32 @@ def failing(error: BaseException) -> Tool:
             {"error": "OSError: x", "code": "exception", "retryable": False},
         ),
         (RecursionError(), {"error": "RecursionError: ", "code": "exception", "retryable": False}),
+        (
+            Unsaid(),
+            {"error": "Unsaid: (Unsaid that cannot be written)", "code": "exception", "retryable": False},
+        ),
+        (
+            ToolError("m", n=10**5_000, odd=Unsaid(), fine=7, hints=(Unsaid(),)),  # type: ignore[arg-type]
+            {
+                "error": "m",
+                "code": "tool",
+                "retryable": False,
+                "n": "(int that cannot be written)",
+                "odd": "(Unsaid that cannot be written)",
+                "fine": 7,
+                "hints": ["(Unsaid that cannot be written)"],
+            },
+        ),
+        (Bare(), {"error": "Bare: ", "code": "exception", "retryable": False}),
+        (SystemExit(3), {"error": "SystemExit: 3", "code": "exception", "retryable": False}),
+        (
+            BaseExceptionGroup("g", [SystemExit(3)]),
+            {"error": "SystemExit: 3", "code": "exception", "retryable": False},
+        ),
+        (
+            ValueError(10**5_000),
+            {"error": "ValueError: (ValueError that cannot be written)", "code": "exception", "retryable": False},
+        ),
     ],
 )
 async def test_what_a_tool_raises_is_told_to_the_model(error: Exception, told: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 
 from kode.core import jsontext
 from kode.core.tools.base import ToolError
+from kode.core.tools.builtin import edit as editing
 from kode.core.tools.builtin import fs_edit, fs_multi_edit
-from kode.core.tools.builtin.text import MAX_LOOK, MAX_WORDS, NEAR_LINES, replace_text
+from kode.core.tools.builtin.text import MAX_FILE, MAX_LOOK, NEAR_LINES, replace_text
 from kode.core.tools.documents import Documents
 
 
@@ -54,6 +57,8 @@ async def test_more_than_one_hit_needs_to_be_meant(bench: Any) -> None:
     [
         ("def f(x):\n    return x\n", "def f(x):\n  return x", "Only blanks differ from the text in line 1, which is"),
         ("a\n\tb\n", "    b", "line 2, which is '\\tb'"),
+        ("a\n\tb  c \n d", "b c d", "line 2, which is '\\tb  c \\n d'"),
+        ("one two\nx  y\nz", "x y", "line 2, which is 'x  y'"),
         ("one\r\ntwo\nthree\n", "one\ntwo", "line 1 differs only in its line ends: of those in the file, 1 are CRLF"),
         ("one\ntwo\n", "one\r\ntwo", "line 1 differs only in its line ends"),
         ("alpha\nimport os, sys\nomega\n", "import os,sys", "The nearest is line 2: 'import os, sys'"),
@@ -83,7 +88,51 @@ def test_the_search_for_the_nearest_text_is_bounded() -> None:
     assert "Only blanks differ" in hint("a  b" + "x" * (MAX_LOOK - 4), "a b")
     assert "Read the file again" in hint("x" * (MAX_LOOK - 3) + "a  b", "a b")
     assert "Read the file again" in hint(" " * (MAX_LOOK - 10) + "a", "a b")
-    assert "The nearest is line 1" in hint("a " * 600, "a  " * (MAX_WORDS + 1))
+
+
+HOSTILE = {
+    "words": ("a " * 499_000, "a  " * 498 + "b"),
+    "halves": (("b" * 150 + "a" * 150 + "\n") * 3_000, "ab" * 150),
+    "digits": ("\n".join(str(7**n)[-300:] for n in range(400, 3_400)), str(3**700)[-300:]),
+    "large": ("a line of some log\r\n" * 480_000, "a line of no log\nat all"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_no_text_makes_an_explanation_dear(what: str) -> None:
+    """Ordinary files once took 10 to 20 s here; now each is well below a second, most of them a tenth."""
+    began = time.thread_time()
+    with pytest.raises(ToolError) as caught:
+        replace_text(*HOSTILE[what], "y", everywhere=False)
+    assert caught.value.code == "not_found"
+    assert time.thread_time() - began < 1.5
+
+
+async def test_large_texts_are_worked_on_beside_the_event_loop(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def noted(*args: Any, **more: Any) -> Any:
+        threads.append(threading.get_ident())
+        return replace_text(*args, **more)
+
+    monkeypatch.setattr(editing, "replace_text", noted)
+    await edit(bench, b"a", "a", "b")
+    await edit(bench, b"a", "c", "b")
+    await bench(fs_multi_edit, edits=[one("f", "a", "b")])
+    assert len(threads) == 3
+    assert threading.get_ident() not in threads
+
+
+async def test_a_file_cannot_grow_beyond_what_can_be_edited(bench: Any) -> None:
+    """Ten million letters, each to become a hundred: judged before the memory is taken."""
+    before = b"a" * 1_000_000
+    answer, after = await edit(bench, before, "a", "b" * 100_000, replace_all=True)
+    assert (answer["code"], after) == ("file_too_large", before)
+    assert "100,000,000,000 bytes" in answer["error"]
+    answer, after = await edit(bench, b"xy", "x", "z" * (MAX_FILE - 1))
+    assert (answer["ok"], len(after)) == (True, MAX_FILE)
+    answer, after = await edit(bench, b"xy", "x", "\u00fc" * (MAX_FILE // 2))
+    assert (answer["code"], after) == ("file_too_large", b"xy")
 
 
 async def test_line_ends_stay_as_they_are(bench: Any) -> None:
@@ -181,6 +230,20 @@ async def test_a_file_gets_all_its_edits_or_none(bench: Any) -> None:
     assert "not in the file" in answer["results"][2]["message"]
     assert "nothing at this path" in answer["results"][4]["message"]
     assert (await bench.sandbox.read("f"), await bench.sandbox.read("g")) == (b"a b\n", b"x b\n")
+
+
+async def test_one_file_by_several_names_is_one_file(bench: Any) -> None:
+    """Through links as well: all of its edits or none."""
+    await bench.sandbox.write("d/f", b"a b\n")
+    os.symlink("d/f", f"{bench.sandbox.root}/link")
+    os.symlink("d", f"{bench.sandbox.root}/folder")
+    edits = [one("d/f", "a", "x"), one("link", "b", "y"), one("folder/f", "none", "z")]
+    answer = await bench(fs_multi_edit, edits=edits)
+    assert [result["status"] for result in answer["results"]] == ["skipped", "skipped", "error"]
+    assert await bench.sandbox.read("d/f") == b"a b\n"
+    assert (await bench(fs_multi_edit, edits=edits[:2]))["ok"]
+    assert await bench.sandbox.read("d/f") == b"x y\n"
+    assert os.readlink(f"{bench.sandbox.root}/link") == "d/f"
 
 
 async def test_a_hundred_failures_still_fit_into_the_answer(bench: Any) -> None:

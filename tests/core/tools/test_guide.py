@@ -14,7 +14,7 @@ PROGRAMS = re.findall(r"^```python\n(.*?)^```\n\nprints\n\n```text\n(.*?)^```$",
 
 
 def test_every_program_is_found() -> None:
-    assert len(PROGRAMS) == GUIDE.read_text().count("```python") == 3
+    assert len(PROGRAMS) == GUIDE.read_text().count("```python") == 4
 
 
 @pytest.mark.integration

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ async def born(deps: Dependencies, root: Path, *tools: Tool, limits: Limits | No
     return await Agent.create(AgentConfig(template, agent_id="a"), deps)
 
 
-async def results(lab: Any) -> list[Any]:
+async def results(lab: Any, agent_id: str = "a") -> list[Any]:
     """What the model was shown, call by call."""
-    page = await lab.store.read_messages("a", limit=1_000)
+    page = await lab.store.read_messages(agent_id, limit=1_000)
     blocks = [block for message in page.items for block in message.blocks if block.type == "tool_result"]
     return [jsontext.parse("".join(part.text for part in block.content)) for block in blocks]
 
@@ -97,6 +98,22 @@ async def test_what_an_agent_has_seen_survives_its_process(lab: Any, tmp_path: P
     assert (refused["code"], refused_too["code"]) == ("file_changed", "file_changed")
     assert (read["content"], written["ok"]) == ("b", True)
     assert (tmp_path / "f").read_text() == "c\n"
+
+
+async def test_a_second_attempt_overwrites_no_stranger(lab: Any, tmp_path: Path) -> None:
+    """Somebody wrote the file between the crash and the second attempt: it is his work, not this call's."""
+    script = [call("fs_write", {"path": "f", "content": "b\n"}), say("end")]
+    plan = crash_at("after fs_write")
+    await born(process(lab, script, *FILES), tmp_path, *FILES)
+    agent = await Agent.open("a", process(lab, script, *FILES, plan=plan))
+    await until_crash(plan, lambda: agent.run("go"))
+    assert plan.crashed
+    (tmp_path / "f").write_text("by hand\n")
+    await lab.clock.advance(60)
+    async with await Agent.resume("a", process(lab, script, *FILES)) as again, anyio.create_task_group() as tasks:
+        assert (await lab.pass_until(lab.later(tasks, again.complete))).text == "end"
+    assert [result.get("code") for result in await results(lab)] == ["not_read"]
+    assert (tmp_path / "f").read_text() == "by hand\n"
 
 
 @pytest.mark.parametrize("point", ["before fs_write", "after fs_write", "before commit", "after commit"])
@@ -225,6 +242,37 @@ async def test_a_time_out_ends_a_call(lab: Any, own: float | None, limit: float,
     (made,) = (await lab.store.read_calls("a")).items
     assert (made.status, made.is_error) == (CallStatus.FAILED, True)
     assert f"did not end within {float(ends)} s" in (await lab.texts())[2]
+
+
+async def test_a_command_may_take_as_long_as_its_tool(lab: Any, tmp_path: Path) -> None:
+    """What bounds a call is its tool's own time; the agent's bound is for tools that have none."""
+    short = replace(bash_run, timeout_s=0.4)
+    for n, (one, said) in enumerate([(bash_run, None), (short, "Stopped after 0.38 s. That is the most here")]):
+        script = [call("bash_run", {"cmd": "sleep 0.5"}), say("end")]
+        template = AgentTemplate("t", model="m", tools=("bash_run",), limits=Limits(tool_timeout_s=0.2),
+                                 sandbox_options=jsontext.dump({"root": str(tmp_path)}))  # fmt: skip
+        deps = process(lab, script, one)
+        async with await Agent.create(AgentConfig(template, agent_id=f"a{n}"), deps) as agent:
+            assert (await agent.run("go")).text == "end"
+        (shown,) = await results(lab, f"a{n}")
+        assert (said or "") in shown.get("error", "")
+        assert shown["timed_out"] == (said is not None)
+
+
+async def test_no_tool_ends_the_process(lab: Any) -> None:
+    @tool
+    async def leave(context: ToolContext) -> str:
+        """Leave."""
+        raise SystemExit(3)
+
+    @tool
+    def leave_thread() -> str:
+        """Leave."""
+        sys.exit(4)
+
+    agent = await lab.agent([calls(("leave", {}), ("leave_thread", {})), say("end")], leave, leave_thread)
+    assert (await agent.run("go")).text == "end"
+    assert [result["error"] for result in await results(lab)] == ["SystemExit: 3", "SystemExit: 4"]
 
 
 async def test_readers_run_beside_one_writer(lab: Any) -> None:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from kode.core.kernel.limits import Limits
+from kode.core.sandbox import local
 from kode.core.sandbox.local import LocalSandbox
 from kode.core.tools.builtin import bash_kill, bash_logs, bash_run
 
@@ -128,3 +129,60 @@ async def test_shells_are_their_agents_own(bench: Any, tmp_path: Path) -> None:
 async def test_there_may_be_no_shells(bench: Any, one: Any) -> None:
     answer = await bench(one, shell_id="abc-1")
     assert (answer["code"], "known: none" in answer["error"]) == ("no_shell", True)
+
+
+async def test_their_number_is_bounded(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MAX_RUNNING", 2)
+    monkeypatch.setattr(local, "MAX_ENDED", 2)
+    first, second = [await start(bench, "echo up; sleep 60") for _ in range(2)]
+    refused = await bench(bash_run, cmd="echo 3", background=True)
+    assert (refused["code"], "2 background processes run already" in refused["error"]) == ("not_started", True)
+    assert (await bench(bash_run, cmd="echo fine"))["output"] == "fine"
+    await bench(bash_kill, shell_id=first)
+    ended_ones = [first]
+    for _ in range(2):
+        ended_ones.append(await start(bench, "echo done"))
+        await logs_until(bench, ended_ones[-1], ended)
+    await start(bench, "sleep 60")
+    gone = await bench(bash_logs, shell_id=first)
+    assert (gone["code"], "only the newest are kept" in gone["error"]) == ("no_shell", True)
+    for shell in ended_ones[1:]:
+        assert (await bench(bash_logs, shell_id=shell))["output"] == "done\n"
+    assert (await bench(bash_logs, shell_id=second))["running"]
+
+
+async def test_several_that_start_at_once_are_counted(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MAX_RUNNING", 2)
+    codes: list[str | None] = []
+
+    async def one() -> None:
+        answer = await bench(bash_run, cmd="sleep 60", background=True)
+        codes.append(answer.get("code"))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(one)
+    assert sorted(codes, key=str) == [None, None, "not_started", "not_started"]
+    assert len(bench.sandbox.processes()) == 2
+
+
+async def test_a_sandbox_without_a_ref_has_ids_of_its_own(bench: Any, tmp_path: Path) -> None:
+    class Nameless(LocalSandbox):
+        """Counts from 1, like any other."""
+
+        ref = None  # type: ignore[assignment]
+
+        async def spawn(self, *args: Any, **more: Any) -> Any:
+            process: Any = await super().spawn(*args, **more)
+            process.id = "1"
+            self._background = {"1": process}
+            return process
+
+    bench.sandbox = Nameless(tmp_path, grace_s=0.3)
+    shell = await start(bench, "echo first")
+    assert (await logs_until(bench, shell, ended))["output"] == "first\n"
+    await bench.sandbox.close()
+    bench.sandbox = Nameless(tmp_path, grace_s=0.3)
+    other = await start(bench, "echo second")
+    assert shell.partition("-")[2] == other.partition("-")[2]
+    assert (await bench(bash_logs, shell_id=shell))["code"] == "no_shell"

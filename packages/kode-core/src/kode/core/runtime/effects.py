@@ -255,6 +255,7 @@ class Worker:
             services=self.deps.services,
             documents=self.documents,
             cancel_scope=scope,
+            timeout_s=effect.timeout_s,
             on_emit=emit,
             on_progress=progress,
         )

@@ -39,6 +39,11 @@ class BackgroundProcess:
         self._thread = threading.Thread(target=self._watch, name=f"kode-{mark}", daemon=True)
         self._thread.start()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended and been reaped."""
+        return self._ended.is_set()
+
     async def logs(self, *, after: int = 0) -> Logs:
         """Return the output from byte ``after`` on, as far as it was kept; never waits for more."""
         with self._lock:
@@ -82,7 +87,7 @@ class BackgroundProcess:
         launched, status = self._launched, b""
         stdout = launched.popen.stdout
         assert stdout is not None
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:  # needs no descriptor of its own
             selector.register(launched.control, selectors.EVENT_READ)
             selector.register(stdout, selectors.EVENT_READ)
             ended = False

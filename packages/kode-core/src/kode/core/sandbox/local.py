@@ -39,7 +39,7 @@ from kode.core.sandbox.base import (
 )
 from kode.core.sandbox.bubblewrap import INSIDE, PROBE, Bubblewrap, not_isolated
 from kode.core.sandbox.jail import Jail
-from kode.core.sandbox.launch import Launched, arguments, environment
+from kode.core.sandbox.launch import Launched, arguments, environment, not_started
 from kode.core.sandbox.orphans import COMMAND_MARK, MARK, kill_marked
 from kode.core.sandbox.running import RunningCommand
 
@@ -47,6 +47,10 @@ __all__ = ["LocalSandbox"]
 
 PREFIX = "local:"
 PROBE_S = 10.0
+MAX_RUNNING = 20
+"""Background processes that may run at once."""
+MAX_ENDED = 20
+"""Background processes that have ended and can still be asked for their output; older ones are forgotten."""
 
 T = TypeVar("T")
 
@@ -62,7 +66,8 @@ class LocalSandbox:
         grace_s: Seconds between SIGTERM and SIGKILL.
         isolation: ``none``, or ``bwrap``: commands run in bubblewrap, without network, with the root as the only
             place of the machine to write to. ``open`` tries it out; there is no falling back.
-        readable: With ``bwrap``: more paths that commands can read, such as ``/opt``.
+        readable: With ``bwrap``: more paths that commands can read, such as ``/opt``; not changed where they lie
+            below the root.
 
     Raises:
         SandboxError: The root cannot be made or is no folder.
@@ -95,10 +100,11 @@ class LocalSandbox:
             raise SandboxError(f"The root {str(root)!r} cannot be made: {error.strerror}.", code="bad_root") from error
         self._jail = Jail(os.fspath(root))
         self._background: dict[str, BackgroundProcess] = {}
+        self._starts: set[anyio.Event] = set()
         self._running: set[RunningCommand] = set()
         self._inside: Bubblewrap | None = None
         if isolation == "bwrap":
-            self._inside = Bubblewrap(self._jail.root, tuple(os.path.abspath(path) for path in readable))
+            self._inside = Bubblewrap(self._jail.root, tuple(os.path.realpath(path) for path in readable))
         self._tried = False
         self._numbers = itertools.count(1)
         self._token = f"{secrets.token_hex(2)}-"
@@ -132,6 +138,7 @@ class LocalSandbox:
         if self._inside is None or self._tried:
             return
         said = await self._run(self._prepare(PROBE, None, None, merge=True, feed=False), timeout_s=PROBE_S)
+        self._must_be_open()
         if said.timed_out:
             raise not_isolated(f"a command inside did not end within {PROBE_S:g} s")
         if said.code != 0 or said.stdout != b"probed\n":
@@ -166,6 +173,7 @@ class LocalSandbox:
         on_output: OnOutput | None = None,
         max_output: int = MAX_OUTPUT,
     ) -> ExecResult:
+        self._must_be_open()
         running = RunningCommand(*launch, self._grace_s)
         self._running.add(running)
         try:
@@ -181,15 +189,40 @@ class LocalSandbox:
         env: Mapping[str, str] | None = None,
         max_output: int = MAX_OUTPUT,
     ) -> Process:
-        """Start a command in the background; see ``Sandbox.spawn``."""
+        """Start a command in the background; see ``Sandbox.spawn``.
+
+        At most 20 run at once (``not_started``); of those that have ended the newest 20 are known.
+        """
         launch, mark = self._prepare(command, cwd, env, merge=True, feed=False)
         await self._try_out()
         id = mark.rpartition("/")[2]
-        with anyio.CancelScope(shield=True):  # what was started must not be forgotten
-            launched = await anyio.to_thread.run_sync(launch)
-            process = BackgroundProcess(id, launched, mark, max_output, self._grace_s)
-            self._background[id] = process
+        self._must_be_open()
+        self._make_room()
+        started = anyio.Event()
+        self._starts.add(started)
+        try:
+            with anyio.CancelScope(shield=True):  # what was started must not be forgotten
+                launched = await anyio.to_thread.run_sync(launch)
+                process = BackgroundProcess(id, launched, mark, max_output, self._grace_s)
+                self._background[id] = process
+        finally:
+            self._starts.discard(started)
+            started.set()  # who closes meanwhile waits for this, and ends what was started
+        self._must_be_open()
         return process
+
+    def _make_room(self) -> None:
+        """Forget the oldest that have ended; refuse one more if too many run."""
+        ended = [id for id, process in self._background.items() if process.ended]
+        for id in ended[:-MAX_ENDED]:
+            del self._background[id]
+        running = sum(not process.ended for process in self._background.values())
+        if running + len(self._starts) >= MAX_RUNNING:
+            raise SandboxError(
+                f"{MAX_RUNNING} background processes run already, the most at once. Kill one that is not needed, or "
+                "wait for one to end.",
+                code="not_started",
+            )
 
     def process(self, id: str) -> Process:
         """Return a background process of this sandbox."""
@@ -197,7 +230,10 @@ class LocalSandbox:
             return self._background[id]
         except KeyError:
             known = ", ".join(self._background) or "none"
-            raise SandboxError(f"There is no process {id!r} here; known: {known}.", code="no_process") from None
+            raise SandboxError(
+                f"There is no process {id!r} here; known: {known}. Of those that ended, {MAX_ENDED} are kept.",
+                code="no_process",
+            ) from None
 
     def processes(self) -> tuple[str, ...]:
         """Ids of the background processes, oldest first."""
@@ -207,20 +243,31 @@ class LocalSandbox:
         self, command: Command, cwd: str | None, env: Mapping[str, str] | None, *, merge: bool, feed: bool
     ) -> tuple[Callable[[], Launched], str]:
         """Check a command; return what starts it (in a worker thread) and its mark."""
-        if self._closed:
-            raise SandboxError("The sandbox is closed; open() it again.", code="closed")
+        self._must_be_open()
         argv = arguments(command)
         mark = f"{self._ref}/{self._token}{next(self._numbers)}"
         inside = self._inside
         given = {**(INSIDE if inside else {}), **self._env, **(env or {})}
-        whole = environment(os.environ, self._env_allow, given, {MARK: self._ref, COMMAND_MARK: mark})
+        marks = {MARK: self._ref, COMMAND_MARK: mark}
+        whole = environment(os.environ, self._env_allow, given, marks)
 
         def launch() -> Launched:
             folder = os.path.join(self.root, *self._jail.folder(cwd or "."))
-            line = argv if inside is None else inside.wrap(argv, folder)
-            return Launched(line, cwd=folder, env=whole, merge=merge, feed=feed, keeper=inside is not None)
+            start = partial(Launched, cwd=folder, merge=merge, feed=feed)
+            if inside is None:
+                return start(argv, env=whole)
+            try:
+                with inside.variables(whole) as variables:
+                    line = inside.wrap(argv, folder, variables)
+                    return start(line, env=marks, keeper=True, pass_fds=(variables,))
+            except OSError as error:
+                raise not_started(error) from error
 
         return launch, mark
+
+    def _must_be_open(self) -> None:
+        if self._closed:
+            raise SandboxError("The sandbox is closed; open() it again.", code="closed")
 
     # ---- files ---------------------------------------------------------------------------------------------
 
@@ -293,8 +340,11 @@ class LocalSandbox:
         """End all processes; returns when they are gone. Again is harmless."""
         self._closed = True
         with anyio.CancelScope(shield=True):
-            for running in tuple(self._running):
+            hurried = tuple(self._running)
+            for running in hurried:
                 running.hurry()
+            for event in (*(running.gone for running in hurried), *self._starts):
+                await event.wait()
             async with anyio.create_task_group() as group:
                 for process in self._background.values():
                     group.start_soon(process.kill)

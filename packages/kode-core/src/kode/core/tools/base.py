@@ -4,13 +4,14 @@ A tool is a plain value: a name, a schema, flags, and one async function. ``kode
 one of a Python function; whoever has a JSON schema already (MCP) builds ``Tool`` directly.
 
 A tool never breaks a run: whatever goes wrong becomes a result that the model is shown (``Tool.call``). Only
-cancellation passes through.
+cancellation passes through, and the user's Ctrl-C.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -136,6 +137,8 @@ class ToolContext:
     """What this agent's tools remember; one made by the shell is durable."""
     cancel_scope: CancelScope | None = None
     """The scope that the call runs in."""
+    timeout_s: float | None = None
+    """Seconds that this call may take, then it is cancelled; None: as long as it wants."""
     on_emit: Callable[[str, Json], None] | None = None
     """Where ``emit`` goes; runs in the event loop's thread."""
     on_progress: Callable[[str], None] | None = None
@@ -265,29 +268,65 @@ class Tool:
     async def call(self, context: ToolContext, arguments: dict[str, Any]) -> ToolResult:
         """Run the tool.
 
-        Whatever it raises is a result with ``is_error``; only cancellation passes through.
+        Whatever it raises is a result with ``is_error``, ``SystemExit`` included: a tool ends itself and not the
+        process. Only cancellation and ``KeyboardInterrupt`` pass through.
         """
         try:
             return await self.function(context, arguments)
-        except Exception as error:  # noqa: BLE001 - a tool's failure is told to the model, it never ends the run
+        except BaseException as error:
+            if not _is_failure(error):
+                raise
             return failure(error)
 
 
-def failure(error: Exception) -> ToolOutcome:
-    """Describe an exception to the model: a JSON object with ``error``, ``retryable`` and ``hints``."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+def _is_failure(error: BaseException) -> bool:
+    """Whether it is the tool's own failure, or a group of such."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_failure, error.exceptions))
+    return isinstance(error, Exception | SystemExit)
+
+
+def failure(error: BaseException) -> ToolOutcome:
+    """Describe an exception to the model: a JSON object with ``error``, ``retryable`` and ``hints``.
+
+    Total: an exception that cannot be described is told by its type.
+    """
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    told: dict[str, Any] = {"error": str(error) or type(error).__name__}
+    name = type(error).__name__
+    told = {"error": f"{name}: {_text(error)}", "code": "exception", "retryable": False}
     if isinstance(error, KodeError):
-        told |= {"code": error.code, "retryable": error.retryable}
-        if isinstance(error, ToolError):
-            told |= {name: _plain(value) for name, value in error.fields.items()}
-            if error.hints:
-                told["hints"] = list(error.hints)
-    else:
-        told |= {"error": f"{type(error).__name__}: {error}", "code": "exception", "retryable": False}
+        with suppress(Exception):  # whose constructor was not run has no fields
+            told = _described(error)
     return ToolOutcome.of(jsontext.dump(told), is_error=True)
 
 
+def _described(error: KodeError) -> dict[str, Any]:
+    told = {
+        "error": _text(error) or type(error).__name__,
+        "code": _text(error.code),
+        "retryable": bool(error.retryable),
+    }
+    if isinstance(error, ToolError):
+        told |= {name: _plain(value) for name, value in error.fields.items()}
+        if error.hints:
+            told["hints"] = [_text(hint) for hint in error.hints]
+    return told
+
+
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | bool | None) else str(value)
+    """Keep what JSON can say, and make text of the rest."""
+    text = _text(value)
+    return value if isinstance(value, str | int | bool | None) and text != _unsaid(value) else text
+
+
+def _text(value: Any) -> str:
+    """Write a value, whatever its ``__str__`` does (that of an integer refuses more than 4,300 digits)."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - a stranger's code; how it fails is all the same
+        return _unsaid(value)
+
+
+def _unsaid(value: Any) -> str:
+    return f"({type(value).__name__} that cannot be written)"

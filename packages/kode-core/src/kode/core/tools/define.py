@@ -16,10 +16,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, get_type_hints, overload
 
-import anyio
 import anyio.from_thread
-import anyio.lowlevel
-import anyio.to_thread  # noqa: TID251 - a plain function must not block the event loop
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
@@ -31,14 +28,12 @@ from kode.core.kernel.message import BlobBlock, Json, MediaBlock, TextBlock
 from kode.core.kernel.toolcall import Recovery
 from kode.core.tools.base import Suspended, Tool, ToolContext, ToolOutcome, ToolResult
 from kode.core.tools.docstring import parse_docstring
+from kode.core.tools.threads import in_thread
 
 __all__ = ["to_result", "tool"]
 
 MAX_PROBLEMS = 10
 """Told to the model of one bad call."""
-THREADS = 100
-"""Plain functions that may run at once; more wait. Apart from the threads that stores use."""
-_limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("kode_tool_threads")
 
 
 @overload
@@ -235,19 +230,8 @@ async def _run(
         given = {parameter: context} if parameter is not None else {}
         return to_result(await function(**given, **arguments))
     given = {parameter: _from_thread(context)} if parameter is not None else {}
-    value = await anyio.to_thread.run_sync(  # noqa: TID251 - a plain function must not block the event loop
-        partial(function, **given, **arguments), abandon_on_cancel=True, limiter=_threads()
-    )
+    value = await in_thread(partial(function, **given, **arguments))
     return to_result(await value if inspect.isawaitable(value) else value)
-
-
-def _threads() -> anyio.CapacityLimiter:
-    try:
-        return _limiter.get()
-    except LookupError:
-        limiter = anyio.CapacityLimiter(THREADS)
-        _limiter.set(limiter)
-        return limiter
 
 
 def _from_thread(context: ToolContext) -> ToolContext:

@@ -21,8 +21,10 @@ __all__ = ["Changes", "Documents", "Version"]
 
 MAX_BYTES = 262_144
 """Of one document: it is written again as a whole when it changes."""
-RESERVED = frozenset({"template"})
-"""Kinds that the runtime keeps for itself."""
+SEEN = "seen_files"
+"""The kind of the one document that the built-in tools keep; it has a slot of its own."""
+RESERVED = frozenset({"template", SEEN})
+"""Kinds that no tool of others can write."""
 
 Key: TypeAlias = tuple[str, str]
 """Kind and name."""
@@ -91,15 +93,22 @@ class Documents:
             UsageError: It is no JSON, too large, one too many, or its kind is not a tool's to write.
         """
         self._check(kind, name)
+        self._put((kind, name), text)
+
+    async def keep(self, text: str) -> None:
+        """Write what the built-in tools remember of files (``seen_files``); as ``put``, but theirs alone."""
+        self._put((SEEN, ""), text)
+
+    def _put(self, key: Key, text: str) -> None:
         text = jsontext.canonical(text)
         size = len(text.encode())
         if size > MAX_BYTES:
             raise UsageError(
-                f"The document {kind}/{name} has {size:,} bytes; a document holds at most {MAX_BYTES:,}. "
+                f"The document {key[0]}/{key[1]} has {size:,} bytes; a document holds at most {MAX_BYTES:,}. "
                 "Keep larger things in files.",
                 code="document_too_big",
             )
-        self._change((kind, name), Version(jsontext.digest(text), text))
+        self._change(key, Version(jsontext.digest(text), text))
 
     async def remove(self, kind: str, name: str = "") -> None:
         """Take a document away; one that is not there is fine.
@@ -114,15 +123,18 @@ class Documents:
         check_name("document kind", kind, without="/")
         check_name("document name", name, empty=True)
         if kind in RESERVED:
-            raise UsageError(f"Documents of kind {kind!r} are the runtime's own.", code="reserved_kind", kind=kind)
+            raise UsageError(
+                f"Documents of kind {kind!r} are the runtime's own; take another kind.", code="reserved_kind", kind=kind
+            )
 
     def _change(self, key: Key, version: Version | None) -> None:
         if version is not None:
             there = {*self._named(), *self._pending} - {gone for gone, put in self._pending.items() if put is None}
-            if key not in there and len(there) >= MAX_DOCUMENTS:
+            # The slot of what was seen is never another's: a file that was written must not fail for want of a note.
+            if key not in there and len({*there, (SEEN, ""), key}) > MAX_DOCUMENTS:
                 raise UsageError(
-                    f"An agent has at most {MAX_DOCUMENTS} documents; {key[0]}/{key[1]} would be one more. "
-                    "Put more into each of them.",
+                    f"An agent has at most {MAX_DOCUMENTS} documents, of which two are the runtime's; "
+                    f"{key[0]}/{key[1]} would be one more. Put more into each of them.",
                     code="too_many_documents",
                 )
         self._pending[key] = version

@@ -3,17 +3,20 @@
 How a command ended is a result, never an error: `grep` that finds nothing and a test that fails exit with 1, and the
 model must see which. A call is an error if the command could not be run, or was stopped because its time was over.
 
-A shell belongs to the agent's sandbox: no other agent can name it, and it ends with the sandbox. Its id says which
-sandbox it was, so that after the death of that one nobody is shown another's output under an old id.
+A shell belongs to the agent's sandbox: no other agent can name it, and it ends with the sandbox, which bounds how many
+there are. Its id says which sandbox it was, so that after the death of that one nobody is shown another's output under
+an old id.
 """
 
 from __future__ import annotations
 
 import codecs
+import secrets
 import signal
 from contextlib import suppress
 from hashlib import sha256
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 from pydantic import Field
 
@@ -25,9 +28,13 @@ from kode.core.tools.define import tool
 
 __all__ = ["bash_kill", "bash_logs", "bash_run"]
 
+MAX_MS = 600_000
+"""The longest that a command may be waited for."""
 MARGIN = 0.05
 MARGIN_MAX_S = 5.0
 """Of a call's own time-out: left for ending the command in order, so that its output is not lost."""
+_nameless: WeakKeyDictionary[Sandbox, str] = WeakKeyDictionary()
+"""Names for sandboxes without a ref."""
 
 
 @tool(
@@ -38,7 +45,7 @@ MARGIN_MAX_S = 5.0
 async def bash_run(
     cmd: Annotated[str, Field(min_length=1)],
     context: ToolContext,
-    timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 120_000,
+    timeout_ms: Annotated[int, Field(ge=1, le=MAX_MS)] = 120_000,
     background: bool = False,
 ) -> ToolOutcome:
     """Run a shell command in the working folder and wait for its end, or leave it running in the background.
@@ -65,7 +72,8 @@ async def bash_run(
     async def show(_: Stream, piece: bytes) -> None:
         context.progress(decoder.decode(piece))
 
-    seconds = _timeout(timeout_ms / 1000, context.limits.tool_timeout_s)
+    most = _most(context.timeout_s)
+    seconds = min(timeout_ms / 1000, most)
     result = await sandbox.exec(
         cmd,
         timeout_s=seconds,
@@ -81,9 +89,7 @@ async def bash_run(
         "truncated": result.truncated,
     }
     if result.timed_out:
-        longer = (
-            "Give a larger timeout_ms (at most 600000)" if seconds * 1000 >= timeout_ms else "That is the most here"
-        )
+        longer = f"Give a larger timeout_ms (at most {most * 1000:.0f})" if seconds < most else "That is the most here"
         value["error"] = f"Stopped after {seconds:g} s. {longer}; with background=true a command may run on."
     return answer_text(context, value, "output", result.cut_bytes)
 
@@ -137,14 +143,11 @@ async def bash_kill(shell_id: Annotated[str, Field(min_length=1)], context: Tool
     return answer({"ok": True, "shell_id": shell_id, "code": result.code, "message": message})
 
 
-def _timeout(wanted_s: float, bound_s: float | None) -> float:
-    """The command's time.
-
-    What the model wants, but less than the call's own bound, which would cost the output.
-    """
+def _most(bound_s: float | None) -> float:
+    """Seconds that a command may take: less than the call's own bound, which would cost the output."""
     if bound_s is None:
-        return wanted_s
-    return min(wanted_s, bound_s - min(bound_s * MARGIN, MARGIN_MAX_S))
+        return MAX_MS / 1000
+    return min(MAX_MS / 1000, bound_s - min(bound_s * MARGIN, MARGIN_MAX_S))
 
 
 def _ended(code: int | None) -> str:
@@ -156,7 +159,8 @@ def _ended(code: int | None) -> str:
 
 
 def _shell_id(sandbox: Sandbox, process_id: str) -> str:
-    return f"{sha256((sandbox.ref or '').encode()).hexdigest()[:6]}-{process_id}"
+    name = sandbox.ref or _nameless.setdefault(sandbox, secrets.token_hex(8))
+    return f"{sha256(name.encode()).hexdigest()[:6]}-{process_id}"
 
 
 def _process(context: ToolContext, shell_id: str) -> Process:
@@ -174,7 +178,8 @@ def _process(context: ToolContext, shell_id: str) -> Process:
     known = ", ".join(_shell_id(sandbox, id) for id in sandbox.processes()) or "none"
     raise ToolError(
         f"There is no shell {shell_id!r}; known: {known}. A shell ends with the process that runs the agent, so one "
-        "that was started before a restart is gone, and its output with it.",
+        "that was started before a restart is gone, and its output with it; of those that ended by themselves only the "
+        "newest are kept.",
         code="no_shell",
         hints=("Start it again with bash_run(background=true), after looking at what it has done.",),
     )

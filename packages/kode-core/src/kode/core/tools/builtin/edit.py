@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,14 +12,24 @@ from kode.core.sandbox.base import shown
 from kode.core.tools.base import ToolContext, ToolError, ToolOutcome
 from kode.core.tools.builtin import freshness
 from kode.core.tools.builtin.answer import answer, budget, count_lines
-from kode.core.tools.builtin.text import decode, replace_text
+from kode.core.tools.builtin.text import MAX_FILE, decode, replace_text
 from kode.core.tools.define import tool
+from kode.core.tools.threads import in_thread
 
 __all__ = ["Edit", "fs_edit", "fs_multi_edit"]
 
-MAX_FILE = 10_485_760
-"""Bytes of a file that can be edited: it is held in memory."""
 MAX_EDITS = 100
+
+
+class Edit(BaseModel):
+    """One replacement."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: Annotated[str, Field(min_length=1, description="File to change.")]
+    find: Annotated[str, Field(min_length=1, description="The text to replace, exactly as it is in the file.")]
+    replace: Annotated[str, Field(description="What to put in its place.")]
+    replace_all: Annotated[bool, Field(description="Replace it wherever it is.")] = False
 
 
 @tool(prompt="Read a file before you edit it, and copy the old text exactly, with enough around it to be unique.")
@@ -41,21 +52,10 @@ async def fs_edit(
         replace_all: Replace it wherever it is.
         context: Where and for whom it runs; not shown to the model.
     """
-    text = await _open(context, path)
-    text, count = replace_text(text, old_string, new_string, everywhere=replace_all)
-    await _save(context, path, text)
-    return answer({"ok": True, "path": shown(path), "replacements": count, "lines": count_lines(text)})
-
-
-class Edit(BaseModel):
-    """One replacement."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    path: Annotated[str, Field(min_length=1, description="File to change.")]
-    find: Annotated[str, Field(min_length=1, description="The text to replace, exactly as it is in the file.")]
-    replace: Annotated[str, Field(description="What to put in its place.")]
-    replace_all: Annotated[bool, Field(description="Replace it wherever it is.")] = False
+    counts: list[int] = []
+    edit = Edit(path=path, find=old_string, replace=new_string, replace_all=replace_all)
+    lines = await _edit(context, [edit], counts)
+    return answer({"ok": True, "path": shown(path), "replacements": counts[0], "lines": lines})
 
 
 @dataclass(slots=True)
@@ -91,7 +91,8 @@ async def fs_multi_edit(
     done = [_Done(edit.path) for edit in edits]
     files: dict[str, list[int]] = {}
     for number, edit in enumerate(edits):
-        files.setdefault(freshness.key_of(context.need_sandbox(), edit.path), []).append(number)
+        key = await freshness.key_of(context.need_sandbox(), edit.path)
+        files.setdefault(key, []).append(number)
     for numbers in files.values():
         await _edit_file(context, edits, done, numbers)
     failed = sum(one.status != "ok" for one in done)
@@ -104,18 +105,18 @@ async def fs_multi_edit(
 
 async def _edit_file(context: ToolContext, edits: list[Edit], done: list[_Done], numbers: list[int]) -> None:
     """Make the edits of one file, all or none."""
-    at = numbers[0]
+    counts: list[int] = []
     try:
-        text = await _open(context, edits[at].path)
-        for at in numbers:
-            edit = edits[at]
-            text, done[at].replacements = replace_text(text, edit.find, edit.replace, everywhere=edit.replace_all)
-        await _save(context, edits[at].path, text)
+        await _edit(context, [edits[number] for number in numbers], counts)
     except Exception as error:  # noqa: BLE001 - other files are written perhaps, and the model must hear of them
+        at = numbers[min(len(counts), len(numbers) - 1)]
         for number in numbers:
             why = f"Not made, because edit {at + 1}, of the same file, failed."
             done[number] = _Done(edits[number].path, 0, "skipped", why)
         done[at] = _Done(edits[at].path, 0, "error", _explained(error))
+        return
+    for number, count in zip(numbers, counts, strict=True):
+        done[number].replacements = count
 
 
 def _explained(error: Exception) -> str:
@@ -123,26 +124,38 @@ def _explained(error: Exception) -> str:
     return " ".join((str(error) or type(error).__name__, *hints))
 
 
-async def _open(context: ToolContext, path: str) -> str:
-    """Read a file that is to be changed.
+async def _edit(context: ToolContext, edits: list[Edit], counts: list[int]) -> int:
+    """Make edits of one file in one write; ``counts`` gets the replacements of each that could be made.
+
+    Returns:
+        The lines of the file afterwards.
 
     Raises:
-        ToolError: ``file_changed``, ``file_too_large``, or it is no text.
+        ToolError: ``file_changed``, ``file_too_large``, it is no text, or an edit cannot be made.
     """
-    data = await context.need_sandbox().read(path, size=MAX_FILE + 1)
+    sandbox, path = context.need_sandbox(), edits[0].path
+    key = await freshness.key_of(sandbox, path)
+    data = await sandbox.read(path, size=MAX_FILE + 1)
     if len(data) > MAX_FILE:
         raise ToolError(
             f"{shown(path)!r} has more than {MAX_FILE:,} bytes, too many to edit; nothing was changed.",
             code="file_too_large",
             hints=("Use bash_run, for instance with `sed -i`.",),
         )
-    seen = await freshness.known(context, path)
-    if seen not in (None, freshness.digest(data).hexdigest()):
+    before = await freshness.known(context, key)
+    if before is not None and not before.is_of(data):
         raise freshness.changed(path)
-    return decode(data, shown(path))
+    data, lines = await in_thread(partial(_replace, data, edits, counts))
+    await sandbox.write(path, data)
+    unseen = 0 if before is not None and not before.unseen else lines
+    await freshness.learn(context, key, freshness.Seen(len(data), freshness.digest(data).hexdigest(), unseen))
+    return lines
 
 
-async def _save(context: ToolContext, path: str, text: str) -> None:
-    data = text.encode()
-    await context.need_sandbox().write(path, data)
-    await freshness.learn(context, path, freshness.digest(data).hexdigest())
+def _replace(data: bytes, edits: list[Edit], counts: list[int]) -> tuple[bytes, int]:
+    """Make edits, in a worker thread: a large file, and a failure that is explained, take their time."""
+    text = decode(data, shown(edits[0].path))
+    for edit in edits:
+        text, count = replace_text(text, edit.find, edit.replace, everywhere=edit.replace_all)
+        counts.append(count)
+    return text.encode(), count_lines(text)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from itertools import islice
 
 from kode.core.tools.base import ToolError
 
-__all__ = ["decode", "replace_text"]
+__all__ = ["MAX_FILE", "PROBE", "decode", "replace_text"]
+
+MAX_FILE = 10_485_760
+"""Bytes of a file that can be edited, before and afterwards: it is held in memory."""
 
 PROBE = 8_192
 """A file with a zero byte among its first so many is binary."""
@@ -16,12 +17,10 @@ NEWLINE = "\n"
 MAX_LINES = 10
 """Line numbers named when a text is there more than once."""
 MAX_LOOK = 1_000_000
-"""Characters of a file in which the nearest text is looked for."""
-MAX_WORDS = 500
-"""Of a text that is looked for with other blanks."""
+"""Characters of a file in which a text that is not found is looked for again, less exactly."""
 NEAR_LINES = 3_000
 NEAR_WIDTH = 300
-NEAR_ENOUGH = 0.6
+NEAR_ENOUGH = 0.5
 
 
 def decode(data: bytes, name: str) -> str:
@@ -56,7 +55,7 @@ def replace_text(text: str, old: str, new: str, *, everywhere: bool) -> tuple[st
         The new text, and how many were replaced.
 
     Raises:
-        ToolError: ``no_change``, ``not_found``, ``not_unique``.
+        ToolError: ``no_change``, ``not_found``, ``not_unique``, ``file_too_large``.
     """
     crlf = text.count("\r\n")
     if crlf and crlf == text.count("\n"):
@@ -69,11 +68,21 @@ def replace_text(text: str, old: str, new: str, *, everywhere: bool) -> tuple[st
     first = text.find(old)
     if not everywhere and (count > 1 or text.find(old, first + 1) >= 0):
         raise _not_unique(text, old)
+    size = len(text.encode()) + count * (len(new.encode()) - len(old.encode()))
+    if size > MAX_FILE:  # judged before it is made: a short text put for each letter could fill the memory
+        raise ToolError(
+            f"With {count:,} replacements the file would have {size:,} bytes, more than the {MAX_FILE:,} that can be "
+            "edited; nothing was changed.",
+            code="file_too_large",
+            hints=("Replace less, or use bash_run, for instance with `sed -i`.",),
+        )
     return text.replace(old, new), count
 
 
 def _not_unique(text: str, old: str) -> ToolError:
-    places = [found.start() for found in islice(re.finditer(f"(?={re.escape(old)})", text), MAX_LINES + 1)]
+    places = [text.find(old)]
+    while len(places) <= MAX_LINES and (place := text.find(old, places[-1] + 1)) >= 0:
+        places.append(place)
     lines = [text.count("\n", 0, place) + 1 for place in places]
     count = max(text.count(old), len(places))
     told = ", ".join(map(str, lines[:MAX_LINES])) + (", …" if len(lines) > MAX_LINES else "")
@@ -110,29 +119,43 @@ def _line_ends(text: str, old: str) -> str | None:
 
 def _blanks(text: str, old: str) -> str | None:
     """Say if only blanks differ, and what is really there."""
-    words = old.split()
-    if not 0 < len(words) <= MAX_WORDS or len(text) > MAX_LOOK:
+    if len(text) > MAX_LOOK:
         return None
-    found = re.search(r"\s+".join(map(re.escape, words)), text)
-    if found is None:
+    wanted = " ".join(old.split())
+    squeezed = " ".join(text.split())
+    place = squeezed.find(wanted) if wanted else -1
+    if place < 0:
         return None
-    line = text.count("\n", 0, found.start()) + 1
-    start = text.rfind("\n", 0, found.start()) + 1
-    return f"Only blanks differ from the text in line {line}, which is {_quoted(text[start : found.end()])}."
+    tail = text.split(None, squeezed.count(" ", 0, place))[-1].lstrip()  # from the word on in which it begins
+    rest = tail.split(None, wanted.count(" ") + 1)[wanted.count(" ") + 1 :]
+    start = len(text) - len(tail)
+    end = len(text) - len("".join(rest))
+    line_start = text.rfind("\n", 0, start) + 1
+    found = text[line_start:end].rstrip()
+    return f"Only blanks differ from the text in line {text.count(NEWLINE, 0, start) + 1}, which is {_quoted(found)}."
 
 
 def _nearest(text: str, old: str) -> str | None:
-    """Show the line that is most like the first line of what was looked for."""
-    wanted = next((line.strip() for line in old.splitlines() if line.strip()), "")[:NEAR_WIDTH]
-    if not wanted:
-        return None
-    matcher = difflib.SequenceMatcher(b=wanted, autojunk=False)
+    """Show the line that is most like the first line of what was looked for.
+
+    Alike are lines of which many groups of three letters are the same (Dice's coefficient): each is looked at once, so
+    the cost grows with the text alone, whatever the text is.
+    """
+    wanted = _threes(next((line for line in old.splitlines() if line.strip()), ""))
     best, place, nearest = NEAR_ENOUGH, 0, ""
     for number, line in enumerate(text[:MAX_LOOK].split("\n")[:NEAR_LINES], 1):
-        matcher.set_seq1(line.strip()[:NEAR_WIDTH])
-        if matcher.real_quick_ratio() > best and matcher.quick_ratio() > best and matcher.ratio() > best:
-            best, place, nearest = matcher.ratio(), number, line
+        threes = _threes(line)
+        alike = 2 * len(wanted & threes) / (len(wanted) + len(threes) or 1)
+        if alike > best:
+            best, place, nearest = alike, number, line
     return f"The nearest is line {place}: {_quoted(nearest)}." if place else None
+
+
+def _threes(line: str) -> set[str]:
+    """Groups of three letters, of a line with a blank on both sides."""
+    line = line.strip()[:NEAR_WIDTH]
+    line = f" {line} " if line else ""
+    return {line[at : at + 3] for at in range(len(line) - 2)}
 
 
 def _quoted(text: str) -> str:
