@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -147,6 +148,20 @@ class Kode:
         return subprocess.Popen(
             [*SCRIPT, *arguments], cwd=self.folder, env=self._environment(env),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def script(self, text: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """The same for a script that calls the command."""
+        return subprocess.Popen(
+            [sys.executable, "-c", text, *arguments], cwd=self.folder, env=self._environment({}),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def shell(self, line: str) -> subprocess.CompletedProcess[str]:
+        """A line of a shell, such as `agents > file`."""
+        return subprocess.run(
+            f"{shlex.join(SCRIPT)} {line}", cwd=self.folder, env=self._environment({}), shell=True,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         )  # fmt: skip
 
     def terminal(self, *arguments: str, width: int = 100, **env: str) -> Terminal:

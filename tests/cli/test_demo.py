@@ -25,9 +25,10 @@ from typer.testing import CliRunner, Result
 from kode.cli import main
 from kode.cli.demo import recount, workspace
 from kode.cli.demo.count import Counted, command, read_count
-from kode.cli.demo.deciding import Answer, LeftOpenError, Question, by_itself, person
+from kode.cli.demo.deciding import Answer, LeftOpenError, Question, by_itself, open_question, person, store_answer
 from kode.cli.demo.moments import STAGES, Moment
 from kode.cli.demo.planner import Planner
+from kode.cli.demo.processes import left_of
 from kode.cli.demo.recount import count_files
 from kode.cli.demo.report import Hits, Survey, read_tables, write_report
 from kode.cli.demo.settings import FILES, LEDGER, Settings
@@ -275,18 +276,23 @@ def test_an_empty_folder_and_plain_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_ctrl_c_leaves_an_agent_that_goes_on(some: Path, tmp_path: Path) -> None:
-    work = tmp_path / "w"
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_an_agent_that_goes_on(some: Path, tmp_path: Path, end: signal.Signals) -> None:
+    work = tmp_path / "my work"
     command_line = [sys.executable, "-m", "kode.cli", "demo", str(some), "--work", str(work), "--speed", "3"]
     with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as ran:
         until = time.monotonic() + 30
         while not (work / LEDGER).exists() and time.monotonic() < until:
             time.sleep(0.02)
-        ran.send_signal(signal.SIGINT)
+        second = kode("demo", "--work", str(work))
+        ran.send_signal(end)
         output, _ = ran.communicate(timeout=20)
-    assert ran.returncode == 130, output
-    assert "kode demo --work" in output
+    assert ran.returncode == 128 + end, output
+    assert f"  kode demo --work '{work}'\n" in output
     assert "Traceback" not in output
+    assert left_of(2**22, (), work) == [], "its processes are ours to end"
+    assert second.exit_code == 2
+    assert "Another `kode demo` is at work" in second.output
     stopped = Settings.load(work)
     assert stopped is not None
     replace(stopped, speed=30.0).save()
@@ -298,8 +304,10 @@ def test_ctrl_c_leaves_an_agent_that_goes_on(some: Path, tmp_path: Path) -> None
 # ---- decisions
 
 
-def at_a_terminal(*arguments: str, says: list[tuple[str, str | signal.Signals]]) -> tuple[int, str]:
-    """Run the demo with a terminal, answer each prompt with a line or a signal, and read what it shows."""
+def at_a_terminal(
+    *arguments: str, says: list[tuple[str, str | signal.Signals | Callable[[], object]]]
+) -> tuple[int, str]:
+    """Run the demo with a terminal, answer each prompt with a line, a signal or an act, and read what it shows."""
     ours, its = pty.openpty()
     command_line = [sys.executable, "-m", "kode.cli", "demo", "--speed", "30", *arguments]
     env = {**os.environ, "COLUMNS": "100", "TERM": "xterm"}
@@ -312,6 +320,8 @@ def at_a_terminal(*arguments: str, says: list[tuple[str, str | signal.Signals]])
                 answer = says.pop(0)[1]
                 if isinstance(answer, signal.Signals):
                     ran.send_signal(answer)
+                elif callable(answer):
+                    answer()
                 else:
                     os.write(ours, answer.encode())
         os.close(ours)
@@ -341,11 +351,52 @@ def test_a_person_denies_and_the_agent_is_told_why(some: Path, tmp_path: Path) -
 
 
 @pytest.mark.integration
+def test_somebody_else_may_decide_while_the_question_stands(some: Path, tmp_path: Path) -> None:
+    work = tmp_path / "w"
+    store = ("--store", f"sqlite:///{work}/agents.db")
+
+    def elsewhere() -> None:
+        assert kode("decide", *store, "surveyor", "1.4.1", "deny", "--note", "not today").exit_code == 0
+
+    code, shown = at_a_terminal(str(some), "--work", str(work), "--kill-at", "never", says=[("[Y/n]", elsewhere)])
+    assert code == 0, shown
+    assert "decided by somebody else" in shown
+    assert "not today" in shown
+    assert "All checks passed" in shown
+
+
+class Hasty(Watcher):
+    """Sees each question answered by somebody else before it looks."""
+
+    async def _one(self, moment: Moment | None) -> int | None:
+        code = await super()._one(moment)
+        if (question := await open_question(self.store)) is not None:
+            await store_answer(self.settings, self.store, question, Answer("deny", "ann"))
+        return code
+
+
+@pytest.mark.integration
+async def test_it_ends_with_the_run_and_not_with_a_process(tmp_path: Path) -> None:
+    stored = settings(tmp_path / "w")
+    stored.work.mkdir()
+    (stored.work / FILES).mkdir()
+    (stored.work / FILES / "a.txt").write_text("one\n")
+    stored.save()
+    async with SqliteStore(stored.database) as store:
+        watcher = Hasty(stored, store, Timeline(Console(quiet=True), 0.0), by_itself("allow", "a test"))
+        assert await watcher.run([]) == 0
+        assert wrong(await gather(stored, store, watcher)) == []
+        # Whoever answers too late is told so, and nothing is changed.
+        question = Question("1.4.1", "fs_write", "REPORT.md", "", "")
+        assert not await store_answer(stored, store, question, Answer("allow", "me"))
+
+
+@pytest.mark.integration
 def test_a_question_outlives_ctrl_c_and_is_answered_by_a_script(some: Path, tmp_path: Path) -> None:
     work = tmp_path / "w"
     code, shown = at_a_terminal(str(some), "--work", str(work), "--kill-at", "never", says=[("[Y/n]", signal.SIGINT)])
     assert code == 130, shown
-    assert f"kode demo --work {work}" in shown.replace("\r\n", "")
+    assert f"kode demo --work {work}\r\n" in shown
     ran = demo("--work", str(work), "--decide", "deny", "--json")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     told = json.loads(ran.stdout)
@@ -363,6 +414,7 @@ def test_a_question_outlives_ctrl_c_and_is_answered_by_a_script(some: Path, tmp_
         (["what?\n", "yes\n"], "allow", None),
         (["n\n", "\n"], "deny", None),
         (["N\n", " too long \n"], "deny", "too long"),
+        (["y\x04", "n\n", "\n"], "deny", None),
         (["\x04"], None, None),
         (["n\n", "\x04"], None, None),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 
@@ -136,3 +138,19 @@ def test_messages_and_interrupts_wait_in_the_inbox(wired: Kode, chat_server: Cha
     ran = wired("resume", "team/one")
     assert ran.code == 1
     assert "interrupted" in ran.err
+
+
+def test_one_agent_that_cannot_be_read_hides_no_other(wired: Kode, chat_server: ChatServer) -> None:
+    chat_server.reply("One.", "Two.")
+    for name in ("a", "b"):
+        assert wired("run", "x", "--agent", name).code == 0
+    with contextlib.closing(sqlite3.connect(wired.folder / ".kode" / "agents.db")) as database, database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for name in tables:
+            if {"agent_id", "body"} <= {column[1] for column in database.execute(f"PRAGMA table_info('{name}')")}:
+                database.execute(f"UPDATE '{name}' SET body = x'01ff' WHERE agent_id = 'a'")
+    told = json.loads(wired("agents", "--json").out)["agents"]
+    assert [(one["agent_id"], one["at"]) for one in told] == [("a", "UNREADABLE"), ("b", "READY")]
+    ran = wired("agents")
+    assert ran.code == 0
+    assert "waits for somebody who mends it" in ran.out

@@ -121,3 +121,10 @@ def test_the_template_in_the_guide_is_one(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.toml"):
         read_template_file(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("root", ["5", "['a']", "'..'", "'/etc'", "'sub/../..'"])
+def test_a_root_is_a_folder_below_the_one_to_work_in(tmp_path: Path, root: str) -> None:
+    (tmp_path / "t.toml").write_text(f"model = 'openai:x'\n[sandbox_options]\nroot = {root}\n")
+    with pytest.raises(UsageError, match=r"sandbox_options\.root is .*; give a folder below"):
+        Choices(tmp_path, template=tmp_path / "t.toml").made()

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import time
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import KEY, Kode
+from tests.cli.conftest import KEY, PATIENCE_S, Kode
 from tests.servers.chat import ChatServer, Said, call, calls, fail, html, say
+
+from kode.cli import opening
+from kode.cli.opening import store_option
 
 pytestmark = pytest.mark.integration
 
@@ -199,8 +205,145 @@ def test_a_folder_and_a_store_of_ones_own(wired: Kode, chat_server: ChatServer, 
     chat_server.reply(call("fs_write", {"path": "there", "content": "x"}))
     ran = wired("run", "x", "--dir", str(other), "--store", store)
     assert ran.code == 3
-    assert f"kode resume {ran.agent_id} --store '{store}'\n" in ran.err
+    assert f"kode resume --store '{store}' {ran.agent_id}\n" in ran.err
     chat_server.reply("ok")
     assert wired("resume", ran.agent_id, "--yes", KODE_STORE=store).code == 0  # from another folder than its own
     assert (other / "there").exists()
     assert not (wired.folder / ".kode").exists()
+
+
+def test_what_is_printed_can_be_typed(wired: Kode, chat_server: ChatServer, tmp_path: Path) -> None:
+    """Also where the store is that of another folder, and for an id that looks like an option."""
+    (tmp_path / "my other").mkdir()
+    chat_server.reply(call("fs_write", {"path": "a", "content": "x"}))
+    ran = wired("run", "x", "--dir", str(tmp_path / "my other"), "--agent=-odd")
+    assert ran.code == 3
+    chat_server.reply("Done.")
+    printed = [shlex.split(line)[1:] for line in ran.err.splitlines() if line.strip().startswith("kode ")]
+    assert [words[0] for words in printed] == ["decide", "resume"]
+    assert [wired(*words).code for words in printed] == [0, 0]
+    assert (tmp_path / "my other" / "a").read_text() == "x"
+    assert store_option(None) == store_option(None, Path.cwd()) == ""
+    assert store_option("pg://u:p@h/db") == " --store URL"
+
+
+def test_a_key_goes_to_a_stored_url_only_if_it_is_named_again(
+    kode: Kode, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_LOOPBACK", ())  # so that the server is one elsewhere
+    chat_server.reply("One.", "Two.", "Three.", "Four.")
+    url = ("--base-url", chat_server.url)
+    keys = {"OPENAI_API_KEY": KEY}
+    assert kode("run", "x", "--agent", "a", "--model", "openai:test", *url, **keys).code == 0
+    assert chat_server.requests[-1].headers["authorization"] == f"Bearer {KEY}"
+    ran = kode("run", "y", "--agent", "a", **keys)
+    assert (ran.code, chat_server.requests[-1].headers.get("authorization")) == (0, None)
+    assert f"{chat_server.url} was stored with the agent and gets no key" in ran.err
+    assert KEY not in ran.err
+    for said in (url, ()):
+        named = {} if said else {"OPENAI_BASE_URL": chat_server.url}
+        ran = kode("run", "z", "--agent", "a", *said, **keys, **named)
+        assert (ran.code, "gets no key" in ran.err) == (0, False)
+        assert chat_server.requests[-1].headers["authorization"] == f"Bearer {KEY}"
+    ran = kode("resume", "a", "--base-url", "http://127.0.0.1:1/v1", **keys)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "keeps the URL it was made with" in ran.err
+
+
+def test_a_key_goes_to_a_stored_url_on_this_machine(kode: Kode, chat_server: ChatServer) -> None:
+    chat_server.reply("One.", "Two.")
+    keys = {"OPENAI_API_KEY": KEY}
+    kode("run", "x", "--agent", "a", "--model", "openai:test", "--base-url", chat_server.url, **keys)
+    assert kode("run", "y", "--agent", "a", **keys).code == 0
+    assert chat_server.requests[-1].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_store_of_another_user_must_be_named(
+    wired: Kode, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat_server.reply("One.")
+    wired("run", "x", "--agent", "a")
+    monkeypatch.setattr(os, "getuid", lambda: (wired.folder / ".kode").stat().st_uid + 1)
+    ran = wired("resume", "a")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "belongs to another user" in ran.err
+    assert wired("run", "x").code == 2
+    named = shlex.split(ran.err.rpartition(" --store ")[2])[0]
+    assert wired("resume", "a", "--store", named).code == 0
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(wired: Kode, chat_server: ChatServer, tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    store = ("--store", f"sqlite:///{tmp_path}/s.db")
+    chat_server.reply("One.")
+    assert wired("run", "x", "--agent", "a", "--dir", str(tmp_path / "project"), *store).code == 0
+    (tmp_path / "project").rename(tmp_path / "moved")
+    for ran in (wired("resume", "a", *store), wired("run", "y", "--agent", "a", *store)):
+        assert (ran.code, ran.err.count("\n")) == (2, 1)
+        assert str(tmp_path / "project") in ran.err
+    assert not (tmp_path / "project").exists()
+
+
+PAY = """
+import sys, time
+from kode.cli.main import main
+from kode.core import tool
+from kode.core.tools.catalog import default_tools
+
+@tool(recovery="ask")
+def pay() -> str:
+    "Pay."
+    open("paid", "a").write("paid\\n")
+    if sys.argv[1] == "run": time.sleep(60)
+    return "paid"
+
+default_tools.register(pay)
+main()
+"""
+
+
+def test_yes_is_no_answer_to_whether_something_may_run_again(wired: Kode, chat_server: ChatServer) -> None:
+    chat_server.reply(call("pay", {}))
+    first = wired.script(PAY, "run", "x", "--agent", "a", "--tools", "pay", "--yes")
+    while not ((wired.folder / "paid").exists() and (wired.folder / "paid").read_text()):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    first.kill()
+    first.communicate()
+    second = wired.script(PAY, "resume", "a", "--yes")
+    _, err = second.communicate(timeout=PATIENCE_S)
+    assert second.returncode == 3, err
+    assert b"kode decide a 1.1.1 allow" in err
+    assert (wired.folder / "paid").read_text() == "paid\n"
+
+
+def test_an_answer_that_cannot_be_written_is_kept(wired: Kode, chat_server: ChatServer) -> None:
+    chat_server.reply("Precious.")
+    ran = wired.shell("run x --agent a > /dev/full")
+    assert ran.returncode == 1
+    assert "could not be written: No space left on device" in ran.stderr
+    assert ran.stderr.endswith("  kode resume a\n"), "and no traceback behind it"
+    assert wired("resume", "a").out == "Precious.\n"
+    ran = wired.shell("agents > /dev/full")
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(wired: Kode, chat_server: ChatServer, closed: str) -> None:
+    chat_server.reply("Fine.")
+    ran = wired.shell(f"run x {closed}")
+    assert (ran.returncode, "Traceback" in ran.stderr) == (0, False)
+    assert ran.stdout == ("" if ">&-" in closed.replace("2>&-", "") else "Fine.\n")
+
+
+def test_a_task_that_nobody_took_waits(wired: Kode, chat_server: ChatServer) -> None:
+    chat_server.reply(say("never").but(fault="stall", at=None))
+    first = wired.start("run", "x", "--agent", "a")
+    while not chat_server.requests:
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    ran = wired("run", "y", "--agent", "a", "--timeout", "0.3")
+    first.kill()
+    first.communicate()
+    assert ran.code == 4
+    assert "The task waits in the inbox; who drives the agent takes it.\n" in ran.err

@@ -22,6 +22,7 @@ def test_a_person_decides(wired: Kode, chat_server: ChatServer) -> None:
     """Yes to one, no with a reason to another, and always to a third, in one run."""
     (wired.folder / "a.txt").write_text("hello\nworld\n")
     chat_server.reply(
+        call("fs_read", {"path": "a.txt"}),  # else it may not be replaced
         calls(
             ("fs_write", {"path": "a.txt", "content": "hello\nbrave\nworld\n"}),
             ("fs_edit", {"path": "a.txt", "old_string": "world", "new_string": "moon"}),
@@ -49,7 +50,7 @@ def test_a_person_decides(wired: Kode, chat_server: ChatServer) -> None:
     assert "  -world\n  +moon\n" in shown
     assert "  $ echo one >> log\n" in shown
     assert shown.count("Allow?") == 5
-    assert "keep the world" in chat_server.requests[1].messages[-2]["content"]
+    assert "keep the world" in chat_server.requests[2].messages[-2]["content"]
     assert (wired.folder / "a.txt").read_text() == "hello\nbrave\nworld\n"
     assert (wired.folder / "log").read_text() == "one\ntwo\n"
     # The answer stands once: it was shown as it came, on the same terminal that stdout is.
@@ -85,16 +86,55 @@ def test_a_long_write_can_be_seen_whole_and_edited(wired: Kode, chat_server: Cha
     editor.chmod(editor.stat().st_mode | stat.S_IXUSR)
     terminal = wired.terminal("run", "x", EDITOR=str(editor), width=40)
     terminal.expect("waiting > ")
-    assert "line 59" not in terminal.shown
-    assert "more lines: v shows them all" in terminal.shown
+    assert "line 59" in terminal.shown, "head and tail are shown"
+    assert "line 45" not in terminal.shown
+    assert "… 21 more lines: v shows them all" in terminal.shown
     terminal.type("v\n")
-    terminal.expect("+line 59")
+    terminal.expect("+line 45")
     terminal.expect("waiting > ")
     terminal.type("e\n")
     assert terminal.wait() == 0
     assert (wired.folder / "a").read_text() == content.replace("line 59", "changed")
     lines = [line for line in terminal.shown.splitlines() if not line.startswith("Allow")]  # the terminal wraps that
     assert [line for line in lines if len(line) > 40] == []
+
+
+def test_ctrl_c_in_the_editor_is_for_the_editor(wired: Kode, chat_server: ChatServer) -> None:
+    chat_server.reply(call("bash_run", {"cmd": "echo one > out"}), "Done.")
+    editor = wired.folder / "editor"
+    editor.write_text(
+        "#!/bin/sh\ntrap 'trapped=1' INT\necho EDITOR-UP\n"
+        'while [ -z "$trapped" ]; do sleep 0.02; done\nsed -i s/one/two/ "$1"\n'
+    )
+    editor.chmod(0o755)
+    terminal = wired.terminal("run", "x", EDITOR=str(editor))
+    terminal.expect(PROMPT)
+    terminal.type("e\n")
+    terminal.expect("EDITOR-UP")
+    terminal.type("\x03")
+    assert terminal.wait() == 0
+    assert (wired.folder / "out").read_text() == "two\n"
+
+
+def test_half_a_line_is_no_answer(wired: Kode, chat_server: ChatServer) -> None:
+    chat_server.reply(call("bash_run", {"cmd": "touch ran"}))
+    terminal = wired.terminal("run", "x")
+    terminal.expect(PROMPT)
+    terminal.type("y\x04")  # Ctrl-D hands it over without Enter
+    terminal.expect(PROMPT)
+    terminal.type("q\n")
+    assert terminal.wait() == 3
+    assert not (wired.folder / "ran").exists()
+
+
+def test_a_huge_difference_does_not_hold_up_the_question(wired: Kode, chat_server: ChatServer) -> None:
+    (wired.folder / "big").write_text("".join(f"{n % 150}\n" for n in range(20_000)))
+    chat_server.reply(call("fs_write", {"path": "big", "content": "".join(f"{n * 7 % 150}\n" for n in range(20_000))}))
+    terminal = wired.terminal("run", "x")
+    terminal.expect("@ line 2: replaces 19,")
+    terminal.expect(PROMPT)
+    terminal.type("q\n")
+    assert terminal.wait() == 3
 
 
 def test_somebody_else_may_decide_while_the_question_stands(wired: Kode, chat_server: ChatServer) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kode.cli.visible import block, brief, cut, exact, first_value, inline
+from kode.cli.visible import block, brief, cut, exact, first_value, inline, prose
 
 
 def harmless(text: str, kept: str) -> bool:
@@ -17,8 +17,9 @@ def harmless(text: str, kept: str) -> bool:
 
 @given(st.text())
 def test_nothing_gets_through_that_moves_the_cursor(text: str) -> None:
-    assert harmless(inline(text), "\u200d")
-    assert harmless(exact(text), "\t\u200d")
+    assert harmless(inline(text), "")
+    assert harmless(exact(text), "\t")
+    assert harmless(prose(text), "\u200d")
     assert harmless(block(text), "\n\t\u200d")
     assert harmless(brief(text), "\u200d")
     assert harmless(brief(json.dumps({"path": text, "other": [text]}, ensure_ascii=False)), "\u200d")
@@ -27,17 +28,27 @@ def test_nothing_gets_through_that_moves_the_cursor(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("plain é 漢字 👩‍💻", "plain é 漢字 👩‍💻"),
+        ("plain é 漢字 👩", "plain é 漢字 👩"),
+        ("👩\u200d💻", "👩\\u200d💻"),
+        ("x = 1\U000e0149\U000e0067", "x = 1\\U000e0149\\U000e0067"),
+        ("a,\u3164 \u2800y\u034f\ufe0f\uffa0\u115f\u180b", "a,\\u3164 \\u2800y\\u034f\\ufe0f\\uffa0\\u115f\\u180b"),
+        ("my\u3000file\u2009", "my\\u3000file\\u2009"),
         ("\x1b[2J\x07", "\\e[2J\\x07"),
-        ("a\nb\tc\r", "a\\nb\\tc\\r"),
+        ("a\nb\rc", "a\\nb\\rc"),
         ("\u202egnp.exe", "\\u202egnp.exe"),
-        ("no\u00a0break", "no break"),
+        ("no\u00a0break", "no\\xa0break"),
         ("\x9b31m\u2028", "\\x9b31m\\u2028"),
         ("\ud800", "\\ud800"),
     ],
 )
 def test_codes_stand_for_what_is_not_shown(text: str, shown: str) -> None:
-    assert inline(text) == shown
+    assert inline(text) == exact(text) == shown
+
+
+def test_prose_keeps_pictures_and_blanks() -> None:
+    said = "👩\u200d💻 ⚠\ufe0f no\u00a0break"
+    assert prose(said) == block(said) == said.replace("\u00a0", " ")
+    assert prose("one\ntwo\U000e0149") == "one\\ntwo\\U000e0149"
 
 
 def test_lines_of_code_are_shown_exactly() -> None:

@@ -5,14 +5,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,10 +26,17 @@ from kode.core.errors import SandboxError
 from kode.core.sandbox import searcher
 from kode.core.sandbox.base import IGNORED, MAX_READ, shown
 from kode.core.sandbox.glob import compiled, glob
-from kode.core.sandbox.grep import grep
+from kode.core.sandbox.grep import grep, lines_with
 from kode.core.sandbox.jail import Jail
+from kode.core.sandbox.launch import Launched
 from kode.core.sandbox.local import LocalSandbox
 from kode.core.testing.conformance.sandbox.case import refused
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """File methods run in worker threads: which loop waits for these makes no difference."""
+    return "asyncio"
 
 
 @pytest.fixture
@@ -143,7 +153,7 @@ def test_a_race_does_not_lead_out(root: Path, outside: Path, swapping: None) -> 
     before = content(outside)
     done: Counter[str] = Counter()
     # Both sides of the race are met, so it is one.
-    while min(done["inside"], done["outside_root"]) < 50 or done.total() < 2_500:
+    while min(done["inside"], done["outside_root"]) < 50 or done.total() < 1_000:
         for name, attempt in attempts.items():
             try:
                 assert attempt(), name
@@ -272,6 +282,127 @@ async def test_a_deep_tree_does_not_exhaust_descriptors(sandbox: LocalSandbox, r
     assert (await sandbox.glob("**/x")).paths == ()
     assert (await sandbox.grep("x")).matches == ()
     await sandbox.remove("d", recursive=True)
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[Callable[[int], None]]:
+    """Take away all descriptors but so many."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+
+    def take(left: int) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, limits[0]), limits[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(left):
+            os.close(taken.pop())
+
+    yield take
+    for descriptor in taken:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_without_descriptors_nothing_looks_empty(
+    sandbox: LocalSandbox, root: Path, few_descriptors: Callable[[int], None]
+) -> None:
+    """ "There is nothing" and "it could not be looked" are two answers; the second is a `SandboxError`."""
+    (root / "/".join("d" * 9)).mkdir(parents=True)
+    (root / "/".join("d" * 9) / "f").write_text("needle")
+    assert len((await sandbox.glob("**")).paths) == len((await sandbox.grep("needle")).matches) == 1
+    for left in (0, 4, 8):
+        few_descriptors(left)
+        assert await refused(sandbox.glob("**")) == "sandbox"
+        assert await refused(sandbox.grep("needle")) == "sandbox"
+        assert await refused(sandbox.grep("[n]eedle", regex=True)) in ("sandbox", "not_started")
+        assert left or await refused(sandbox.exec("true")) == "sandbox"
+    few_descriptors(1)
+    with pytest.raises(SandboxError, match="Too many open files") as caught:
+        Launched(["true"], cwd="/", env={}, merge=True, feed=False)
+    assert caught.value.code == "not_started"
+
+
+def test_a_file_that_goes_wrong_is_not_passed_by(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "f").write_text("needle")
+
+    def broken(_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def broken_folder(name: str, flags: int, *mode: int, dir_fd: int | None = None) -> int:
+        return broken(name) if name == "folder" else opened(name, flags, *mode, dir_fd=dir_fd)
+
+    opened = os.open
+    with monkeypatch.context() as patch:
+        (root / "folder").mkdir()
+        patch.setattr(os, "open", broken_folder)
+        with pytest.raises(SandboxError, match="Input/output error"):
+            glob(Jail(str(root)), "**", ".", dot=True, ignore=IGNORED, limit=None, stop=threading.Event())
+    monkeypatch.setattr("kode.core.sandbox.grep.open_file", broken)
+    with pytest.raises(SandboxError, match="Input/output error"):
+        grep(
+            *(Jail(str(root)), "needle", "."),
+            **{"regex": False, "case_sensitive": True, "ignore": IGNORED, "limit": 9, "stop": threading.Event()},
+        )
+
+
+def test_a_name_that_is_taken_is_not_written_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed writer left stays as it is, and hinders nobody."""
+    names = iter(["taken", "taken", "free"])
+    monkeypatch.setattr("kode.core.sandbox.jail.secrets.token_hex", lambda _: next(names))
+    (root / ".kode-tmp-taken").write_text("left over")
+    Jail(str(root)).write("f", b"text")
+    assert {p.name: p.read_text() for p in root.iterdir()} == {".kode-tmp-taken": "left over", "f": "text"}
+
+
+def test_a_write_is_on_disk_before_it_is_seen(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, rename = os.fsync, os.rename
+
+    def noted_sync(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else f"{os.fstat(descriptor).st_size} bytes")
+        sync(descriptor)
+
+    def noted_rename(*names: str, **folders: int) -> None:
+        done.append("rename")
+        rename(*names, **folders)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    Jail(str(root)).write("f", b"text")
+    assert done == ["4 bytes", "rename", "folder"]
+
+
+def test_many_lines_take_little_memory() -> None:
+    """A list of them all takes twenty times the file."""
+    content = b"ab\n" * 1_000_000 + b"needle"
+    tracemalloc.start()
+    try:
+        (last,) = [number for number, line in searcher.lines(content) if line == "needle"]
+        hits = list(lines_with(b"needle", content))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (last, hits) == (1_000_001, [(1_000_001, "needle")])
+    assert peak < 30_000_000
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"a", b"a\n", b"a\r\nb", b"\n\n", b"x" * 9 + b"\n\ny\xff\nz"])
+@pytest.mark.parametrize("block", [1, 2, 5, 99])
+def test_lines_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch, content: bytes, block: int) -> None:
+    monkeypatch.setattr(searcher, "BLOCK", block)
+    whole = [line.rstrip("\r") for line in content.decode("utf-8", "replace").split("\n")]
+    assert list(searcher.lines(content)) == list(enumerate(whole, 1))
+    for wanted in (b"a", b"y", b"\n", b"\nb"):
+        holding = [(n, raw) for n, raw in enumerate(content.split(b"\n"), 1) if wanted in raw]
+        assert [n for n, line in lines_with(wanted, content) if wanted.decode() in line] == [n for n, _ in holding]
+
+
+async def test_a_search_has_a_limit_of_memory(sandbox: LocalSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    await sandbox.write("a.txt", b"a" * 20_000_000)
+    assert len((await sandbox.grep("^a", regex=True)).matches) == 1
+    monkeypatch.setattr(searcher, "MEMORY", 40 << 20)
+    assert await refused(sandbox.grep("^a", regex=True)) == "search_too_slow"
 
 
 def test_names_are_shown_as_text() -> None:

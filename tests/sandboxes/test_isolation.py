@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from tests.core.conftest import Lab
+from tests.sandboxes.conftest import isolated_sandbox
 
 from kode.core.errors import SandboxError, UsageError
 from kode.core.jsontext import dump
@@ -20,7 +21,7 @@ from kode.core.tools.builtin import bash_run
 
 @pytest.fixture
 async def sandbox(tmp_path: Path, isolated: None, anyio_backend: str) -> AsyncIterator[LocalSandbox]:
-    one = LocalSandbox(tmp_path / "root", isolation="bwrap")
+    one = isolated_sandbox(tmp_path / "root")
     await one.open()
     yield one
     await one.close()
@@ -105,6 +106,34 @@ async def test_what_is_readable_is_not_writable(sandbox: LocalSandbox, tmp_path:
     assert await says(sandbox, f"ls {tmp_path}") == "root"
 
 
+async def test_what_is_readable_below_the_root_stays_as_it_is(tmp_path: Path, isolated: None) -> None:
+    """And the root is writable within what is readable: whichever is named first."""
+    root = tmp_path / "more/root"
+    (root / "vendor").mkdir(parents=True)
+    (tmp_path / "more/file").write_text("text")
+    box = isolated_sandbox(root, readable=[str(root / "vendor"), str(tmp_path / "more"), str(root)])
+    tried = "(: > vendor/x) 2>/dev/null && echo wrote; (: > ../x) 2>/dev/null && echo above; cat ../file; echo y > y"
+    assert await says(box, tried) == "text"
+    assert sorted(os.listdir(root)) == ["vendor", "y"]
+    (root / "vendor").rename(root / "was")
+    (root / "vendor").symlink_to("/")  # as a command could that runs without this option
+    with pytest.raises(SandboxError, match="is a link by now"):
+        await box.exec("ls vendor")
+
+
+@pytest.mark.parametrize("path", ["/", "/proc", "/proc/sys/..", "/dev", "/proc/1"])
+async def test_what_would_undo_the_isolation_cannot_be_readable(tmp_path: Path, path: str) -> None:
+    with pytest.raises(UsageError, match="cannot be made readable"):
+        LocalSandbox(tmp_path, isolation="bwrap", readable=[path])
+
+
+async def test_a_readable_path_that_is_missing_is_named(tmp_path: Path, isolated: None) -> None:
+    box = LocalSandbox(tmp_path, isolation="bwrap", readable=["/no/such/place"])
+    with pytest.raises(SandboxError, match="/no/such/place") as caught:
+        await box.open()
+    assert caught.value.code == "isolation_unavailable"
+
+
 async def test_tmp_is_each_commands_own(sandbox: LocalSandbox) -> None:
     assert await says(sandbox, "echo $HOME $TMPDIR; echo x > /tmp/kode-mine; cat /var/tmp/kode-mine") == "/tmp /tmp\nx"
     assert await says(sandbox, "ls -A /tmp | grep kode-mine") == ""
@@ -153,6 +182,25 @@ async def test_it_has_no_rights_and_gets_none(sandbox: LocalSandbox) -> None:
     """
     # A shell that lists its descriptors has three, and the folder it lists.
     assert (await says(sandbox, tried)).split() == ["0", "1", "2", "3"]
+
+
+async def test_every_namespace_is_its_own(sandbox: LocalSandbox) -> None:
+    names = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+    inside = (await says(sandbox, f"for n in {' '.join(names)}; do readlink /proc/self/ns/$n; done")).split()
+    assert [
+        name for name, there in zip(names, inside, strict=True) if there == os.readlink(f"/proc/self/ns/{name}")
+    ] == []
+
+
+async def test_it_makes_no_namespaces(
+    sandbox: LocalSandbox, plain: LocalSandbox, component: Callable[[str, str], str]
+) -> None:
+    """In one of its own it would be root, with all of the kernel that root can reach."""
+    unshare = component("unshare", "apt-get install util-linux")
+    if "--disable-userns" not in await says(plain, "bwrap --help"):
+        pytest.skip("bubblewrap is too old to forbid it")
+    assert (await plain.exec([unshare, "--user", "true"])).code == 0
+    assert (await sandbox.exec([unshare, "--user", "true"])).code != 0
 
 
 # ---- never without it ----------------------------------------------------------------------------------------

@@ -23,11 +23,15 @@ import kode.core.sandbox.running
 from kode.core.errors import SandboxError
 from kode.core.sandbox.local import LocalSandbox
 from kode.core.sandbox.orphans import marked
-from kode.core.testing.conformance.sandbox.case import first_output
+from kode.core.testing.conformance.sandbox.case import first_output, refused
+
+
+def seen(pid: int, what: str) -> bytes:
+    return Path(f"/proc/{pid}/{what}").read_bytes()
 
 
 def cmdline(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return seen(pid, "cmdline")
 
 
 SRC = str(Path(__file__).parents[2] / "packages/kode-core/src")
@@ -61,6 +65,46 @@ async def test_secrets_of_the_host_do_not_leak(
     other = LocalSandbox(tmp_path, env_allow=["WANTED"], env={"A": "1", "B": "1"})
     out = (await other.exec("env", env={"B": "2"})).output
     assert {"WANTED=yes", "A=1", "B=2"} <= set(out.splitlines())
+
+
+@linux
+async def test_a_commands_variables_steer_nothing_outside(either: LocalSandbox) -> None:
+    """Supervisor and bubblewrap would load what LD_PRELOAD names, and in a command line everybody can read them."""
+    process = await either.spawn("echo $LD_PRELOAD; exec sleep 60", env={"LD_PRELOAD": "/none.so", "TOKEN": "s3cret"})
+    with anyio.fail_after(10):
+        while b"/none.so\n" not in (await process.logs()).data:
+            await anyio.sleep(0.01)
+    pids = marked(either.ref)
+    ours = [pid for pid in pids if b"supervisor.py" in cmdline(pid) or b"bwrap" in cmdline(pid)]
+    assert len(ours) >= (2 if b"bwrap" in b"".join(map(cmdline, pids)) else 1)
+    for pid in ours:
+        names = [line.partition(b"=")[0] for line in seen(pid, "environ").split(b"\0")[:-1]]
+        assert sorted(names) == [b"KODE_SANDBOX_COMMAND", b"KODE_SANDBOX_REF"]
+        assert b"none.so" not in seen(pid, "maps")
+    assert b"s3cret" not in b"".join(map(cmdline, pids))
+    await process.kill()
+
+
+async def test_many_large_variables(either: LocalSandbox) -> None:
+    """More than a pipe or a socket takes at once; odd names and bytes too."""
+    env = {f"V{n}": "x" * 100_000 for n in range(8)} | {"E": "", "ODD": "\udcff=\n"}
+    result = await either.exec('printf \'%s\' "$V7$E$ODD" | wc -c; [ -n "${E+set}" ] && echo set', env=env)
+    assert result.stdout.split() == [b"100003", b"set"]
+    for bad in ({"": "x"}, {"A=B": "x"}, {"A": "x\0"}):
+        assert await refused(either.exec("true", env=bad)) == "bad_command"
+
+
+@linux
+async def test_a_stopped_supervisor_holds_nothing_up(sandbox: LocalSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is woken to do its work; one that is stopped again and again is killed."""
+    started = time.monotonic()
+    result = await sandbox.exec("kill -STOP $PPID; sleep 60", timeout_s=0.2)
+    assert (result.timed_out, result.code) == (True, 128 + signal.SIGTERM)
+    monkeypatch.setattr(kode.core.sandbox.running, "KILL_S", 0.5)
+    result = await sandbox.exec("trap '' TERM; while :; do kill -STOP $PPID; done", timeout_s=0.2)
+    assert result.timed_out
+    assert time.monotonic() - started < 6
+    assert until(lambda: marked(sandbox.ref) == [])
 
 
 @linux
@@ -156,10 +200,15 @@ async def test_the_command_dies_with_its_supervisor_by_itself(
 OWNER = """
 import anyio, sys
 from kode.core.sandbox.local import LocalSandbox
+from functools import partial
 async def main():
-    sandbox = LocalSandbox(sys.argv[1], ref="local:" + sys.argv[3], isolation=sys.argv[5])
+    root, _, ref, isolation, *commands = sys.argv[1:]
+    sandbox = LocalSandbox(root, ref="local:" + ref, isolation=isolation)
     await sandbox.spawn("sleep 71")
-    await sandbox.exec(sys.argv[4])
+    async with anyio.create_task_group() as group:
+        for number, command in enumerate(commands):
+            await sandbox.mkdir(str(number))
+            group.start_soon(partial(sandbox.exec, command, cwd=str(number)))
 anyio.run(main, backend=sys.argv[2])
 """
 COMMANDS = {
@@ -174,29 +223,29 @@ COMMANDS = {
 @pytest.mark.integration
 @linux
 @pytest.mark.parametrize(("isolation", "backend"), [("none", "asyncio"), ("none", "trio"), ("bwrap", "trio")])
-@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_processes_end_when_their_owner_is_killed(
-    request: pytest.FixtureRequest, tmp_path: Path, isolation: str, backend: str, command: str
+    request: pytest.FixtureRequest, tmp_path: Path, isolation: str, backend: str
 ) -> None:
     if isolation == "bwrap":
         request.getfixturevalue("isolated")
     ref = os.urandom(8).hex()
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(tmp_path), backend, ref, command, isolation],
+        [sys.executable, "-c", OWNER, str(tmp_path), backend, ref, isolation, *COMMANDS.values()],
         env={**os.environ, "PYTHONPATH": SRC},
         start_new_session=True,
     )
     try:
-        assert until((tmp_path / "up").exists, 10)
+        ups = [tmp_path / str(number) / "up" for number in range(len(COMMANDS))]
+        assert until(lambda: all(up.exists() for up in ups), 20)
         before = marked(f"local:{ref}")
-        assert len(before) >= 3  # a supervisor and a command at least, and the background process
+        assert len(before) >= 2 * (1 + len(COMMANDS))  # a supervisor and a command each, and the background process
         wiped = subprocess.run(["pgrep", "-f", "^/bin/sleep 7272$"], capture_output=True, text=True, check=False)
     finally:
         owner.kill()
         owner.wait()
     pids = [*before, *map(int, wiped.stdout.split())]
     assert until(lambda: not any(map(alive, pids)) and marked(f"local:{ref}") == [])
-    assert (tmp_path / "up").read_text() == ""
+    assert [name for name, up in zip(COMMANDS, ups, strict=True) if up.read_text()] == []
 
 
 LEAKY = """

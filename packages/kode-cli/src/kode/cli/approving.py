@@ -6,7 +6,7 @@ import getpass
 import json
 import os
 import shlex
-import subprocess
+import signal
 import sys
 import tempfile
 import termios
@@ -30,8 +30,8 @@ __all__ = ["Approver", "undecided", "who"]
 
 ELSEWHERE = "\n"
 """Stands for an answer that somebody else gave; nobody can type it."""
-ROWS = 40
-"""Of a preview before a person asks for the rest."""
+HEAD, TAIL = 30, 10
+"""Rows of a preview that are shown before a person asks for the rest."""
 
 
 def who() -> str:
@@ -57,7 +57,7 @@ class Approver:
     Args:
         store: Where the agent lives.
         sandbox: Of the agent's kind and folder, to show what a write would change.
-        allow_all: Allow everything without asking.
+        allow_all: Allow without asking, but for what may have run already.
         ask: Whether a person can be asked.
     """
 
@@ -68,18 +68,19 @@ class Approver:
     ask: bool
     _allowed: set[str] = field(default_factory=set)
     """Tools that a person allowed for the rest of this run."""
+    editing: bool = False
+    """A person is in their editor: Ctrl-C is for that."""
 
-    @property
-    def settles(self) -> bool:
-        """Whether there is anybody here to decide."""
-        return self.allow_all or self.ask
+    def settles(self, kind: str) -> bool:
+        """Whether there is anybody here to answer a question of that kind."""
+        return self.ask or (self.allow_all and kind != "recovery")
 
     async def settle(self, agent: Agent) -> bool:
         """Decide all that waits; False: something was left waiting."""
         for call, asked in await undecided(self.store, agent.agent_id):
             # A question after a crash is never answered by a rule: nobody knows what the call has done already.
-            free = call.tool in self._allowed and asked.kind == "permission"
-            if free or self.allow_all:
+            free = self.allow_all or call.tool in self._allowed
+            if free and asked.kind != "recovery":
                 await self._decide(agent, call, "allow", f"{who()} ({'--yes' if self.allow_all else 'for this run'})")
             elif not self.ask or not await self._question(agent, call, asked):
                 return False
@@ -93,7 +94,7 @@ class Approver:
         choices = ["[y]es", "[n]o"]
         choices += [] if recovery else [f"[a]lways {inline(call.tool)} in this run"]
         choices += ["[e]dit"] if editor else []
-        choices += ["[v]iew all"] if len(rows) > ROWS else []
+        choices += ["[v]iew all"] if len(rows) > HEAD + TAIL else []
         choices += ["[q]uit, leave it waiting"]
         while True:
             answer = await self._ask(agent, call, "Run it again?" if recovery else "Allow?", "  ".join(choices))
@@ -112,7 +113,7 @@ class Approver:
             if answer in ("v", "view"):
                 self.screen.rows(rows)
             if answer in ("e", "edit") and editor:
-                changed = self._edit(editor, call.changed_input or call.input or Json("{}"))
+                changed = await self._edit(editor, call.changed_input or call.input or Json("{}"))
                 if changed is not None:
                     return await self._decide(agent, call, "allow", who(), input=changed)
 
@@ -140,9 +141,12 @@ class Approver:
         self.screen.say("")
         reason = f" — {inline(asked.reason)}" if asked.reason else ""
         self.screen.say(f"{inline(call.tool)} (call {call.id}){reason}", "bold yellow")
-        self.screen.rows(rows[:ROWS])
-        if len(rows) > ROWS:
-            self.screen.say(f"… {len(rows) - ROWS} more lines: v shows them all", "yellow")
+        if len(rows) <= HEAD + TAIL:
+            self.screen.rows(rows)
+        else:
+            self.screen.rows(rows[:HEAD])
+            self.screen.say(f"… {len(rows) - HEAD - TAIL:,} more lines: v shows them all", "yellow")
+            self.screen.rows(rows[-TAIL:])
         return rows
 
     async def _decide(
@@ -168,28 +172,40 @@ class Approver:
             return None  # the terminal was closed
         if not line:
             return None
+        if lower and not line.endswith("\n"):
+            return ""  # sent by Ctrl-D in the middle of a line: nobody pressed Enter, so it is no answer yet
         self.screen.answered()
         return line.strip().lower() if lower else line.strip()
 
-    def _edit(self, editor: str, input: Json) -> Json | None:
+    async def _edit(self, editor: str, input: Json) -> Json | None:
         """Have a person change the arguments in their editor; None: they did not, or it is no JSON."""
+        before = json.dumps(parse(input), indent=2, ensure_ascii=False) + "\n"
         with tempfile.TemporaryDirectory(prefix="kode-") as folder:
-            path = os.path.join(folder, "arguments.json")
-            before = json.dumps(parse(input), indent=2, ensure_ascii=False) + "\n"
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(before)
+            file = anyio.Path(folder, "arguments.json")
+            await file.write_text(before, encoding="utf-8")
             try:
-                code = subprocess.call([*shlex.split(editor), path])
-                with open(path, encoding="utf-8") as file:
-                    after = file.read()
+                code = await self._wait_for([*shlex.split(editor), str(file)])
+                after = await file.read_text(encoding="utf-8")
             except (OSError, ValueError) as error:
                 self.screen.say(f"The editor {editor!r} did not work: {error}", "red")
                 return None
         if code != 0 or after == before:
-            self.screen.say("Nothing was changed.", "yellow")
+            self.screen.say("Nothing was changed." if code == 0 else f"The editor ended with {code}.", "yellow")
             return None
         try:
             return canonical(after)
         except KodeError as error:
             self.screen.say(f"That is no JSON: {error.message}", "red")
             return None
+
+    async def _wait_for(self, command: list[str]) -> int:
+        """Run a program in this terminal. What is typed there is for it, interrupts too."""
+        self.editing = True
+        # Not ignored but caught: a program that is started inherits the one and not the other.
+        quits = signal.signal(signal.SIGQUIT, lambda *_: None)
+        try:
+            ended = await anyio.run_process(command, stdin=None, stdout=None, stderr=None, check=False)
+        finally:
+            signal.signal(signal.SIGQUIT, quits)
+            self.editing = False
+        return ended.returncode

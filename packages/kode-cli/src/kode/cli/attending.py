@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from kode.cli.approving import Approver
 from kode.cli.ending import end
 from kode.cli.following import Follower, Leg
-from kode.cli.opening import Bound, shown_store
+from kode.cli.opening import Bound, store_option
 from kode.cli.screen import Screen
 from kode.cli.telling import Line, Story, called
 from kode.cli.visible import inline
@@ -25,6 +26,8 @@ class Options:
 
     store: str | None
     """URL, as given."""
+    folder: Path | None
+    """Where the store lies if no URL is given; None: here."""
     yes: bool
     timeout_s: float | None
     quiet: bool
@@ -43,7 +46,8 @@ async def attend(agent: Agent, code: Bound, leg: Leg, options: Options) -> int:
         screen.tell([Line("agent", "agent", _opening(agent, code)), *_where(loaded, follower.story)])
     async with agent:
         outcome = await follower.follow(leg, options.timeout_s)
-    return await end(outcome, agent, store, screen, store_option=shown_store(options.store), as_json=options.as_json)
+    option = store_option(options.store, options.folder)
+    return await end(outcome, agent, store, screen, store_option=option, as_json=options.as_json)
 
 
 def _opening(agent: Agent, code: Bound) -> str:

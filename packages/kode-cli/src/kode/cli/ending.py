@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from typing import Any
 
 from kode.cli.approving import undecided
-from kode.cli.failing import EXITS
+from kode.cli.failing import EXITS, lost_output
 from kode.cli.following import Outcome
+from kode.cli.opening import command
 from kode.cli.screen import Screen
 from kode.cli.telling import called
 from kode.cli.visible import block, inline
@@ -27,17 +29,30 @@ async def end(outcome: Outcome, agent: Agent, store: Store, screen: Screen, *, s
     stopped = outcome.signal is not None and (result is None or not result.ok)
     code = 128 + outcome.signal if stopped and outcome.signal is not None else EXITS[result.status if result else "ok"]
     waiting = [call for call, _ in await undecided(store, agent.agent_id)]
-    if as_json:
-        print(json.dumps(_told(result, agent.agent_id, waiting, code, stopped), ensure_ascii=True))
-    elif result is not None and result.text and not stopped:
-        _answer(result.text, shown=outcome.answer_shown and not screen.quiet and screen.console.is_terminal)
-    sys.stdout.flush()
-    for line in _next(result, agent.agent_id, waiting, store_option, stopped):
+    lines = _next(result, agent.agent_id, waiting, store_option, stopped)
+    if result is not None and result.status in ("queued", "deadline") and await _untaken(agent, store):
+        lines.insert(0, "The task waits in the inbox; who drives the agent takes it.")
+    try:
+        if as_json:
+            print(json.dumps(_told(result, agent.agent_id, waiting, code, stopped), ensure_ascii=True))
+        elif result is not None and result.text and not stopped:
+            _answer(result.text, shown=outcome.answer_shown and not screen.quiet and screen.console.is_terminal)
+        sys.stdout.flush()
+    except OSError as error:
+        code = lost_output(error)
+        lines = lines or ["The answer is kept; to see it again:", command("resume", agent.agent_id, store=store_option)]
+    for line in lines:
         if line.startswith("kode "):
             screen.command(line)
         else:
             screen.say(line)
     return code
+
+
+async def _untaken(agent: Agent, store: Store) -> bool:
+    """Whether a message waits that no run has taken."""
+    inbox = await store.read_inbox(agent.agent_id, agent.uid)
+    return any(item.kind == "message" for item in inbox)
 
 
 def _answer(text: str, *, shown: bool) -> None:
@@ -70,7 +85,7 @@ def _told(result: RunResult | None, agent_id: str, waiting: list[Call], code: in
 
 def _next(result: RunResult | None, agent_id: str, waiting: list[Call], store: str, stopped: bool) -> list[str]:
     """What a person is told at the end."""
-    resume = f"kode resume {agent_id}{store}"
+    resume = command("resume", agent_id, store=store)
     if waiting and (stopped or result is None or result.status == "paused"):
         return _decisions(agent_id, waiting, store)
     if stopped or result is None:
@@ -84,7 +99,8 @@ def _next(result: RunResult | None, agent_id: str, waiting: list[Call], store: s
     if result.ok:
         return []
     why = inline(result.error.text) if result.error is not None else f"it ended with {result.stop_reason}"
-    again = f'kode run --agent {agent_id}{store} "Go on."'
+    named = f"{'=' if agent_id.startswith('-') else ' '}{shlex.quote(agent_id)}"
+    again = f'kode run --agent{named}{store} "Go on."'
     return [f"The run did not succeed: {why}", "The agent keeps its history; to go on from here:", again]
 
 
@@ -92,5 +108,5 @@ def _decisions(agent_id: str, waiting: list[Call], store: str) -> list[str]:
     lines = ["It waits for a decision, on no process at all. Decide, then go on:"]
     for call in waiting:
         lines.append(f"# {call.id}: {called(call)}")
-        lines.append(f"kode decide {agent_id} {call.id} allow{store}")
-    return [*lines, f"kode resume {agent_id}{store}"]
+        lines.append(command("decide", agent_id, call.id, "allow", store=store))
+    return [*lines, command("resume", agent_id, store=store)]

@@ -4,12 +4,15 @@
 1    the run failed or ended without an answer; or something here failed
 2    the command cannot be carried out as it was given: an unknown agent, a bad option, a missing key
 3    the agent waits for a decision, or for an answer from outside
-4    not finished: the time is up, or another process drives the agent
+4    not finished: the time is up, or another process drives the agent; a task that nobody has taken waits in the inbox
 130  stopped by Ctrl-C (128 + the signal's number, for any signal)
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
 import traceback
 from typing import Final
@@ -26,7 +29,7 @@ from kode.core.errors import (
 )
 from kode.core.kernel.words import ResultStatus
 
-__all__ = ["EXITS", "FAILED", "USAGE", "explain", "said"]
+__all__ = ["EXITS", "FAILED", "USAGE", "explain", "lost_output", "said"]
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -50,6 +53,15 @@ def explain(error: Exception) -> int:
         return FAILED
     print(f"kode: {said(error)}", file=sys.stderr)
     return code
+
+
+def lost_output(error: OSError) -> int:
+    """Say that stdout cannot be written and let go of it, so that nothing tries again; returns the exit code."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    if error.errno != errno.EPIPE:  # who closes a pipe has seen enough
+        print(f"kode: the output could not be written: {error.strerror}", file=sys.stderr)
+    return FAILED
 
 
 def said(error: Exception) -> str:

@@ -134,7 +134,7 @@ class Follower:
         lines = self.story.tell(event)
         if event.type == "tool_end":
             self._output = ""
-        if event.type == "permission_required" and self.approver.settles:
+        if event.type == "permission_required" and self.approver.settles(str(event.data.get("kind"))):
             return ()  # the question itself follows
         if event.type == "step_complete":
             self._live.clear()
@@ -194,7 +194,8 @@ class Follower:
         heard = [each for each in _STOPS if signal.getsignal(each) is not signal.SIG_IGN]
         with anyio.open_signal_receiver(*heard) as signals:
             async for number in signals:
-                self._stop(number)
+                if number != signal.SIGINT or not self.approver.editing:
+                    self._stop(number)
 
     def _stop(self, number: int) -> None:
         first, self._signal = self._signal is None, self._signal or number

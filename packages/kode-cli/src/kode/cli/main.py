@@ -11,6 +11,7 @@ knows what our own commands do from a table here, and of others only the wheel t
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -46,6 +47,17 @@ def run(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # what it cannot write is a question mark, not a traceback
+    code = _called(arguments)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        from kode.cli.failing import lost_output
+
+        return lost_output(error)
+    return code
+
+
+def _called(arguments: Sequence[str]) -> int:
     try:
         build(arguments)(arguments, prog_name="kode")
     except SystemExit as end:
@@ -61,7 +73,15 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    _stand_in()
     sys.exit(run(sys.argv[1:]))
+
+
+def _stand_in() -> None:
+    """Put something in the place of streams that were closed before we began (`>&-`)."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:

@@ -10,15 +10,16 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
 import anyio
 import typer
 
 from kode.cli.recipe import METADATA
+from kode.cli.visible import inline
 from kode.core import Agent, AgentTemplate, Dependencies, ScriptedProvider, open_store
-from kode.core.errors import NotFoundError
+from kode.core.errors import NotFoundError, UsageError
 from kode.core.jsontext import parse
 from kode.core.kernel.permission import PermissionPolicy
 from kode.core.provider.base import Provider
@@ -31,13 +32,16 @@ from kode.core.store.base import Store
 __all__ = [
     "AgentId",
     "AsJson",
+    "BaseUrl",
     "Bound",
     "StoreUrl",
+    "Yes",
     "bound",
+    "command",
     "default_store",
     "letterbox",
-    "shown_store",
     "store_at",
+    "store_option",
     "stored_template",
 ]
 
@@ -54,8 +58,16 @@ StoreUrl = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 AgentId = Annotated[str, typer.Argument(metavar="ID", help="The agent's id.")]
 
+Yes = Annotated[
+    bool,
+    typer.Option("--yes", "-y", help="Allow what is asked about, this time; no re-run of what may have run."),
+]
+BaseUrl = Annotated[
+    str | None, typer.Option("--base-url", metavar="URL", help="Where the provider's API is, such as a local server.")
+]
 _FILES = ("sqlite", "json")
 """Schemes of stores that are a path on this machine."""
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
 def default_store(folder: Path) -> str:
@@ -73,6 +85,7 @@ def store_at(url: str | None, folder: Path | None = None, *, make: bool = False)
 
     Raises:
         NotFoundError: ``no_store``.
+        UsageError: ``foreign_store``: nobody named it, and it is another user's.
     """
     own = url is None
     url = default_store((folder or Path.cwd()).absolute()) if url is None else url
@@ -86,16 +99,34 @@ def store_at(url: str | None, folder: Path | None = None, *, make: bool = False)
             f"There is no store at {str(path)!r}; `kode run` makes one, or name another with --store or KODE_STORE.",
             code="no_store",
         )
+    if own:
+        _check_owner(path, url)
     if make and own:
         _keep_out_of_git(path.parent)
     return store
 
 
-def shown_store(url: str | None) -> str:
-    """Give the option that names the same store again, for people to type; nothing if it holds a password."""
-    if url is None or os.environ.get("KODE_STORE") == url or "@" in url or "?" in url:
+def store_option(url: str | None, folder: Path | None = None) -> str:
+    """Give the option that names the same store again, for people to type; nothing where it is found without.
+
+    Args:
+        url: As given; None: that of the folder.
+        folder: Default: the working folder.
+    """
+    here = default_store(Path.cwd())
+    url = default_store(folder.absolute()) if url is None and folder is not None else url or here
+    if url == (os.environ.get("KODE_STORE") or here):
         return ""
+    if urlsplit(url).scheme not in _FILES and ("@" in url or "?" in url):
+        return " --store URL"  # it may hold a password
     return f" --store {shlex.quote(url)}"
+
+
+def command(verb: str, *words: str, store: str = "") -> str:
+    """A command for people to copy."""
+    # A word that begins with a dash would be taken for an option.
+    end = " --" if any(word.startswith("-") for word in words) else ""
+    return " ".join([f"kode {verb}{store}{end}", *map(shlex.quote, words)])
 
 
 @dataclass(slots=True)
@@ -117,28 +148,56 @@ class Bound:
             await self.provider.close()
 
 
-def bound(store: Store, template: AgentTemplate) -> Bound:
+def bound(store: Store, template: AgentTemplate, given_url: str | None = None) -> Bound:
     """Bind the model that a template names, with the options kept in it.
+
+    Args:
+        store: Where the agent lives.
+        template: Its recipe, which may have come from somebody else.
+        given_url: The provider's URL as the command line has it.
 
     Raises:
         NotBoundError: No such provider, or its key is not in the environment.
+        UsageError: Another URL was given than the agent has.
     """
     kept: Any = {} if template.metadata is None else parse(template.metadata)
     own = kept.get(METADATA) if isinstance(kept, dict) else None
     base_url = own.get("base_url") if isinstance(own, dict) else None
-    provider = default_providers.resolve(template.model, **({} if base_url is None else {"base_url": base_url}))
+    options: dict[str, Any] = {} if base_url is None else {"base_url": str(base_url)}
+    if given_url is not None and given_url != base_url:
+        raise UsageError(f"The agent keeps the URL it was made with: {base_url}.", code="other_url")
+    if base_url is not None and not _trusted(str(base_url), given_url, template.model):
+        options["api_key"] = ""
+        typer.echo(
+            f"kode: {inline(str(base_url))} was stored with the agent and gets no key from here; if you trust it, "
+            "give it again with --base-url.",
+            err=True,
+        )
+    provider = default_providers.resolve(template.model, **options)
     deps = Dependencies(store, providers={template.model: provider})
     sandbox = deps.sandbox_factory().create(template.sandbox, **parse(template.sandbox_options))
     return Bound(deps, provider, sandbox)
+
+
+def _trusted(url: str, given: str | None, model: str) -> bool:
+    """Whether the environment's key may go to a stored URL: who made the store may want to have it."""
+    named = os.environ.get(f"{model.partition(':')[0].upper()}_BASE_URL")
+    return url in (given, named) or urlsplit(url).hostname in _LOOPBACK
 
 
 async def stored_template(store: Store, agent_id: str) -> AgentTemplate:
     """The recipe that an agent was made from.
 
     Raises:
-        NotFoundError: No such agent.
+        NotFoundError: No such agent, or the folder it works in is gone.
     """
     _, template = await read_template(agent_id, Dependencies(store))
+    root = parse(template.sandbox_options).get("root")
+    if template.sandbox == "local" and isinstance(root, str) and not await anyio.Path(root).is_dir():
+        raise NotFoundError(
+            f"The folder of agent {agent_id!r} is not there: {root!r}. Put it back; the agent would find an empty one.",
+            code="no_folder",
+        )
     return template
 
 
@@ -152,6 +211,17 @@ async def letterbox(store: Store, agent_id: str) -> Agent:
     uid, template = await read_template(agent_id, deps)
     bare = template.changed(model="none", tools=(), hooks=(), plugins=(), subagents=(), permission=PermissionPolicy())
     return Agent(agent_id, uid, bare, bind(bare, deps), deps)
+
+
+def _check_owner(path: Path, url: str) -> None:
+    """A store says what its agents run, so one that merely lies in the folder must be this user's."""
+    for each in (path.parent, path):
+        if each.exists() and each.stat().st_uid != os.getuid():
+            raise UsageError(
+                f"{str(each)!r} belongs to another user, and a store says what its agents run. To use it all the same, "
+                f"name it: --store {shlex.quote(url)}",
+                code="foreign_store",
+            )
 
 
 def _keep_out_of_git(folder: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 from typing import Any
 
+from anyio.to_thread import run_sync
 from rich.text import Text
 
+from kode.cli.comparing import changes
 from kode.cli.visible import exact, inline
 from kode.core import KodeError
 from kode.core.kernel.message import Json
@@ -34,7 +35,7 @@ async def preview(tool: str, input: Json, sandbox: Sandbox) -> list[Text]:
     if tool == "fs_write" and isinstance(arguments.get("content"), str):
         return await _write(str(arguments.get("path")), arguments["content"], sandbox)
     if tool == "fs_edit":
-        return [*await _edits([arguments], _EDIT, sandbox), *_rest(arguments, ("path", *_EDIT, "replace_all"))]
+        return await _edits([arguments], _EDIT, sandbox)
     edits = arguments.get("edits")
     if tool == "fs_multi_edit" and isinstance(edits, list) and all(isinstance(edit, dict) for edit in edits):
         return [*await _edits(edits, _MULTI, sandbox), *_rest(arguments, ("edits",))]
@@ -46,23 +47,40 @@ def _command(arguments: dict[str, Any]) -> list[Text]:
 
 
 async def _edits(edits: list[dict[str, Any]], names: tuple[str, str], sandbox: Sandbox) -> list[Text]:
-    """Edits, file by file: what they change there now, or the bare texts and why they would fail."""
+    """Edits, file by file: what they change there now, or the bare texts and why that cannot be told."""
     files: dict[str, list[dict[str, Any]]] = {}
     for edit in edits:
         files.setdefault(str(edit.get("path")), []).append(edit)
     rows: list[Text] = []
     for path, mine in files.items():
-        texts = [tuple(str(edit.get(name, "")) for name in names) for edit in mine]
         try:
-            before = after = decode(await sandbox.read(path, size=MAX_BYTES), path)
-            for edit, (old, new) in zip(mine, texts, strict=True):
-                after, _ = replace_text(after, old, new, everywhere=bool(edit.get("replace_all")))
+            data = await sandbox.read(path, size=MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                rows += _bare(path, "too large to show in its place", mine, names)
+            else:
+                rows += await run_sync(_edited, path, data, mine, names)
         except KodeError as error:
-            rows.append(Text(f"  {inline(path)}: as things are this fails: {inline(error.message)}", "bold red"))
-            for old, new in texts:
-                rows += [*_lines("-", old), *_lines("+", new)]
-        else:
-            rows += _difference(path, before, after)
+            rows += _bare(path, f"as things are this fails: {inline(error.message)}", mine, names)
+        for edit in mine:
+            rows += _rest(edit, ("path", *names, "replace_all"))
+    return rows
+
+
+def _edited(path: str, data: bytes, edits: list[dict[str, Any]], names: tuple[str, str]) -> list[Text]:
+    before = after = decode(data, path)
+    for edit in edits:
+        old, new = (str(edit.get(name, "")) for name in names)
+        after, _ = replace_text(after, old, new, everywhere=bool(edit.get("replace_all")))
+    return _difference(path, before, after)
+
+
+def _bare(path: str, why: str, edits: list[dict[str, Any]], names: tuple[str, str]) -> list[Text]:
+    """Edits as they were asked for."""
+    rows = [Text(f"  {inline(path)}: {why}", "bold red")]
+    for edit in edits:
+        rows += [Text("  wherever it is:", "bold red")] if edit.get("replace_all") else []
+        for sign, name in zip("-+", names, strict=True):
+            rows += _lines(sign, str(edit.get(name, "")))
     return rows
 
 
@@ -77,14 +95,12 @@ async def _write(path: str, content: str, sandbox: Sandbox) -> list[Text]:
         return [Text(f"  {inline(path)} (a new file)", "bold"), *_lines("+", content)]
     if old is None or len(old) > MAX_BYTES or b"\0" in old:
         return [Text(f"  {inline(path)} replaces what is there, whole:", "bold"), *_lines("+", content)]
-    return _difference(path, old.decode("utf-8", "replace"), content)
+    return await run_sync(_difference, path, old.decode("utf-8", "replace"), content)
 
 
 def _difference(path: str, before: str, after: str) -> list[Text]:
-    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
-    changes = list(difflib.unified_diff(old, new))[2:]
-    head = Text(f"  {inline(path)}" + ("" if changes else " (nothing changes)"), "bold")
-    return [head, *(_row(line[:1], line[1:].removesuffix("\n")) for line in changes)]
+    rows = [_row(sign, line) for sign, line in changes(before, after)]
+    return [Text(f"  {inline(path)}" + ("" if rows else " (nothing changes)"), "bold"), *rows]
 
 
 def _lines(sign: str, text: str) -> Iterable[Text]:

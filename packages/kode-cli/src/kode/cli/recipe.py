@@ -16,6 +16,7 @@ JSON text (``sandbox_options``, ``metadata``, ``output_schema``) is a table too:
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ from kode.core.jsontext import dump, parse
 from kode.core.kernel.message import Json
 from kode.core.tools.catalog import ToolRegistry, default_tools
 
-__all__ = ["CODER", "METADATA", "Choices", "asking", "read_template_file"]
+__all__ = ["CODER", "METADATA", "Choices", "asking", "read_template_file", "without_secret"]
 
 METADATA = "kode-cli"
 """Our member of a template's metadata: what the command line said of the model, but for secrets."""
@@ -126,19 +127,29 @@ class Choices:
         """The folder is the root, unless the template names one below it."""
         options: dict[str, Any] = parse(template.sandbox_options)
         if template.sandbox == "local":
-            options["root"] = str(self.folder / options.get("root", ""))
+            options["root"] = self._root(options.get("root", ""))
         if self.isolation is not None:
             options["isolation"] = self.isolation
         return dump(options)
+
+    def _root(self, named: Any) -> str:
+        folder = os.path.normpath(self.folder)
+        root = os.path.normpath(os.path.join(folder, named)) if isinstance(named, str) else ""
+        if os.path.commonpath([folder, root or os.sep]) != folder:
+            raise UsageError(
+                f"sandbox_options.root is {named!r}; give a folder below {folder!r}, or another one with --dir.",
+                code="bad_template",
+            )
+        return root
 
     def _metadata(self, template: AgentTemplate) -> Json | None:
         if self.base_url is None:
             return template.metadata
         kept = {} if template.metadata is None else parse(template.metadata)
-        return dump({**kept, METADATA: {"base_url": _without_secret(self.base_url)}})
+        return dump({**kept, METADATA: {"base_url": without_secret(self.base_url)}})
 
 
-def _without_secret(url: str) -> str:
+def without_secret(url: str) -> str:
     """Check a base URL, which is stored: a secret has no place in it."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from kode.cli.visible import brief, cut, first_value, inline
+from kode.cli.visible import brief, cut, first_value, inline, prose
 from kode.core.kernel.events import Event
 from kode.core.kernel.message import Usage
 from kode.core.kernel.state import State
@@ -135,11 +135,11 @@ def _run_started(story: Story, event: Event) -> tuple[Line, ...]:
 def _message(story: Story, event: Event) -> tuple[Line, ...]:
     sender = event.data.get("sender")
     who = f"{inline(str(sender))}: " if sender else ""
-    return (Line("item", "you", who + _preview(event)),)
+    return (Line("item", "you", who + prose(event.preview or "")),)
 
 
 def _said(story: Story, event: Event) -> tuple[Line, ...]:
-    return (Line("item", "said", _preview(event)),)
+    return (Line("item", "said", prose(event.preview or "")),)
 
 
 def _used(story: Story, event: Event) -> tuple[Line, ...]:

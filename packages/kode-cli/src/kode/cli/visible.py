@@ -2,16 +2,18 @@
 
 An escape sequence in a file name or a reply could move the cursor, rewrite what stands above, or hide half of a command
 that a person is asked to allow. So every character that is not printable, the marks that turn the direction of writing
-and those without width included, is written as its code.
+and those without width included, is written as its code. Where it counts what exactly stands there (`exact`, `inline`),
+so is every other character that cannot be seen or looks like a plain blank; in prose (`block`, `prose`) these may stay.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["block", "brief", "cut", "exact", "first_value", "inline"]
+__all__ = ["block", "brief", "cut", "exact", "first_value", "inline", "prose"]
 
 _MAIN = ("cmd", "path")
 """Arguments that say what a call is about: shown first and without their names."""
@@ -24,17 +26,22 @@ def block(text: str) -> str:
     """Make text of several lines safe; line breaks and tabs stay, what moves the cursor back is dropped."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_shown(letter, "\n\t") for letter in text if letter != "\r")
+    return "".join(_loosely(letter, "\n\t") for letter in text if letter != "\r")
+
+
+def prose(text: str) -> str:
+    """Make what somebody said safe and one line."""
+    return text if text.isascii() and text.isprintable() else "".join(_loosely(letter, "") for letter in text)
 
 
 def exact(line: str) -> str:
     """Make one line of code safe without hiding anything: a tab stays, everything else is shown as its code."""
-    return line if line.isprintable() else "".join(_shown(letter, "\t") for letter in line)
+    return line if line.isascii() and line.isprintable() else "".join(_shown(letter, "\t") for letter in line)
 
 
 def inline(text: str) -> str:
     """Make text safe and one line; a line break is shown as its code."""
-    return text if text.isprintable() else "".join(_shown(letter, "") for letter in text)
+    return text if text.isascii() and text.isprintable() else "".join(_shown(letter, "") for letter in text)
 
 
 def cut(text: str, size: int) -> str:
@@ -110,12 +117,26 @@ def _cut_off(rest: str) -> str:
 
 
 def _shown(letter: str, kept: str) -> str:
-    # A joiner makes one picture of several; it moves nothing.
-    if letter.isprintable() or letter in kept or letter == "\u200d":
+    if letter in kept or (letter.isprintable() and not _UNSEEN.match(letter)):
+        return letter
+    code = ord(letter)
+    if letter in _CODES:
+        return _CODES[letter]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _loosely(letter: str, kept: str) -> str:
+    if letter in _JOINERS or letter in kept:
         return letter
     if letter.isspace() and letter not in "\n\r\t\v\f\x1c\x1d\x1e\x1f\x85\u2028\u2029":
         return " "
-    return _CODES.get(letter) or (f"\\x{ord(letter):02x}" if ord(letter) < 0x100 else f"\\u{ord(letter):04x}")
+    return _shown(letter, "")
 
 
 _CODES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e"}
+_JOINERS = "\u200d\ufe0e\ufe0f"
+"""Make one picture of several, or choose its look; they move nothing."""
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
+"""Printable for Python, and yet not to be seen: Unicode's Default_Ignorable_Code_Point, and the empty braille sign."""

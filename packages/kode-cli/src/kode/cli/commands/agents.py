@@ -15,6 +15,7 @@ from kode.cli.opening import AsJson, StoreUrl, store_at
 from kode.cli.screen import plain_console
 from kode.cli.telling import called
 from kode.cli.visible import inline
+from kode.core.errors import RecordCorruptError, SchemaTooNewError, StoreError
 from kode.core.kernel.state import State
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.store.base import Store
@@ -71,7 +72,10 @@ async def _list(url: str | None, prefix: str, after: str, limit: int) -> tuple[l
 
 
 async def _row(store: Store, info: AgentInfo) -> dict[str, Any]:
-    state = await store.read_state(info.agent_id)
+    try:
+        state = await store.read_state(info.agent_id)
+    except (RecordCorruptError, SchemaTooNewError) as error:
+        return _unreadable(info, error)
     driven = state.status == "WORKING" and await store.lease_of(info.agent_id) is not None
     return {
         "agent_id": info.agent_id,
@@ -85,6 +89,23 @@ async def _row(store: Store, info: AgentInfo) -> dict[str, Any]:
         "pending": [call.id for call in state.calls if call.approval is not None],
         "waits_for": _waits_for(state, driven),
         "parked": None if state.parked is None else state.parked.value,
+    }
+
+
+def _unreadable(info: AgentInfo, error: StoreError) -> dict[str, Any]:
+    """The row of an agent whose state cannot be read: what the listing knows, and why. The others are listed too."""
+    return {
+        "agent_id": info.agent_id,
+        "uid": info.uid,
+        "status": info.status,
+        "at": "UNREADABLE",
+        "driven": False,
+        "template": info.template,
+        "created_at": info.created_at,
+        "updated_at": info.updated_at,
+        "pending": [],
+        "waits_for": f"somebody who mends it: {error.message}",
+        "parked": None,
     }
 
 

@@ -8,7 +8,7 @@ import anyio
 import typer
 
 from kode.cli.attending import Options, attend
-from kode.cli.opening import AgentId, AsJson, StoreUrl, bound, store_at, stored_template
+from kode.cli.opening import AgentId, AsJson, BaseUrl, StoreUrl, Yes, bound, store_at, stored_template
 from kode.core import Agent, RunResult
 from kode.core.errors import LeaseLostError
 from kode.core.runtime.result import queued
@@ -20,7 +20,8 @@ Option = typer.Option
 
 def resume(
     agent: AgentId,
-    yes: Annotated[bool, Option("--yes", "-y", help="Allow what is asked about, this time.")] = False,
+    yes: Yes = False,
+    base_url: BaseUrl = None,
     timeout: Annotated[float | None, Option(min=0.1, metavar="SECONDS", help="Then it rests, and can go on.")] = None,
     store: StoreUrl = None,
     quiet: Annotated[bool, Option("--quiet", "-q", help="Show only the answer and what must be done.")] = False,
@@ -29,16 +30,16 @@ def resume(
     """Go on where an agent was.
 
     After Ctrl-C, a crash or a decision, or with messages that wait. Model, folder and permissions are those it was made
-    with; keys come from the environment. What a dead process left open is re-run or sealed, each call by what its tool
-    says, and shown. Exit codes are those of `kode run`.
+    with; keys come from the environment each time. What a dead process left open is re-run or sealed, each call by what
+    its tool says, and shown. Exit codes are those of `kode run`.
     """
-    raise typer.Exit(anyio.run(_resume, agent, Options(store, yes, timeout, quiet, as_json)))
+    raise typer.Exit(anyio.run(_resume, agent, base_url, Options(store, None, yes, timeout, quiet, as_json)))
 
 
-async def _resume(agent_id: str, options: Options) -> int:
+async def _resume(agent_id: str, base_url: str | None, options: Options) -> int:
     async with store_at(options.store) as store:
         template = await stored_template(store, agent_id)
-        async with bound(store, template) as code:
+        async with bound(store, template, base_url) as code:
             agent = await Agent.open(agent_id, code.deps)
 
             async def leg(left: float | None) -> RunResult:

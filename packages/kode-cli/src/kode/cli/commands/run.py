@@ -11,7 +11,7 @@ import anyio
 import typer
 
 from kode.cli.attending import Options, attend
-from kode.cli.opening import AsJson, StoreUrl, bound, store_at, stored_template
+from kode.cli.opening import AsJson, BaseUrl, StoreUrl, Yes, bound, store_at, stored_template
 from kode.cli.recipe import Choices
 from kode.core import Agent, AgentConfig, RunResult
 from kode.core.errors import UsageError
@@ -33,9 +33,7 @@ def run(
         str | None, Option("--model", metavar="PROVIDER:NAME", envvar="KODE_MODEL", help="Such as openai:NAME.")
     ] = None,
     provider: Annotated[str | None, Option("--provider", help="Provider, where --model gives only a name.")] = None,
-    base_url: Annotated[
-        str | None, Option("--base-url", metavar="URL", help="Where the provider's API is, such as a local server.")
-    ] = None,
+    base_url: BaseUrl = None,
     template: Annotated[Path | None, Option("--template", metavar="FILE", help="TOML or JSON with a template.")] = None,
     tools: Annotated[
         str | None, Option("--tools", metavar="A,B", help="Tools it may use; * for all there are.")
@@ -47,7 +45,7 @@ def run(
             help="approval: ask before what may change things (default). auto: ask nothing. readonly: only readers.",
         ),
     ] = None,
-    yes: Annotated[bool, Option("--yes", "-y", help="Allow what is asked about, this time.")] = False,
+    yes: Yes = False,
     timeout: Annotated[float | None, Option(min=0.1, metavar="SECONDS", help="Then it rests, and can go on.")] = None,
     max_steps: Annotated[int | None, Option(min=1, metavar="N", help="Model calls at most.")] = None,
     isolation: Annotated[
@@ -67,7 +65,7 @@ def run(
     if not work.is_dir():
         raise UsageError(f"--dir is {str(work)!r}, which is no folder.", code="bad_dir")
     choices = Choices(work, model, provider, base_url, template, tools, mode, max_steps, isolation)
-    options = Options(store, yes, timeout, quiet, as_json)
+    options = Options(store, work, yes, timeout, quiet, as_json)
     raise typer.Exit(anyio.run(_run, _task(task), agent, choices, options))
 
 
@@ -84,7 +82,7 @@ async def _run(task: str, agent_id: str | None, choices: Choices, options: Optio
         if known is not None:
             _check_no_recipe(known, choices)
         template = choices.made() if known is None else await stored_template(store, known)
-        async with bound(store, template) as code:
+        async with bound(store, template, choices.base_url) as code:
             if known is None:
                 agent = await Agent.create(AgentConfig(template, agent_id), code.deps)
             else:
@@ -102,6 +100,8 @@ def _check_no_recipe(agent_id: str, choices: Choices) -> None:
     given = choices.given()
     if choices.model is not None and choices.model == os.environ.get("KODE_MODEL"):
         given.remove("--model")
+    if choices.base_url is not None:
+        given.remove("--base-url")  # may be said again, see ``bound``
     if given:
         raise UsageError(
             f"Agent {agent_id!r} is there and keeps the recipe it was made with; leave out {', '.join(given)}, or name "

@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
-from kode.cli.opening import AgentId, AsJson, StoreUrl, store_at
+from kode.cli.opening import AgentId, AsJson, StoreUrl, command, store_at, store_option
 from kode.cli.screen import SIGNS, glyph, plain_console, speaks_utf8
 from kode.cli.telling import Line, Story, called, tokens
 from kode.cli.visible import inline
@@ -49,7 +49,7 @@ async def _show(agent_id: str, last: int, url: str | None, as_json: bool) -> Non
             return
         events = await _events(store, state, first)
     utf8 = speaks_utf8(sys.stdout)
-    tree = _tree(state, events, utf8)
+    tree = _tree(state, events, utf8, store_option(url))
     if first > 1:
         tree.add(Text(f"{first - 1} earlier runs: --last {state.next_run - 1} shows all", "dim"))
     plain_console(sys.stdout).print(tree)
@@ -72,7 +72,7 @@ async def _events(store: Store, state: State, first: int) -> list[Event]:
             return found
 
 
-def _tree(state: State, events: Iterable[Event], utf8: bool) -> Tree:
+def _tree(state: State, events: Iterable[Event], utf8: bool, store: str) -> Tree:
     """Fold the story into a tree: each line goes below the last one of the level above, a detail below its call."""
     story = Story()
     root = Tree(_head(state), guide_style="dim")
@@ -89,8 +89,8 @@ def _tree(state: State, events: Iterable[Event], utf8: bool) -> Tree:
                 calls[line.call] = node
     for call in state.calls:
         if call.approval is not None:
-            what = called(call)
-            root.add(Text(f"waits for a decision: {what}  (kode decide {state.agent_id} {call.id} allow)", "yellow"))
+            decide = command("decide", state.agent_id, call.id, "allow", store=store)
+            root.add(Text(f"waits for a decision: {called(call)}  ({decide})", "yellow"))
     return root
 
 

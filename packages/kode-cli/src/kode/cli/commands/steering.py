@@ -14,7 +14,7 @@ import anyio
 import typer
 
 from kode.cli.approving import who
-from kode.cli.opening import AgentId, AsJson, StoreUrl, letterbox, shown_store, store_at
+from kode.cli.opening import AgentId, AsJson, StoreUrl, command, letterbox, store_at, store_option
 from kode.core import Agent
 from kode.core.errors import DuplicateIdError, UsageError
 from kode.core.jsontext import canonical
@@ -100,7 +100,7 @@ def _put(agent_id: str, url: str | None, as_json: bool, what: str, act: Callable
     elif driven:
         typer.echo(f"In the inbox: {what}. A process is at work on the agent and takes it up.", err=True)
     else:
-        typer.echo(f"In the inbox: {what}. To go on: kode resume {agent_id}{shown_store(url)}", err=True)
+        typer.echo(f"In the inbox: {what}. To go on: {command('resume', agent_id, store=store_option(url))}", err=True)
 
 
 async def _act(agent_id: str, url: str | None, act: Callable[[Agent], Awaitable[Sent]]) -> tuple[Sent, bool]:

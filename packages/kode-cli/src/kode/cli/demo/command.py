@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import random
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +26,8 @@ from kode.cli.demo.settings import AGENT_ID, FILES, Settings
 from kode.cli.demo.show import Timeline
 from kode.cli.demo.verify import verify
 from kode.cli.demo.watch import Kill, Watcher
-from kode.cli.demo.workspace import CannotStartError, copy_files, default_source, make_work, remove_files
+from kode.cli.demo.workspace import CannotStartError, copy_files, default_source, held, make_work, remove_files
+from kode.cli.recipe import without_secret
 from kode.core import KodeError, SqliteStore
 
 __all__ = ["demo"]
@@ -32,7 +35,15 @@ __all__ = ["demo"]
 Option = typer.Option
 
 
+class _EndedError(KeyboardInterrupt):
+    """A signal that ends us, taken as Ctrl-C is: the agent's process is ours to end."""
+
+    def __init__(self, number: int) -> None:
+        self.code = 128 + number
+
+
 def demo(
+    context: typer.Context,
     folder: Annotated[
         Path | None,
         typer.Argument(
@@ -71,22 +82,23 @@ def demo(
             stream.reconfigure(errors="replace")  # a terminal that cannot show an arrow shows a question mark
     console = Console(highlight=False, quiet=as_json, emoji=False)
     timeline = Timeline(console, time.monotonic())
+    context.with_resource(_heard(signal.SIGTERM, signal.SIGHUP))
     try:
         stages = _moments(kill_at, seed)
         wanted = Wanted(folder, work, speed, _model_name(provider, model, base_url), base_url)
         ask = _decider("allow" if yes else decide, wanted.model, as_json, timeline)
-        settings, moments = _prepare(wanted, stages, timeline)
+        settings, moments = _prepare(wanted, stages, timeline, context)
     except (CannotStartError, KodeError, OSError) as error:
         raise _refuse(str(error)) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None  # while copying: nothing is left of it
+    except KeyboardInterrupt as end:
+        raise typer.Exit(_code(end)) from None  # while copying: nothing is left of it
     try:
         told = anyio.run(_run, settings, moments, ask, timeline)
-    except (KeyboardInterrupt, LeftOpenError):
+    except (KeyboardInterrupt, LeftOpenError) as end:
         timeline.stopped(settings)
-        raise typer.Exit(130) from None
+        raise typer.Exit(_code(end)) from None
     except (KodeError, OSError) as error:
-        raise _refuse(f"The demo stopped: {error} Its work folder is {settings.work}.") from None
+        raise _refuse(f"The demo stopped: {error} Its work folder is {str(settings.work)!r}.") from None
     good = all(check["ok"] for check in told["checks"])
     if good and not keep:
         remove_files(settings)
@@ -104,6 +116,23 @@ class Wanted:
     speed: float
     model: str
     base_url: str | None
+
+
+@contextlib.contextmanager
+def _heard(*numbers: int) -> Iterator[None]:
+    def end(number: int, _: object) -> None:
+        raise _EndedError(number)
+
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _code(end: BaseException) -> int:
+    return end.code if isinstance(end, _EndedError) else 130
 
 
 def _refuse(text: str) -> typer.Exit:
@@ -157,8 +186,13 @@ def _decider(how: str | None, model: str, as_json: bool, timeline: Timeline) -> 
     raise CannotStartError(f"--decide does not know {how!r}; give ask, allow or deny.")
 
 
-def _prepare(wanted: Wanted, moments: list[Moment], timeline: Timeline) -> tuple[Settings, list[Moment]]:
-    """Make the work folder and copy the files; or go on in one in which a demo was stopped, without another kill."""
+def _prepare(
+    wanted: Wanted, moments: list[Moment], timeline: Timeline, context: typer.Context
+) -> tuple[Settings, list[Moment]]:
+    """Make the work folder and copy the files; or go on in one in which a demo was stopped, without another kill.
+
+    The folder is ours until the command ends.
+    """
     stored = None if wanted.work is None else Settings.load(wanted.work.resolve())
     if stored is not None:
         if wanted.folder is not None or wanted.model:
@@ -167,6 +201,7 @@ def _prepare(wanted: Wanted, moments: list[Moment], timeline: Timeline) -> tuple
             )
         if not (stored.work / FILES).is_dir():
             raise CannotStartError(f"The demo in {str(wanted.work)!r} is finished; its report is {stored.report}.")
+        context.with_resource(held(stored.work))
         timeline.opening(stored, None)
         return stored, []
     source = wanted.folder or default_source()
@@ -174,9 +209,10 @@ def _prepare(wanted: Wanted, moments: list[Moment], timeline: Timeline) -> tuple
         what = "is a file" if source.exists() else "does not exist"
         raise CannotStartError(f"{str(source)!r} {what}; give a folder.")
     name = "KODE's own source" if wanted.folder is None else str(wanted.folder)
-    settings = Settings(Path(), name, wanted.speed, wanted.model, wanted.base_url)
+    settings = Settings(Path(), name, wanted.speed, wanted.model, wanted.base_url and without_secret(wanted.base_url))
     make_provider(settings)  # what is missing is said before anything is made
     settings = replace(settings, work=make_work(wanted.work))
+    context.with_resource(held(settings.work))
     copied = copy_files(source, settings)
     settings.save()
     timeline.opening(settings, copied)

@@ -19,9 +19,23 @@ import anyio
 from kode.cli.demo.agent import dependencies
 from kode.cli.demo.settings import AGENT_ID, Settings
 from kode.core import Agent
+from kode.core.clock import RealClock
+from kode.core.errors import UsageError
 from kode.core.store.base import Store
 
-__all__ = ["Answer", "Ask", "LeftOpenError", "Question", "by_itself", "open_question", "person", "store_answer"]
+__all__ = [
+    "Answer",
+    "Ask",
+    "LeftOpenError",
+    "Question",
+    "ask_meanwhile",
+    "by_itself",
+    "open_question",
+    "person",
+    "store_answer",
+]
+
+_POLL_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +82,41 @@ async def open_question(store: Store) -> Question | None:
     return None
 
 
-async def store_answer(settings: Settings, store: Store, question: Question, answer: Answer) -> None:
-    """Put an answer into the agent's inbox. It is durable when this returns; nothing has to run for it."""
+async def store_answer(settings: Settings, store: Store, question: Question, answer: Answer) -> bool:
+    """Put an answer into the agent's inbox; False: somebody else was quicker.
+
+    It is durable when this returns; nothing has to run for it.
+    """
     agent = await Agent.open(AGENT_ID, dependencies(settings, store))
-    await agent.decide(question.call, answer.decision, by=answer.by, note=answer.note)
+    try:
+        await agent.decide(question.call, answer.decision, by=answer.by, note=answer.note)
+    except UsageError as error:
+        if error.code not in ("not_pending", "duplicate_id"):
+            raise
+        return False
+    return True
+
+
+async def ask_meanwhile(store: Store, question: Question, ask: Ask) -> Answer | None:
+    """Ask, unless somebody else answers meanwhile."""
+    answer: Answer | None = None
+    left = False
+    async with anyio.create_task_group() as tasks:
+
+        async def watch() -> None:
+            while await open_question(store) == question:  # the store is all that tells it
+                await RealClock().sleep(_POLL_S)
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(watch)
+        try:
+            answer = await ask(question)
+        except LeftOpenError:
+            left = True
+        tasks.cancel_scope.cancel()
+    if left:
+        raise LeftOpenError
+    return answer
 
 
 def by_itself(decision: Literal["allow", "deny"], why: str) -> Ask:
@@ -90,7 +135,8 @@ def person(prompt: Callable[[str], None]) -> Ask:
         termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before the question is no answer to it
         while True:
             prompt("Allow it? [Y/n] ")
-            word = (await _line()).lower()
+            word = await _line()
+            word = None if word is None else word.lower()
             if word in ("", "y", "yes"):
                 return Answer("allow", _name())
             if word in ("n", "no"):
@@ -100,13 +146,13 @@ def person(prompt: Callable[[str], None]) -> Ask:
     return decide
 
 
-async def _line() -> str:
-    """Read a line that was typed. Waits in the event loop, so that Ctrl-C gets through."""
+async def _line() -> str | None:
+    """Read a line that was typed; None: Enter did not end it. Waits in the event loop, so that Ctrl-C gets through."""
     await anyio.wait_readable(sys.stdin)
     typed = os.read(sys.stdin.fileno(), 4_096)
     if not typed:
         raise LeftOpenError
-    return typed.decode("utf-8", "replace").strip()
+    return typed.decode("utf-8", "replace").strip() if typed.endswith(b"\n") else None
 
 
 def _name() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Sequence
 
@@ -84,12 +85,13 @@ class Timeline:
             if path.exists():
                 self._fact(name, str(path))
         if unfinished:
-            self._fact("go on with", f"kode demo --work {settings.work}")
+            self._fact("go on with", "")
+            self._go_on(settings)
 
     def stopped(self, settings: Settings) -> None:
         """Say how to go on after Ctrl-C."""
         self._head("Stopped; the agent is in the store and can go on where it was", "bold yellow")
-        self._line(Text(f"  kode demo --work {settings.work}"))
+        self._go_on(settings)
 
     # ---- while it runs
 
@@ -139,8 +141,12 @@ class Timeline:
         """Ask the person at the terminal."""
         self.console.print(Text(f"  {text}", "bold"), end="")
 
-    def decided(self, answer: Answer) -> None:
-        """The answer is stored."""
+    def decided(self, answer: Answer | None) -> None:
+        """The answer is stored; None: it is somebody else's."""
+        if answer is None:
+            self.console.print()  # the cursor may stand behind a prompt
+            self._at("✓", "decided by somebody else meanwhile; going on", "bold yellow")
+            return
         note = f": {answer.note}" if answer.note else ""
         text = f"{'ALLOWED' if answer.decision == 'allow' else 'DENIED'} by {answer.by}{note}"
         self._at("✓", f"{text}; stored, for the next process to find", "bold yellow")
@@ -212,6 +218,10 @@ class Timeline:
         self._at("●", f"run {event.run} ends: {event.data.get('reason')}")
 
     # ---- inside
+
+    def _go_on(self, settings: Settings) -> None:
+        """Give the command that goes on: in one piece, however narrow the terminal is."""
+        self.console.print(Text(f"  kode demo --work {shlex.quote(str(settings.work))}"), soft_wrap=True)
 
     def _head(self, text: str, style: str = "bold") -> None:
         self.console.print()

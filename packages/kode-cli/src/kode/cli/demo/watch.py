@@ -15,7 +15,7 @@ from typing import Protocol
 
 import anyio
 
-from kode.cli.demo.deciding import Answer, Ask, Question, open_question, store_answer
+from kode.cli.demo.deciding import Answer, Ask, Question, ask_meanwhile, open_question, store_answer
 from kode.cli.demo.moments import Moment, Stages
 from kode.cli.demo.processes import left_of
 from kode.cli.demo.reading import every
@@ -85,8 +85,8 @@ class View(Protocol):
     def asked(self, question: Question, running: Sequence[int]) -> None:
         """A question is open, and these processes of the agent run."""
 
-    def decided(self, answer: Answer) -> None:
-        """The answer is stored."""
+    def decided(self, answer: Answer | None) -> None:
+        """The answer is stored; None: it is somebody else's."""
 
 
 class Watcher:
@@ -126,7 +126,7 @@ class Watcher:
             code = await self._one(moment)
             if code is None:
                 left.popleft()
-            elif code or await open_question(self.store) is None:
+            elif code or await self._ended():
                 return code
 
     async def catch_up(self) -> None:
@@ -138,17 +138,22 @@ class Watcher:
         """Find processes of the agent that run now; ``group``: one of them, to find those it started."""
         return [pid for pid in left_of(group, self.refs, self.settings.work) if pid not in self._strangers]
 
+    async def _ended(self) -> bool:
+        """Whether the run is over: a process that ended in order may have left a question instead."""
+        return (await self.store.read_state(AGENT_ID)).run is None
+
     async def _answer(self) -> None:
         """Have the open question decided, if there is one, and store the answer."""
         while (question := await open_question(self.store)) is not None:
             running = self.running(self.processes[-1].pid if self.processes else 0)
             self._view.asked(question, running)
-            answer = await self._decide(question)
+            answer = await ask_meanwhile(self.store, question, self._decide)
             there = self.settings.report.exists()
-            await store_answer(self.settings, self.store, question, answer)
+            ours = answer is not None and await store_answer(self.settings, self.store, question, answer)
             self._stages.waiting = "decision"
-            self.decisions.append(Decision(question, answer, there, running))
-            self._view.decided(answer)
+            if ours and answer is not None:
+                self.decisions.append(Decision(question, answer, there, running))
+            self._view.decided(answer if ours else None)
 
     async def _one(self, moment: Moment | None) -> int | None:
         """Run one process; None if it was killed."""

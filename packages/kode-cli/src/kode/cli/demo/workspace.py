@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import kode.core
 from kode.cli.demo.settings import FILES, Settings
 from kode.core.sandbox.base import IGNORED
 
-__all__ = ["CannotStartError", "Copied", "copy_files", "default_source", "make_work", "remove_files"]
+__all__ = ["CannotStartError", "Copied", "copy_files", "default_source", "held", "make_work", "remove_files"]
 
 LEFT_OUT = IGNORED | {
     ".hypothesis",
@@ -80,6 +82,25 @@ def make_work(work: Path | None) -> Path:
         shown = "in the system's temporary folder; give one with --work" if work is None else f"at {str(work)!r}"
         raise CannotStartError(f"The work folder cannot be made {shown}: {_why(error)}.") from None
     return work.resolve()
+
+
+@contextlib.contextmanager
+def held(work: Path) -> Iterator[None]:
+    """Keep a work folder to this process: two that look after one agent would take turns at killing it.
+
+    Raises:
+        CannotStartError: Another process has it.
+    """
+    folder = os.open(work, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise CannotStartError(f"Another `kode demo` is at work in {str(work)!r}; wait until it ended.") from None
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
 def copy_files(source: Path, settings: Settings) -> Copied:

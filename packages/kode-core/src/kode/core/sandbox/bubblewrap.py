@@ -4,25 +4,30 @@ What a command finds inside, and nothing else:
 
     the sandbox's root          writable, at its own path
     /usr /bin /sbin /lib* /etc  read-only; of /etc only what every user of the machine may read
-    ``readable``                what the sandbox was made with, read-only
+    ``readable``                what the sandbox was made with, read-only, below the root too
     /tmp /var/tmp /dev /proc    its own, gone with it
 
 It names what is there instead of what is hidden: home folders, other services' data and the sockets below
 ``/run`` are not there, because nobody has to think of them. A read-only mount does not stop a program from
 talking to a socket, and with the owner's rights a command could otherwise read keys and show them to the model.
+
+Bubblewrap itself runs outside and gets nothing of the command's variables: it sets them inside. With ``LD_PRELOAD`` or
+``LD_LIBRARY_PATH`` in its own environment it would load what a command has put below the root.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kode.core.errors import SandboxError
+from kode.core.errors import SandboxError, UsageError
 
 __all__ = ["INSIDE", "PROBE", "Bubblewrap", "not_isolated"]
 
@@ -74,23 +79,55 @@ class Bubblewrap:
             raise SandboxError(
                 "The root '/' leaves nothing to be kept apart from. Give a folder below it.", code="bad_root"
             )
+        for path in self.readable:
+            if path == "/" or _is_below(path, "/proc") or _is_below(path, "/dev"):
+                raise UsageError(
+                    f"The path {path!r} cannot be made readable: it would show the machine's processes or devices. "
+                    "Name the folders that are needed.",
+                    code="bad_option",
+                )
 
-    def wrap(self, argv: Sequence[str], cwd: str) -> list[str]:
+    @contextlib.contextmanager
+    def variables(self, env: Mapping[str, str]) -> Iterator[int]:
+        """Write the command's environment down for ``wrap``; yields the descriptor that bubblewrap has to be given."""
+        if sys.platform != "linux":
+            raise not_isolated("this is not Linux")
+        words = ["--clearenv", *(word for pair in env.items() for word in ("--setenv", *pair))]
+        with os.fdopen(os.memfd_create("kode-env"), "r+b", buffering=0) as file:
+            file.write(b"".join(os.fsencode(word) + b"\0" for word in words))
+            file.seek(0)
+            yield file.fileno()
+
+    def wrap(self, argv: Sequence[str], cwd: str, variables: int) -> list[str]:
         """Return the whole command line.
 
         Raises:
-            SandboxError: Bubblewrap is not installed.
+            SandboxError: Bubblewrap is not installed, or a readable path is not what it was.
         """
         program = shutil.which("bwrap")
         if program is None:
             raise not_isolated("the program bwrap is not installed")
-        seen = [part for path in self.readable for part in ("--ro-bind", path, path)]
+        for path in self.readable:
+            if os.path.realpath(path) != path:  # below the root, commands could have made a link of it
+                raise SandboxError(f"The readable path {path!r} is a link by now.", code="isolation_unavailable")
+            if not os.path.exists(path):
+                raise SandboxError(
+                    f"There is nothing at the readable path {path!r}. Make it, or leave it out.",
+                    code="isolation_unavailable",
+                )
+        # What lies above comes first, or it would cover what lies below.
+        binds = {**dict.fromkeys(self.readable, "--ro-bind"), self.root: "--bind"}
+        seen = [word for path in sorted(binds, key=lambda path: path.split("/")) for word in (binds[path], path, path)]
         return [
-            *(program, *APART, *_no_more_namespaces(program)),
-            *(*_system(os.geteuid()), *OWN, *seen, "--bind", self.root, self.root, "--remount-ro", "/"),
+            *(program, *APART, *_no_more_namespaces(program), "--args", str(variables)),
+            *(*_system(os.geteuid()), *OWN, *seen, "--remount-ro", "/"),
             # By the shell, because bubblewrap has a code of its own for a program that is not there.
             *("--chdir", cwd, "--", "/bin/sh", "-c", 'exec "$@"', "sh", *argv),
         ]
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
 
 
 def not_isolated(why: str) -> SandboxError:

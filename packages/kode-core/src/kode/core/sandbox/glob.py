@@ -21,7 +21,7 @@ from threading import Event
 
 from kode.core.errors import SandboxError
 from kode.core.sandbox.base import Found, shown
-from kode.core.sandbox.jail import FOLDER, TEMPORARY, Jail, Place
+from kode.core.sandbox.jail import FOLDER, NOT_THERE, TEMPORARY, Jail, Place
 
 __all__ = ["MAGIC", "MAX_DEPTH", "Pattern", "compiled", "glob", "walk"]
 
@@ -164,9 +164,13 @@ def _walk(
                 if pattern.done(then) and not name.startswith(TEMPORARY) and (is_regular or not regular):
                     yield Place(folder, name, (*parts, name))
             elif len(parts) < MAX_DEPTH:
-                with contextlib.suppress(OSError):  # no permission, or gone: the others are still wanted
+                try:
                     inner = os.open(name, FOLDER, dir_fd=folder)
-                    yield from _walk(inner, (*parts, name), pattern, then, dot, ignore, stop, regular)
+                except OSError as error:
+                    if error.errno not in NOT_THERE:
+                        raise
+                    continue  # the others are still wanted
+                yield from _walk(inner, (*parts, name), pattern, then, dot, ignore, stop, regular)
     finally:
         os.close(folder)
 

@@ -23,16 +23,18 @@ from threading import Event
 from kode.core.errors import SandboxError
 from kode.core.sandbox.base import MAX_READ, Match, Matches
 from kode.core.sandbox.glob import MAGIC, MAX_DEPTH, Pattern, compiled, walk
-from kode.core.sandbox.jail import TEMPORARY, Jail, Place, open_file
+from kode.core.sandbox.jail import NOT_THERE, TEMPORARY, Jail, Place, open_file
 from kode.core.sandbox.literals import required
 from kode.core.sandbox.ripgrep import files_with
-from kode.core.sandbox.searcher import PREVIEW, Searcher, preview_of
+from kode.core.sandbox.searcher import PREVIEW, Searcher, lines, preview_of
 
 __all__ = ["grep"]
 
 FIRST = 2_000
 """Files, or so many times ``FIRST_SIZE`` bytes, that are looked into before anybody else is asked."""
 FIRST_SIZE = 16_384
+
+PASSED_BY = frozenset({"file_not_found", "not_a_directory", "not_a_file", "no_permission", "bad_path", "outside_root"})
 
 Others = Callable[[Jail, str, Pattern], "list[tuple[str, ...]] | None"]
 """Names the files that are worth a look, relative to the root and in order; None: all are."""
@@ -83,7 +85,8 @@ def _contents(
     looked, rest = 0, None
     with contextlib.closing(walk(jail, cwd, pattern, dot=True, ignore=ignore, stop=stop, regular=True)) as found:
         for place in found:
-            content = _text_of(place)
+            with jail.errors(place.path):
+                content = _text_of(place)
             if content is not None:
                 yield place.path, content
             before, looked = looked, looked + 1 + len(content or b"") // FIRST_SIZE
@@ -120,23 +123,31 @@ def _worth_a_look(
 def _exists(jail: Jail, path: str) -> bool:
     try:
         jail.stat(path)
-    except SandboxError:
+    except SandboxError as error:
+        if error.code not in PASSED_BY:
+            raise
         return False
     return True
 
 
 def _text_at(jail: Jail, names: tuple[str, ...]) -> bytes | None:
     """Read a file that was named; None if it is gone or has become something else."""
-    with contextlib.suppress(SandboxError), jail.at("/".join(names), follow=False) as place:
-        return _text_of(place)
-    return None
+    try:
+        with jail.at("/".join(names), follow=False) as place:
+            return _text_of(place)
+    except SandboxError as error:
+        if error.code not in PASSED_BY:
+            raise
+        return None
 
 
 def _text_of(place: Place) -> bytes | None:
     """Read a file; None if it is no regular one, a link, too large, binary, or not readable."""
     try:
         descriptor = open_file(place)
-    except OSError:
+    except OSError as error:
+        if error.errno not in NOT_THERE:
+            raise
         return None
     try:
         if os.fstat(descriptor).st_size > MAX_READ:
@@ -144,8 +155,6 @@ def _text_of(place: Place) -> bytes | None:
         with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
             start = file.read(8_192)
             return None if b"\0" in start else start + file.read(MAX_READ)
-    except OSError:
-        return None
     finally:
         os.close(descriptor)
 
@@ -161,13 +170,22 @@ def _plain(
     for path, content in contents:
         if test is None and wanted not in content:
             continue
-        for number, raw in enumerate(content.split(b"\n"), 1):
-            if test is None and wanted not in raw:
-                continue
-            line = raw.decode("utf-8", "replace").rstrip("\r")
+        for number, line in lines(content) if test is not None else lines_with(wanted, content):
             column = line.find(text) if test is None else _where(test, line)
             if column >= 0:
                 yield path, number, column + 1, preview_of(line, column, PREVIEW)
+
+
+def lines_with(wanted: bytes, content: bytes) -> Iterator[tuple[int, str]]:
+    """Yield number and text of each line that holds some bytes, which hold no line's end."""
+    number, counted = 1, 0
+    at = content.find(wanted)
+    while at >= 0:
+        start, end = content.rfind(b"\n", 0, at) + 1, content.find(b"\n", at)
+        number, counted = number + content.count(b"\n", counted, start), start
+        end = len(content) if end < 0 else end
+        yield number, content[start:end].decode("utf-8", "replace").rstrip("\r")
+        at = content.find(wanted, end + 1)
 
 
 def _where(test: re.Pattern[str], line: str) -> int:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
+import secrets
 import shutil
 import stat
 from collections import deque
@@ -25,7 +25,7 @@ from functools import partial
 from kode.core.errors import SandboxError
 from kode.core.sandbox.base import MAX_READ, FileInfo, FileKind, shown
 
-__all__ = ["FOLDER", "TEMPORARY", "Jail", "Place", "describe", "open_file"]
+__all__ = ["FOLDER", "NOT_THERE", "TEMPORARY", "Jail", "Place", "describe", "open_file"]
 
 MAX_LINKS = 40
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -47,7 +47,9 @@ CODES = {
     errno.ENAMETOOLONG: ("bad_path", "a name in it is too long"),
     errno.ELOOP: ("bad_path", "it was changed into a link meanwhile, or its links go in a circle"),
 }
-_numbers = itertools.count(1)
+NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO, errno.EISDIR})
+"""Reasons for which a search passes a name by: it is gone, became something else, or is not for this user. Any other
+(no descriptors, a broken disk) must not look like "nothing found"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Jail:
     def __init__(self, root: str) -> None:
         self._given = os.path.abspath(root)
         self.root = os.path.realpath(root)
-        with self._errors(root):
+        with self.errors(root):
             os.close(os.open(self.root, FOLDER))
 
     @contextlib.contextmanager
@@ -90,7 +92,7 @@ class Jail:
             follow: Walk on if the last name is a link; the place's name is then none at this moment.
             make: Make missing folders on the way.
         """
-        with self._errors(path):
+        with self.errors(path):
             walk = _Walk(self, path)
             try:
                 name = walk.run(follow, make)
@@ -154,9 +156,7 @@ class Jail:
             if place.name is None:
                 raise IsADirectoryError(errno.EISDIR, "", path)
             mode = _mode(place)
-            temporary = f"{TEMPORARY}{os.getpid()}-{next(_numbers)}"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, 0o666, dir_fd=place.folder)
+            temporary, descriptor = _beside(place)
             try:
                 with os.fdopen(descriptor, "wb", buffering=0) as file:
                     view = memoryview(data)
@@ -218,7 +218,8 @@ class Jail:
                 os.rmdir(place.name, dir_fd=place.folder)
 
     @contextlib.contextmanager
-    def _errors(self, path: str) -> Iterator[None]:
+    def errors(self, path: str) -> Iterator[None]:
+        """Tell the system's errors as what they mean for a path."""
         try:
             yield
         except OSError as error:
@@ -315,6 +316,18 @@ def open_file(place: Place) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _beside(place: Place) -> tuple[str, int]:
+    """Make a file of another name in the same folder, open for writing.
+
+    By chance, not by process id: ids come again, in a container with every start.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        name = TEMPORARY + secrets.token_hex(8)
+        with contextlib.suppress(FileExistsError):
+            return name, os.open(name, flags, 0o666, dir_fd=place.folder)
 
 
 def _must_be_regular(mode: int) -> None:

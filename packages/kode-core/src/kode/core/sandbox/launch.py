@@ -5,6 +5,7 @@ Everything here blocks for the two or three milliseconds that starting a process
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,12 +13,15 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from kode.core.errors import SandboxError
-from kode.core.sandbox.base import Command
+from kode.core.sandbox.base import Command, Stream
+from kode.core.sandbox.orphans import COMMAND_MARK, MARK
 
-__all__ = ["DEFAULT_PATH", "LOST", "Launched", "arguments", "environment", "read_now"]
+__all__ = ["DEFAULT_PATH", "LOST", "PIECE", "Launched", "arguments", "environment", "not_started", "read_now"]
 
+PIECE = 65_536
 SUPERVISOR = str(Path(__file__).with_name("supervisor.py"))
 LOST = 128 + signal.SIGKILL
 """Code of a command whose supervisor was killed."""
@@ -31,7 +35,13 @@ def environment(
 ) -> dict[str, str]:
     """Build a command's environment: what is allowed of the host's, what was given, and our mark."""
     kept = {name: value for name, value in host.items() if name in allow or name in ALLOWED or name.startswith("LC_")}
-    return {"PATH": DEFAULT_PATH, **kept, **given, **mark}
+    whole = {"PATH": DEFAULT_PATH, **kept, **given, **mark}
+    for name, value in whole.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise SandboxError(
+                f"{name!r} cannot be the name of a variable, or its value holds a zero byte.", code="bad_command"
+            )
+    return whole
 
 
 def arguments(command: Command) -> list[str]:
@@ -47,22 +57,39 @@ def arguments(command: Command) -> list[str]:
 class Launched:
     """A command and its supervisor. The owner's end of ``control`` keeps them alive: closing it kills them.
 
+    The supervisor itself gets no variable but the marks: what a command may set (``LD_PRELOAD``) must not reach a
+    program that runs outside of its isolation. It is told the command's variables through ``control``, where
+    other users of the machine cannot read them as they could in its arguments.
+
     Args:
         argv: Program and arguments.
         cwd: Existing folder.
-        env: The whole environment.
+        env: The program's whole environment.
         merge: Write both streams into one pipe.
         feed: Open a pipe to its standard input.
         keeper: The program keeps the real command, which is what SIGTERM is meant for.
+        pass_fds: Descriptors that the program gets beside its streams.
 
     Raises:
         SandboxError: The system would not start it.
     """
 
     def __init__(
-        self, argv: list[str], *, cwd: str, env: Mapping[str, str], merge: bool, feed: bool, keeper: bool = False
+        self,
+        argv: list[str],
+        *,
+        cwd: str,
+        env: Mapping[str, str],
+        merge: bool,
+        feed: bool,
+        keeper: bool = False,
+        pass_fds: Sequence[int] = (),
     ) -> None:
-        self.control, theirs = socket.socketpair()
+        variables = b"\0".join(os.fsencode(f"{name}={value}") for name, value in env.items())
+        try:
+            self.control, theirs = socket.socketpair()
+        except OSError as error:
+            raise not_started(error) from error
         try:
             self.popen = subprocess.Popen(
                 [
@@ -75,26 +102,36 @@ class Launched:
                 stderr=subprocess.STDOUT if merge else subprocess.PIPE,
                 bufsize=0,
                 cwd=cwd,
-                env=dict(env),
-                pass_fds=(theirs.fileno(),),
+                env={name: env[name] for name in (MARK, COMMAND_MARK) if name in env},
+                pass_fds=(theirs.fileno(), *pass_fds),
                 start_new_session=True,  # Ctrl-C in a terminal is for the owner, who then ends us in order
             )
         except (OSError, ValueError) as error:
             self.control.close()
-            raise SandboxError(f"The command could not be started: {error}.", code="not_started") from error
+            raise not_started(error) from error
         finally:
             theirs.close()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it was killed, which is seen later
+            self.control.sendall(len(variables).to_bytes(8) + variables)
         self.control.setblocking(False)
         for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
             if pipe is not None:
                 os.set_blocking(pipe.fileno(), False)
 
     def tell(self, word: bytes) -> None:
-        """Tell the supervisor ``T`` or ``K``; nothing happens if it is gone."""
-        try:
+        """Tell the supervisor ``T`` or ``K``; nothing happens if it is gone.
+
+        One that the command has stopped (SIGSTOP) goes on first, or it would not listen.
+        """
+        with contextlib.suppress(OSError):
             self.control.send(word)
-        except OSError:
-            return
+            self.popen.send_signal(signal.SIGCONT)
+
+    def stream(self, name: Stream) -> IO[bytes]:
+        """Return the pipe of its output."""
+        pipe = self.popen.stdout if name == "stdout" else self.popen.stderr
+        assert pipe is not None
+        return pipe
 
     def close_pipes(self) -> None:
         """Let go of the streams: whoever still writes to them gets an error instead of waiting."""
@@ -113,10 +150,15 @@ class Launched:
             self.popen.wait()
 
 
-def read_now(descriptor: int) -> bytes | None:
+def not_started(error: Exception) -> SandboxError:
+    """Say that the system would not start a command."""
+    return SandboxError(f"The command could not be started: {error}.", code="not_started")
+
+
+def read_now(descriptor: int, size: int = PIECE) -> bytes | None:
     """Read what there is: None for nothing yet, empty for the end."""
     try:
-        return os.read(descriptor, 65_536)
+        return os.read(descriptor, size)
     except BlockingIOError:
         return None
     except ConnectionResetError:

@@ -6,6 +6,7 @@ elsewhere nothing is found. A process that wiped its environment is not found ei
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -18,7 +19,7 @@ MARK = "KODE_SANDBOX_REF"
 COMMAND_MARK = "KODE_SANDBOX_COMMAND"
 """Environment variable that names the one command it belongs to."""
 ROUNDS = 40
-WAIT_MS = 50
+WAIT_MS = 500
 
 
 def marked(value: str, name: str = MARK) -> list[int]:
@@ -33,16 +34,21 @@ def marked(value: str, name: str = MARK) -> list[int]:
 def kill_marked(value: str, name: str = MARK) -> int:
     """Kill them all, those that they start meanwhile included; returns how many were found.
 
-    Waits until they are gone, at most about two seconds.
+    Waits until they are gone, at most half a second for each.
     """
     found: set[int] = set()
     for _ in range(ROUNDS):
         left = marked(value, name)
         if not left:
             break
-        found.update(left)
-        for pid in left:
-            _kill(pid, value, name)
+        # All are held before the first is killed: one that dies of another's death has no environment any more to
+        # be known by, but takes its time to be gone.
+        held = {pid: descriptor for pid in left if (descriptor := _hold(pid, value, name)) is not None}
+        found.update(held)
+        for descriptor in held.values():
+            _kill(descriptor)
+        for descriptor in held.values():
+            _see_gone(descriptor)
     return len(found)
 
 
@@ -54,24 +60,28 @@ def _carries(pid: int, value: str, name: str) -> bool:
         return False
 
 
-def _kill(pid: int, value: str, name: str) -> None:
-    """Kill it if it still is the process that carries the mark.
-
-    The descriptor holds the identity, the id does not.
-    """
+def _hold(pid: int, value: str, name: str) -> int | None:
+    """Open a process that carries the mark. The descriptor holds the identity, the id does not."""
     if sys.platform != "linux":
-        return
+        return None
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:
-        return
-    try:
-        if _carries(pid, value, name):
+        return None
+    if _carries(pid, value, name):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _kill(descriptor: int) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            ended = select.poll()
-            ended.register(descriptor, select.POLLIN)
-            ended.poll(WAIT_MS)
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(descriptor)
+
+
+def _see_gone(descriptor: int) -> None:
+    ended = select.poll()
+    ended.register(descriptor, select.POLLIN)
+    ended.poll(WAIT_MS)
+    os.close(descriptor)

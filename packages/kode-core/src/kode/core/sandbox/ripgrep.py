@@ -62,7 +62,7 @@ def _listen(launched: Launched, stop: Event) -> tuple[bytes, bytes]:
     assert stdout is not None
     assert stderr is not None
     names, complaints, code = bytearray(), bytearray(), bytearray()
-    with selectors.DefaultSelector() as selector:
+    with selectors.PollSelector() as selector:  # needs no descriptor of its own
         for source, told in ((stdout, names), (stderr, complaints), (launched.control, code)):
             selector.register(source, selectors.EVENT_READ, told)
         while selector.get_map():

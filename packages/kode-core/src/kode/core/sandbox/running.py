@@ -4,8 +4,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Callable, Mapping
+import sys
+import termios
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,7 +17,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from kode.core.sandbox.base import ExecResult, OnOutput, Stream
-from kode.core.sandbox.launch import LOST, Launched
+from kode.core.sandbox.launch import LOST, PIECE, Launched, read_now
 from kode.core.sandbox.orphans import COMMAND_MARK, kill_marked
 from kode.core.sandbox.output import HeadTail, join_cut
 
@@ -22,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RunningCommand"]
 
-DRAIN_S = 1.0
-"""How long output is still read when the command has ended but someone holds its pipe open."""
+LISTENER_S = 1.0
+"""How long a slow ``on_output`` may still be told output when the command's time is over; the rest is only kept."""
 KILL_S = 5.0
 """How long a killed command may take to be gone; longer only in uninterruptible sleep."""
 
@@ -39,6 +43,8 @@ class RunningCommand:
         self._code: int | None = None
         self._failure: Exception | None = None
         self._hurry = anyio.Event()
+        self.gone = anyio.Event()
+        """Its processes are; what they wrote may still be on its way to a listener."""
 
     def hurry(self) -> None:
         """End it as at a time-out."""
@@ -56,7 +62,10 @@ class RunningCommand:
                 streams = {"stdout": HeadTail(max_output // 2), "stderr": HeadTail(max_output // 2)}
             timed_out = await self._see_through(launched, streams, timeout_s, stdin, on_output)
         finally:
-            await self._tidy()
+            try:
+                await self._tidy()
+            finally:
+                self.gone.set()
         if self._failure is not None:
             raise self._failure
         kept = {name: join_cut(*stream.parts()) for name, stream in streams.items()}
@@ -73,25 +82,39 @@ class RunningCommand:
         on_output: OnOutput | None,
     ) -> bool:
         """Read output until the command has ended. Returns whether its time ran out."""
+        pumps = [_Pump(launched.stream(name).fileno(), name, kept, on_output) for name, kept in streams.items()]
+        timed_out = False
         async with anyio.create_task_group() as group:
-            drained = [anyio.Event() for _ in streams]
-            for (name, kept), done in zip(streams.items(), drained, strict=True):
-                pipe = launched.popen.stdout if name == "stdout" else launched.popen.stderr
-                assert pipe is not None
-                group.start_soon(self._pump, group, pipe.fileno(), name, kept, on_output, done)
+            for pump in pumps:
+                group.start_soon(self._told, group, pump)
             if stdin is not None:
                 group.start_soon(self._feed, launched, stdin)
             with anyio.move_on_after(timeout_s) as scope:
-                await self._ended_or_hurried(launched)
+                await self._unless_hurried(partial(self._to_the_end, launched, pumps))
+            timed_out = scope.cancelled_caught and self._code is None
             if self._code is None:
                 await self._stop(launched)
-            with anyio.move_on_after(DRAIN_S):
-                for done in drained:
-                    await done.wait()
+            self._at_end(pumps)
+            with anyio.move_on_after(LISTENER_S):
+                await _all_told(pumps)
             group.cancel_scope.cancel()
-        return scope.cancelled_caught
+        if self._code is not None:
+            for pump in pumps:
+                pump.take_rest()
+        return timed_out
 
-    async def _ended_or_hurried(self, launched: Launched) -> None:
+    async def _to_the_end(self, launched: Launched, pumps: Sequence[_Pump]) -> None:
+        """Wait for the command, then for the listener: its time is the command's."""
+        await self._listen(launched)
+        self._at_end(pumps)
+        await _all_told(pumps)
+
+    def _at_end(self, pumps: Sequence[_Pump]) -> None:
+        self.gone.set()
+        for pump in pumps:
+            pump.end()
+
+    async def _unless_hurried(self, wait: Callable[[], Awaitable[None]]) -> None:
         async with anyio.create_task_group() as group:
 
             async def watch() -> None:
@@ -99,7 +122,7 @@ class RunningCommand:
                 group.cancel_scope.cancel()
 
             group.start_soon(watch)
-            await self._listen(launched)
+            await wait()
             group.cancel_scope.cancel()
 
     async def _listen(self, launched: Launched) -> None:
@@ -115,25 +138,12 @@ class RunningCommand:
             told += piece
         self._code = int(told)
 
-    async def _pump(
-        self,
-        group: TaskGroup,
-        descriptor: int,
-        name: Stream,
-        kept: HeadTail,
-        on_output: OnOutput | None,
-        done: anyio.Event,
-    ) -> None:
+    async def _told(self, group: TaskGroup, pump: _Pump) -> None:
         try:
-            while piece := await _read(descriptor):
-                kept.write(piece)
-                if on_output is not None:
-                    await on_output(name, piece)
+            await pump.run()
         except Exception as error:  # noqa: BLE001 - raised by run(), bare instead of in a group
             self._failure = error
             group.cancel_scope.cancel()
-        finally:
-            done.set()
 
     async def _feed(self, launched: Launched, data: bytes) -> None:
         pipe = launched.popen.stdin
@@ -150,9 +160,13 @@ class RunningCommand:
         pipe.close()
 
     async def _stop(self, launched: Launched) -> None:
-        """End it: politely, then by force. Bounded."""
-        for word, wait_s in ((b"T", self._grace_s), (b"K", KILL_S)):
-            launched.tell(word)
+        """End it: politely, then by force, then without its supervisor, which a command can hold up. Bounded."""
+        for act, wait_s in (
+            (partial(launched.tell, b"T"), self._grace_s),
+            (partial(launched.tell, b"K"), KILL_S),
+            (launched.popen.kill, KILL_S),
+        ):
+            act()
             with anyio.move_on_after(wait_s):
                 await self._listen(launched)
             if self._code is not None:
@@ -170,6 +184,64 @@ class RunningCommand:
             await anyio.to_thread.run_sync(launched.reap, KILL_S)
             if self._code is None:
                 await anyio.to_thread.run_sync(kill_marked, self._mark, COMMAND_MARK)
+
+
+class _Pump:
+    """Takes what a stream brings, keeps it, and tells the listener."""
+
+    def __init__(self, descriptor: int, name: Stream, kept: HeadTail, on_output: OnOutput | None) -> None:
+        self._descriptor = descriptor
+        self._name: Stream = name
+        self._kept = kept
+        self._on_output = on_output
+        self._left: int | None = None
+        """Bytes still to take; None while the command runs, and there is no knowing."""
+        self._waiting = anyio.CancelScope()
+        self.done = anyio.Event()
+
+    async def run(self) -> None:
+        """Until the stream ends; or the command has, and what it wrote is told."""
+        try:
+            while piece := await self._next():
+                self._kept.write(piece)
+                if self._on_output is not None:
+                    await self._on_output(self._name, piece)
+        finally:
+            self.done.set()
+
+    def end(self) -> None:
+        """The command is gone: what is in its pipe now is the last.
+
+        Who escaped and holds the pipe open is not waited for, nor heard.
+        """
+        if self._left is None:
+            there = fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(4))
+            self._left = int.from_bytes(there, sys.byteorder)
+            self._waiting.cancel()
+
+    def take_rest(self) -> None:
+        """Keep what the listener was too slow for. It is lost to the listener alone."""
+        while piece := self._take():
+            self._kept.write(piece)
+
+    def _take(self) -> bytes | None:
+        piece = read_now(self._descriptor, PIECE if self._left is None else min(PIECE, self._left))
+        if piece and self._left is not None:
+            self._left -= len(piece)
+        return piece
+
+    async def _next(self) -> bytes | None:
+        """Take what there is, or wait for it. A checkpoint also when there is always more."""
+        await anyio.lowlevel.checkpoint()
+        while (piece := self._take()) is None and self._left is None:
+            with anyio.CancelScope() as self._waiting:
+                await anyio.wait_readable(self._descriptor)
+        return piece
+
+
+async def _all_told(pumps: Sequence[_Pump]) -> None:
+    for pump in pumps:
+        await pump.done.wait()
 
 
 async def _read(descriptor: int) -> bytes:

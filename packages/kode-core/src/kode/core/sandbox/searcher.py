@@ -5,7 +5,8 @@ helper: reads one line of JSON (what to look for), then files as ``length of nam
 decimal, name, content; and writes its hits as one JSON list. It imports nothing but the standard library,
 because it starts with every search.
 
-The limit on processor time is the helper's own (``RLIMIT_CPU``): it holds also when the owner is gone.
+The limits on processor time and memory are the helper's own (``RLIMIT_CPU``, ``RLIMIT_AS``): they hold also when the
+owner is gone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from typing import IO, Any, Self
 PREVIEW = 200
 CPU_SECONDS = 10
 """Of processor time for one search."""
+
+MEMORY = 1 << 30
+"""Bytes of address space for one search: the largest file that is searched, decoded, and room for what is found."""
+BLOCK = 1 << 20
 
 Hit = tuple[str, int, int, str]
 """Path, line, column, preview."""
@@ -44,19 +49,25 @@ class Searcher:
                 re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
             raise _error(f"{pattern!r} is no regular expression: {error}.", "bad_pattern") from None
-        asked = {"pattern": pattern, "case": case_sensitive, "limit": limit, "seconds": CPU_SECONDS}
+        asked = {
+            **{"pattern": pattern, "case": case_sensitive, "limit": limit},
+            **{"seconds": CPU_SECONDS, "memory": MEMORY},
+        }
         self.head = json.dumps(asked).encode() + b"\n"
 
     def __enter__(self) -> Self:
-        self.helper = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={},
-            cwd="/",
-            start_new_session=True,
-        )
+        try:
+            self.helper = subprocess.Popen(
+                [sys.executable, "-I", "-S", __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={},
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _error(f"The search could not be started: {error}.", "not_started") from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -86,7 +97,7 @@ class Searcher:
         answer = stdout.read()
         if self.helper.wait() != 0 or not answer:
             raise _error(
-                f"The regular expression {self.pattern!r} took more than {CPU_SECONDS} s. "
+                f"The regular expression {self.pattern!r} took more than {CPU_SECONDS} s or {MEMORY >> 20} MiB. "
                 "Give a simpler one, plain text, or a narrower path.",
                 "search_too_slow",
             )
@@ -111,12 +122,23 @@ def preview_of(line: str, column: int, size: int) -> str:
     )
 
 
+def lines(content: bytes) -> Iterator[tuple[int, str]]:
+    """Yield number and text of each line, in memory for some of them."""
+    start, number = 0, 1
+    while start <= len(content):
+        end = content.find(b"\n", min(start + BLOCK, len(content)))
+        end = len(content) if end < 0 else end
+        text = content[start:end].decode("utf-8", "replace")
+        ends_in_returns = "\r" in text
+        for raw in text.split("\n"):
+            yield number, raw.rstrip("\r") if ends_in_returns else raw
+            number += 1
+        start = end + 1
+
+
 def hits_in(pattern: re.Pattern[str], path: str, content: bytes) -> Iterator[Hit]:
     """Find every hit of every line; empty ones once per line."""
-    text = content.decode("utf-8", "replace")
-    ends_in_returns = "\r" in text
-    for number, raw in enumerate(text.split("\n"), 1):
-        line = raw.rstrip("\r") if ends_in_returns else raw
+    for number, line in lines(content):
         if not pattern.search(line):  # most have none, and this is the quickest way to know
             continue
         for index, found in enumerate(pattern.finditer(line)):
@@ -138,6 +160,8 @@ def main() -> None:
     source = sys.stdin.buffer
     asked: dict[str, Any] = json.loads(source.readline())
     resource.setrlimit(resource.RLIMIT_CPU, (asked["seconds"], asked["seconds"]))
+    with contextlib.suppress(OSError, ValueError):  # macOS knows no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (asked["memory"], asked["memory"]))
     warnings.simplefilter("ignore")
     pattern = re.compile(asked["pattern"], 0 if asked["case"] else re.IGNORECASE)
     hits: list[Hit] = []

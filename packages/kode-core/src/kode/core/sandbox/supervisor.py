@@ -5,7 +5,9 @@ whose other end only the owner holds. It imports only a few modules of the stand
 starts with every command. KEEPER is ``1`` if the command only keeps another one: SIGTERM then goes to the groups
 of its children, because a keeper would die of it and take them along before they could tidy up.
 
-    owner → here    ``T``: SIGTERM to its group; ``K``, or end of file, the owner's death: SIGKILL
+    owner → here    the command's environment, once (its size in eight bytes, then ``NAME=value`` with zero bytes
+                    between); then ``T``: SIGTERM to its group; ``K``, or end of file, the owner's death:
+                    SIGKILL
     here → owner    the command's exit status in decimal, once it and all it started are gone
 
 Why a process between: the kernel closes the owner's end of the socket however the owner dies, ``kill -9``
@@ -68,7 +70,27 @@ def load_prctl() -> Prctl | None:
     return prctl
 
 
-def become(command: list[str], prctl: Prctl | None, supervisor: int) -> None:
+def read_exactly(control: int, size: int) -> bytes:
+    """Read so many bytes. Without an owner to send them there is nothing to do."""
+    told = b""
+    while len(told) < size:
+        try:
+            piece = os.read(control, size - len(told))
+        except ConnectionResetError:
+            piece = b""
+        if not piece:
+            os._exit(126)
+        told += piece
+    return told
+
+
+def told_environment(control: int) -> dict[bytes, bytes]:
+    """Read the command's environment. Ours is another: what a command may set must not steer this program."""
+    told = read_exactly(control, int.from_bytes(read_exactly(control, 8), "big"))
+    return dict(pair.split(b"=", 1) for pair in told.split(b"\0") if pair)
+
+
+def become(command: list[str], env: dict[bytes, bytes], prctl: Prctl | None, supervisor: int) -> None:
     """In the child: turn into the command, in a session and group of its own. Never returns."""
     code = 126
     try:
@@ -80,7 +102,7 @@ def become(command: list[str], prctl: Prctl | None, supervisor: int) -> None:
         for number in (*IGNORED, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.execvp(command[0], command)
+        os.execvpe(command[0], command, env)
     except OSError as error:
         code = 127 if error.errno == errno.ENOENT else 126
         os.write(2, f"{command[0]}: {error.strerror}\n".encode("utf-8", "surrogateescape"))
@@ -193,6 +215,7 @@ def main() -> None:
     control = int(sys.argv[1])
     os.set_inheritable(control, False)
     owner = int(sys.argv[2])  # told, not asked for: it may be dead by now
+    env = told_environment(control)
     prctl = load_prctl()
     if prctl is not None:
         prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -205,7 +228,7 @@ def main() -> None:
     supervisor = os.getpid()
     child = os.fork()
     if child == 0:
-        become(sys.argv[4:], prctl, supervisor)
+        become(sys.argv[4:], env, prctl, supervisor)
     # The streams belong to the command alone: the owner reads their end when the command is gone.
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):

@@ -77,3 +77,25 @@ class BackgroundContract(SandboxCase):
         with pytest.raises(SandboxError) as caught:
             sandbox.process("none")
         assert caught.value.code == "no_process"
+
+    async def test_closing_meets_what_is_being_started(self, sandbox: Sandbox) -> None:
+        """It is ended or refused, never left running in a closed sandbox."""
+        for pause in (0.0, 0.005):
+            await sandbox.open()
+            async with anyio.create_task_group() as group:
+                group.start_soon(_started_or_refused, sandbox)
+                await anyio.sleep(pause)
+                await sandbox.close()
+                assert sandbox.processes() == ()
+        await sandbox.open()
+        await nothing_beats(sandbox)
+
+
+async def _started_or_refused(sandbox: Sandbox) -> None:
+    with anyio.fail_after(30):
+        try:
+            process = await sandbox.spawn(BEATS)
+        except SandboxError as error:
+            assert error.code == "closed"  # noqa: PT017 - it may come or not
+        else:
+            await process.wait()

@@ -117,6 +117,30 @@ class CommandContract(SandboxCase):
         assert result.cut_bytes >= 20_000_000 - 1_000
         assert (await sandbox.stat("end")).size == 0
 
+    async def test_a_slow_listener_loses_nothing(self, sandbox: Sandbox) -> None:
+        """However long it takes after the command's end, it is told all, and all is in the result."""
+        told: list[bytes] = []
+
+        async def tell(_: str, piece: bytes) -> None:
+            await anyio.sleep(0.7)
+            told.append(piece)
+
+        result = await sandbox.exec("head -c 100000 /dev/zero; echo END", on_output=tell)
+        assert (len(result.stdout), result.stdout[-4:], result.cut_bytes) == (100_004, b"END\n", 0)
+        assert b"".join(told) == result.stdout
+
+    async def test_a_listener_that_hangs_is_no_way_around_the_time_limit(self, sandbox: Sandbox) -> None:
+        """What was written is in the result all the same."""
+
+        async def hang(_: str, piece: bytes) -> None:
+            await anyio.sleep_forever()
+
+        with anyio.fail_after(30):
+            result = await sandbox.exec("echo one; sleep 0.1; echo two; sleep 60", timeout_s=0.4, on_output=hang)
+            assert (result.timed_out, result.stdout) == (True, b"one\ntwo\n")
+            result = await sandbox.exec("echo one; exit 3", timeout_s=0.4, on_output=hang)
+            assert (result.timed_out, result.code, result.stdout) == (False, 3, b"one\n")
+
     async def test_an_error_of_the_listener_ends_the_command(self, sandbox: Sandbox) -> None:
         """It is raised as it is."""
 

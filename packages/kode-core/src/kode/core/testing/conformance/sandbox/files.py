@@ -129,22 +129,22 @@ OUTSIDE = [
 class JailContract(SandboxCase):
     """No path leads out of the root."""
 
-    @pytest.mark.parametrize("path", OUTSIDE)
-    async def test_nothing_leads_out(self, sandbox: Sandbox, path: str) -> None:
+    async def test_nothing_leads_out(self, sandbox: Sandbox) -> None:
         """By `..`, absolute or by links: `outside_root` from every method."""
         await sandbox.exec(LINKS)
-        for attempt in (
-            sandbox.read(path),
-            sandbox.stat(path),
-            sandbox.write(path, b"owned"),
-            sandbox.write(path + "/new", b"owned"),
-            sandbox.mkdir(path + "/new"),
-            sandbox.list_dir(path + "/.."),
-            sandbox.grep("x", path=path),
-            sandbox.glob("*", cwd=path),
-            sandbox.remove(path + "/x", recursive=True),
-        ):
-            assert await refused(attempt) == "outside_root"
+        for path in OUTSIDE:
+            for attempt in (
+                sandbox.read(path),
+                sandbox.stat(path),
+                sandbox.write(path, b"owned"),
+                sandbox.write(path + "/new", b"owned"),
+                sandbox.mkdir(path + "/new"),
+                sandbox.list_dir(path + "/.."),
+                sandbox.grep("x", path=path),
+                sandbox.glob("*", cwd=path),
+                sandbox.remove(path + "/x", recursive=True),
+            ):
+                assert await refused(attempt) == "outside_root", path
 
     async def test_links_that_stay_inside_are_followed(self, sandbox: Sandbox) -> None:
         """Relative and absolute ones, on the way and at its end; a file's link stays a link when it is written."""

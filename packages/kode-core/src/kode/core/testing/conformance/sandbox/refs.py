@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import anyio
 import pytest
@@ -29,9 +28,7 @@ class RefContract(SandboxCase):
         """Names of what sandboxes of this kind have made outside this process. Override it where `lives_on`."""
         return frozenset()
 
-    async def test_a_second_one_of_the_same_ref(
-        self, sandbox: Sandbox, again: Callable[[str | None], Sandbox]
-    ) -> None:
+    async def test_a_second_one_of_the_same_ref(self, sandbox: Sandbox, again: Callable[[str | None], Sandbox]) -> None:
         """Finds the files of the first, under the same ref; letting go of it leaves the first as it was."""
         if sandbox.ref is None:
             pytest.skip("it has no ref")
@@ -111,27 +108,3 @@ class RefContract(SandboxCase):
         else:
             await second.open()
             await second.close()
-
-    async def test_closing_meets_what_is_being_started(
-        self, sandbox: Sandbox, again: Callable[[str | None], Sandbox]
-    ) -> None:
-        """It is ended or refused, never left running in a closed sandbox."""
-        for pause in (0.0, 0.005):
-            await sandbox.open()
-            async with anyio.create_task_group() as group:
-                group.start_soon(partial(_started_or_refused, sandbox, BEATS))
-                await anyio.sleep(pause)
-                await sandbox.close()
-                assert sandbox.processes() == ()
-        await sandbox.open()
-        await nothing_beats(sandbox)
-
-
-async def _started_or_refused(sandbox: Sandbox, command: str) -> None:
-    with anyio.fail_after(30):
-        try:
-            process = await sandbox.spawn(command)
-        except Exception as error:
-            assert getattr(error, "code", "") == "closed"
-        else:
-            await process.wait()
