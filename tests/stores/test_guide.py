@@ -1,4 +1,4 @@
-"""docs/guides/write-a-store.md: its table is the contract's, its code runs, its store keeps the contract."""
+"""docs/guides/write-a-store.md: its table is the contract's, its code is that of the example, and runs."""
 
 from __future__ import annotations
 
@@ -6,36 +6,38 @@ import re
 import sys
 import tomllib
 from collections.abc import AsyncIterator, Iterator
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kode.core.store import Appended, Condition, MemoryStore, Records, Store, open_store
+from kode.core.store import Appended, Condition, Records, Store
 from kode.core.store.records import COLUMNS
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store import GROUPS
-from kode.core.testing.conformance.store.author import Place, head, keep, row
+from kode.core.testing.conformance.store.author import head, keep, row
 
-GUIDE = (Path(__file__).parents[2] / "docs/guides/write-a-store.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+GUIDE = (DOCS / "guides/write-a-store.md").read_text()
+EXAMPLE = (DOCS / "examples/lmdb_store.py").read_text()
 PYTHON: list[str] = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
 PROSE = re.sub(r"^```.*?^```$", "", GUIDE, flags=re.MULTILINE | re.DOTALL)
 TOML = re.findall(r"^```toml\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
-RECORD, KEYS, TOUR, STORE, TEST, FASTER = PYTHON
+RECORD, KEYS, *PIECES, TEST, FASTER = PYTHON
+MODULES = ("kode_store_lmdb", "test_lmdb", "faster_lmdb")
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The guide's files in a folder, which is on the path."""
+    """The guide's wheel in a folder, which is on the path."""
     folder = tmp_path_factory.mktemp("guide")
-    (folder / "kode_store_pairs.py").write_text(STORE)
-    (folder / "faster_pairs.py").write_text(FASTER)
+    for name, text in zip(MODULES, (EXAMPLE, TEST, FASTER), strict=True):
+        (folder / f"{name}.py").write_text(text)
     sys.path.insert(0, str(folder))
     yield folder
     sys.path.remove(str(folder))
-    for name in ("kode_store_pairs", "faster_pairs"):
+    for name in MODULES:
         sys.modules.pop(name, None)
 
 
@@ -55,10 +57,26 @@ def test_every_primitive_and_every_outcome_is_told_of() -> None:
     assert [outcome for outcome in outcomes if f'Appended("{outcome}"' not in PROSE] == []
 
 
+def test_the_pieces_are_the_example_in_its_order() -> None:
+    at = [EXAMPLE.find(piece) for piece in PIECES]
+    assert -1 not in at
+    assert at == sorted(at)
+    quoted = {name for piece in PIECES for name in re.findall(r"def (\w+)\(", piece)}
+    beneath = {"first", "read", "write", "remove", "places", "mapped"}
+    ends = {"from_url", "now", "open", "close", "_open", "_close"}
+    assert set(re.findall(r"def (\w+)\(", EXAMPLE)) == quoted | beneath | ends, "only these are left to the file"
+
+
+def test_the_example_is_as_long_as_the_guide_says() -> None:
+    (said,) = re.findall(r"a store of (\d+) lines", GUIDE)
+    code = re.sub(r'"""[^"]*"""', "", EXAMPLE)
+    assert abs(sum(1 for line in code.splitlines() if line.strip()) - int(said)) < 10
+
+
 def test_its_private_names_are_none_of_the_base(written: Path) -> None:
-    own = {name for name in vars(import_module("kode_store_pairs").PairStore) if not name.startswith("__")}
+    own = {name for name in vars(import_module("kode_store_lmdb").LmdbStore) if not name.startswith("__")}
     replaced = {name for name in own & set(dir(Store)) if not name.startswith("_abc")}
-    assert replaced == {*Records.__abstractmethods__, "from_url", "same_host"}
+    assert replaced == {*Records.__abstractmethods__, "durability", "from_url", "same_host"}
 
 
 @pytest.mark.parametrize("block", [RECORD, KEYS])
@@ -70,19 +88,20 @@ def test_the_entry_point_names_the_class(written: Path) -> None:
     (made,) = TOML
     (name, value) = tomllib.loads(made)["project"]["entry-points"]["kode.store"].popitem()
     module, _, kind = value.partition(":")
-    assert (name, getattr(import_module(module), kind).__name__) == ("pairs", "PairStore")
+    assert (name, getattr(import_module(module), kind).__name__) == ("lmdb", "LmdbStore")
 
 
-# ---- what it shows ---------------------------------------------------------------------------------------------
+# ---- what it shows; the store itself is held to the whole contract in test_example.py -----------------------------
 
 
-@pytest.mark.parametrize("url", ["memory:", "sqlite:///x.db?durability=process", "pairs"])
-async def test_the_tour(url: str, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    made: dict[str, Any] = {}
-    exec(compile(TOUR, "guide", "exec"), made)
-    async with import_module("kode_store_pairs").PairStore("x.db") if url == "pairs" else open_store(url) as store:
-        await made["tour"](store)
+def test_its_own_test_runs_the_whole_kit(written: Path, tmp_path: Path) -> None:
+    case: Any = import_module("test_lmdb").TestLmdbStore
+    assert {group.contract for group in GROUPS.values()} <= set(case.__mro__)
+    clock = VirtualClock()
+    kind: Any = import_module("kode_store_lmdb").LmdbStore
+    store = kind(tmp_path / "x.mdb")
+    again = case().place(store)(clock=clock)
+    assert (type(again), again.path, again.clock) == (kind, store.path, clock)
 
 
 class _Asyncio:
@@ -92,47 +111,32 @@ class _Asyncio:
         return "asyncio"
 
 
-# What each of its methods does; its whole test, on both event loops, takes half a minute.
-CORE = ("lifecycle", "paging", "compare-and-swap", "inbox", "due", "isolation", "listing", "processes")
-REST = ("repeat", "lease", "cancellation")
-
-
-class TestTheStore(_Asyncio, *(GROUPS[name].contract for name in CORE)):  # type: ignore[misc]
+class TestSpoiling(_Asyncio, GROUPS["corruption"].contract):  # type: ignore[misc, name-defined]
     @pytest.fixture
     async def store(self, clock: VirtualClock, tmp_path: Path, written: Path) -> AsyncIterator[Store]:
-        kind = import_module("kode_store_pairs").PairStore
-        async with kind(tmp_path / "x.db", durability="process", clock=clock) as store:
+        async with import_module("kode_store_lmdb").LmdbStore(tmp_path / "x.mdb", clock=clock) as store:
             yield store
 
-    def place(self, store: Any) -> Place:
-        kind: Any = type(store)
-        return partial(kind, store.path, durability="process")
+    async def spoil(self, store: Any, key: Any) -> bool:
+        return await import_module("test_lmdb").TestLmdbStore.spoil(self, store, key)
+
+    async def make_newer(self, store: Any) -> bool:
+        return await import_module("test_lmdb").TestLmdbStore.make_newer(self, store)
 
 
-class TestTheFasterStore(_Asyncio, *(GROUPS[name].contract for name in REST)):  # type: ignore[misc]
+class TestTheFasterStore(_Asyncio, *(GROUPS[name].contract for name in ("repeat", "lease"))):  # type: ignore[misc]
     @pytest.fixture
     async def store(self, clock: VirtualClock, tmp_path: Path, written: Path) -> AsyncIterator[Store]:
-        kind = import_module("faster_pairs").FasterPairStore
-        async with kind(tmp_path / "x.db", durability="process", clock=clock) as store:
+        async with import_module("faster_lmdb").FasterLmdbStore(tmp_path / "x.mdb", clock=clock) as store:
             yield store
 
 
 async def test_the_faster_store_looks(written: Path, tmp_path: Path) -> None:
     # The kit cannot ask for this: a store that does not look is right, too.
-    async with import_module("faster_pairs").FasterPairStore(tmp_path / "x.db") as store:
+    async with import_module("faster_lmdb").FasterLmdbStore(tmp_path / "x.mdb") as store:
         items = [row("inbox", f"1{n}", id=f"{n}", kind="message") for n in range(1, 5)]
         await keep(store, [head(), *items])
         gone = [items[0].address]
         assert await store.apply_and_look("a", (), (), gone, uid="u", after="12") == (None, items[2:])
         absent = [Condition("absent", items[3].address)]
         assert await store.apply_and_look("a", absent, (), (), uid="u", after="12") == (0, [])
-
-
-def test_its_own_test_runs_the_whole_kit(written: Path) -> None:
-    made: dict[str, Any] = {}
-    exec(compile(TEST, "guide", "exec"), made)
-    assert [group.name for group in GROUPS.values() if not issubclass(made["TestPairStore"], group.contract)] == []
-    store: Any = import_module("kode_store_pairs").PairStore("x.db")
-    place: Any = made["TestPairStore"]().place(store)
-    again = place(clock=MemoryStore()._clock)
-    assert (type(again), again.path) == (type(store), "x.db")
