@@ -58,7 +58,7 @@ async def _full(store: Store) -> None:
     await store.put_blob(FULL.agent_id, "Grüße".encode(), "text/plain")
     for holder in ("host-1:4711:boot", "host-1:4712:boot"):
         lease = await store.acquire(FULL.agent_id, holder, 10**6)
-        clock: Any = getattr(store, "_clock", None)
+        clock: Any = store.clock
         await clock.advance(10**6 + 1)
     lease = await store.acquire(FULL.agent_id, "host-1:4713:boot", 10**6)
     snapshot = replace(VALUES["SNAPSHOT"], documents=(("todo", "main", "old"),))

@@ -156,7 +156,7 @@ async def test_what_never_landed_is_swept_away() -> None:
         await store.commit(commit)
     store.left = 10**6
     assert (await store.prune("agent", before=0)).staged == 0  # it may be on its way
-    clock: Any = store._clock
+    clock: Any = store.clock
     await clock.advance(3_700)
     assert (await store.prune("agent", before=0)).staged > 0
     assert await store.scan("agent", "staged", "uid-1", limit=9) == []
@@ -176,7 +176,7 @@ async def test_a_loser_stops_before_it_has_written_anything() -> None:
 
 async def test_rows_that_were_swept_from_under_a_slow_commit_refuse_it() -> None:
     store, _, commit = await prepare()
-    inner, clock = store.apply, store._clock
+    inner, clock = store.apply, store.clock
 
     async def slow(agent_id, conditions, puts, deletes):  # type: ignore[no-untyped-def]
         if any(row.kind == "header" and row.columns["staged"] for row in puts):

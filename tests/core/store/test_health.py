@@ -292,7 +292,7 @@ async def test_a_header_that_breaks_the_rules_or_cannot_be_read(store: Store) ->
     assert (problem.code, problem.record) == ("unreadable", "header /a")
 
 
-async def test_a_commit_on_its_way_is_left_alone(store: Store) -> None:
+async def test_a_commit_on_its_way_is_left_alone(store: Store, clock: VirtualClock) -> None:
     await whole(store)
     (header,) = await store.get("a", [Key("header", "", "a")])
     assert header is not None
@@ -306,6 +306,8 @@ async def test_a_commit_on_its_way_is_left_alone(store: Store) -> None:
     assert (await store.check_consistency("a")).ok
     row = rec.staged_record("c9", 0, AT, "u-a", rec.message_record("u-a", Message(9, "user", (TextBlock("x"),), AT)))
     await store.apply("a", [], [row], [])
+    assert (await store.check_consistency("a")).ok  # it may still be named
+    await clock.advance(3_601)
     assert [(p.code, p.record) for p in (await store.check_consistency("a")).problems] == [
         ("orphan", f"staged u-a/{row.key}")
     ]
@@ -326,6 +328,10 @@ async def test_an_agent_at_work_is_looked_at_again(clock: VirtualClock) -> None:
     store.scan = busy  # type: ignore[method-assign]
     found = await store.check_consistency("a")
     assert (found.ok, times, found.version) == (True, [0], 6)
+    # One that never rests cannot be judged, and that is all that is told.
+    times[0] = 99
+    (problem,) = (await store.check_consistency("a")).problems
+    assert (problem.code, problem.record, times) == ("unsettled", "header /a", [96])
 
 
 async def test_a_long_history_is_judged_in_parts(memory: Store) -> None:

@@ -22,7 +22,7 @@ from kode.core.kernel.state import Document, Run
 from kode.core.kernel.window import Range, Window
 from kode.core.store import Store, codec
 from kode.core.store import records as rec
-from kode.core.store.contract import Key
+from kode.core.store.contract import Due, Key
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, item, open_effect
 
@@ -332,3 +332,37 @@ async def test_what_cannot_be_read_is_named_and_left(
     (row,) = await store.get("a", [Key("message", "uid-1", rec.int_key(1))])
     assert row is not None
     assert row.body == body
+
+
+async def test_what_is_amended_wakes_nobody(store: Store) -> None:
+    """An item that waits for its time goes on waiting for that."""
+    author = Author(store, "a", "u-a")
+    await author.create()
+    await store.enqueue("a", item("later", not_before=AT + 10**9))
+    await store.append_message("a", "user", "hi")
+    assert await store.due(AT + 10**9 - 1, 9) == []
+    assert await store.due(AT + 10**9, 9) == [Due("a", AT + 10**9)]
+
+
+async def test_an_item_that_comes_while_something_is_amended_is_seen(store: Store) -> None:
+    author = Author(store, "a", "u-a")
+    await author.create()
+    apply_and_look, apply, again = store.apply_and_look, store.apply, [True]
+
+    async def come(puts: Any) -> None:
+        if again and any(row.kind == "header" for row in puts):
+            again.clear()
+            await store.enqueue("a", item("now"))
+
+    async def look(agent_id: str, conditions: Any, puts: Any, deletes: Any, **options: Any) -> Any:
+        await come(puts)
+        return await apply_and_look(agent_id, conditions, puts, deletes, **options)
+
+    async def late(agent_id: str, conditions: Any, puts: Any, deletes: Any) -> int | None:
+        await come(puts)
+        return await apply(agent_id, conditions, puts, deletes)
+
+    store.apply_and_look, store.apply = look, late  # type: ignore[method-assign]
+    await store.append_message("a", "user", "hi")
+    assert not again
+    assert [due.agent_id for due in await store.due(await store.now(), 9)] == ["a"]

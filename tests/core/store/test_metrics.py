@@ -50,7 +50,6 @@ async def test_times_are_told_by_the_clock(clock: VirtualClock) -> None:
         Fault("get", "hang", nth=5),
         clock=clock,
     )
-    store._clock = clock
     store.measure()
 
     async def ask() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from base64 import urlsafe_b64encode
 from dataclasses import replace
@@ -211,6 +212,18 @@ async def test_sql_answers_as_the_default_does(tmp_path: Path, clock: VirtualClo
         ("query_agents", {"created_since": "now"}, "one number"),
         ("query_agents", {"created_since": [1, 2]}, "one number"),
         ("query_agents", {"prefix": 5}, "prefix is int"),
+        ("query_agents", {"prefix": "\ud800"}, "prefix holds"),
+        ("query_agents", {"prefix": "a\0"}, "prefix holds"),
+        ("query_agents", {"tenant": "\udc00"}, "tenant holds"),
+        ("query_agents", {"agent_id": ""}, "no agent id"),
+        ("query_agents", {"agent_id": ["a", "../b"]}, "no agent id"),
+        ("query_agents", {"agent_id": None}, "no agent id"),
+        ("query_agents", {"created_since": 2**63}, "64 bits"),
+        ("query_messages", {"run": -(2**63) - 1}, "64 bits"),
+        ("query_agents", {"limit": "5"}, "limit is 5"),
+        ("query_agents", {"limit": 2.0}, "limit is 2.0"),
+        ("query_agents", {"limit": True}, "limit is True"),
+        ("query_tool_calls", {"is_error": "no"}, "is_error is str"),
         ("query_messages", {"run": "1"}, "run holds str; give numbers"),
         ("query_messages", {"run": True}, "bool"),
         ("query_messages", {"run": None}, "NoneType"),
@@ -221,7 +234,7 @@ async def test_sql_answers_as_the_default_does(tmp_path: Path, clock: VirtualClo
 async def test_what_cannot_be_asked(ask: str, given: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words) as error:
         await getattr(MemoryStore(), ask)(**given)
-    assert error.value.code == "bad_query"
+    assert error.value.code == ("bad_agent_id" if "agent id" in words else "bad_query")
 
 
 async def test_a_cursor_belongs_to_its_question(store: Store) -> None:
@@ -229,9 +242,18 @@ async def test_a_cursor_belongs_to_its_question(store: Store) -> None:
     page = await store.query_agents(sort="created_at", limit=2)
     assert page.next is not None
     forged = urlsafe_b64encode(b'["header","agent_id",false,null,"a","b"]').decode()
-    for wrong in ("", "x", "!!!", page.next[:-4], "W10", forged, "\u00e9"):
+    places: list[list[object]] = [
+        [2**63, "a", "b"],
+        ["\ud800", "a", "b"],
+        [1, 2, "b"],
+        [1, "a", "\0"],
+        [True, "a", "b"],
+    ]
+    packed = [json.dumps(["header", "agent_id", False, *place]) for place in places]
+    bad = [urlsafe_b64encode(text.encode()).decode() for text in (*packed, "[" * 100_000)]
+    for wrong in ("", "x", "!!!", page.next[:-4], "W10", forged, "\u00e9", 5, *bad):
         with pytest.raises(UsageError) as error:
-            await store.query_agents(after=wrong)
+            await store.query_agents(after=wrong)  # type: ignore[arg-type]
         assert error.value.code == "bad_cursor"
     for question in ({"sort": "updated_at"}, {"sort": "created_at", "descending": True}):
         with pytest.raises(UsageError):

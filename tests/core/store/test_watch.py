@@ -127,7 +127,6 @@ async def test_what_another_process_writes_is_found_by_looking(
 
 async def test_a_store_that_is_away_wakes_its_watchers(clock: VirtualClock) -> None:
     store = FaultyStore(MemoryStore(clock))
-    store._clock = clock
     await Author(store, "a").create()
     async with store.watch("a") as changes, anyio.create_task_group() as tasks:
         tasks.start_soon(clock.advance, 1.5)

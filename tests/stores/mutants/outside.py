@@ -23,7 +23,7 @@ from kode.core.store.records import int_key
 @wrong(
     "repeat",
     "only_the_last_commit_is_known",
-    also="compare-and-swap lease isolation faults",
+    also="compare-and-swap lease isolation",
     why="what was written or removed once is not written or removed again, whatever it is",
 )
 class TokenReplay(MemoryStore):

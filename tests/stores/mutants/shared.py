@@ -26,13 +26,14 @@ class LeasesOfItsOwn(SqliteStore):
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
         self._given: set[tuple[str, int]] = set()
+        self._live_lease = self._own_lease  # type: ignore[method-assign]
 
     async def acquire(self, agent_id: str, holder: str, ttl_s: float) -> Lease:
         lease = await super().acquire(agent_id, holder, ttl_s)
         self._given.add((lease.uid, lease.fence))
         return lease
 
-    def _live_lease(self, *given: Any) -> Lease | None:
+    def _own_lease(self, *given: Any) -> Lease | None:
         held = super()._live_lease(*given)
         return held if held is not None and (held.uid, held.fence) in self._given else None
 

@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     from kode.core.store.liveness import holder_name, is_dead
     from kode.core.store.memory import MemoryStore
     from kode.core.store.metrics import Gauge, Metrics, MetricsSupport
-    from kode.core.store.open import open_store, redact
+    from kode.core.store.open import local_path, open_store, redact, url_options
     from kode.core.store.plans import Page
-    from kode.core.store.primitives import Durability, Records
+    from kode.core.store.primitives import Durability, Records, prefix_end, weight
     from kode.core.store.query import Found, FoundCall, FoundMessage, QuerySupport
     from kode.core.store.questions import AgentFilter, CallFilter, MessageFilter, Question, Test
+    from kode.core.store.records import COLUMNS, int_key, key_int
     from kode.core.store.retention import Expired, Pruned, RetentionSupport
     from kode.core.store.sqlite import SqliteStore
     from kode.core.store.stats import Stats, StatsSupport, Tally
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = exports(
     __name__,
     {
+        "COLUMNS": "records",
         "AgentFilter": "questions",
         "AgentInfo": "contract",
         "Appended": "contract",
@@ -97,13 +99,20 @@ __getattr__, __dir__ = exports(
         "Value": "contract",
         "WatchSupport": "watch",
         "holder_name": "liveness",
+        "int_key": "records",
         "is_dead": "liveness",
+        "key_int": "records",
+        "local_path": "open",
         "open_store": "open",
+        "prefix_end": "primitives",
         "redact": "open",
+        "url_options": "open",
+        "weight": "primitives",
     },
 )
 
 __all__ = [
+    "COLUMNS",
     "AgentFilter",
     "AgentInfo",
     "Appended",
@@ -154,7 +163,13 @@ __all__ = [
     "Value",
     "WatchSupport",
     "holder_name",
+    "int_key",
     "is_dead",
+    "key_int",
+    "local_path",
     "open_store",
+    "prefix_end",
     "redact",
+    "url_options",
+    "weight",
 ]

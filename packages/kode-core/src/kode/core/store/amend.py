@@ -69,6 +69,7 @@ class Amending(Writing):
                 snapshots=made.snapshots,
                 documents=made.documents,
                 seen=integer(header.columns["seen"]),
+                amends=True,
             )
             try:
                 await self.commit(commit)

@@ -1,15 +1,16 @@
 """`Store`: everything an agent needs of storage, built on the record primitives.
 
 Written in layers, each on the one before: `Records` (what a store's author writes), `Reading`, `WatchSupport`,
-`Leasing`, `Staging`, `Writing`, `Amending`, `Orphans`, `Upkeep`. Beside each other on these stand what else a store is
-asked for: `HistorySupport`, `RetentionSupport`, `QuerySupport`, `StatsSupport`, `MetricsSupport`, `HealthSupport`;
-``isinstance`` tells whether an object can do it. A store may override any method for speed; what it promises stays.
+`Leasing`, `Staging`, `Writing`, `Amending`, `Orphans`, `Forking`, `Upkeep`. Beside each other on these stand what else
+a store is asked for: `HistorySupport`, `RetentionSupport`, `QuerySupport`, `StatsSupport`, `MetricsSupport`,
+`HealthSupport`; ``isinstance`` tells whether an object can do it. A store may override any method for speed; what it
+promises stays.
 """
 
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import SplitResult
 
 from kode.core.clock import Clock
@@ -27,7 +28,26 @@ class Store(HistorySupport, RetentionSupport, StatsSupport, HealthSupport):
 
     Subclass it, write the primitives of `Records`, and run the classes of `kode.core.testing.conformance`
     over it.
+
+    Names of yours that begin with an underscore must not be those of the base's own methods; a class that takes one
+    is refused where it is defined. Attributes and methods of the base without one may be overridden.
+
+    Args:
+        clock: What is measured by, and what your `now` may ask: `self.clock`. None: the machine's.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        layers = Store.__mro__
+        own = {name: layer.__name__ for layer in layers for name in vars(layer) if _private(name)}
+        taken = sorted({name for part in cls.__mro__ if part not in layers for name in vars(part)} & own.keys())
+        if taken:
+            raise UsageError(
+                f"{cls.__name__} defines {', '.join(taken)}, which Store uses itself (in {own[taken[0]]}); "
+                "give yours another name.",
+                code="name_in_use",
+                names=taken,
+            )
 
     @classmethod
     def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
@@ -49,3 +69,7 @@ class Store(HistorySupport, RetentionSupport, StatsSupport, HealthSupport):
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_abc_impl"

@@ -42,8 +42,8 @@ from kode.core.store.staging import Staging
 
 __all__ = ["Writing"]
 
-_Why = Literal["uid", "exists", "fence", "lease", "version", "snapshot", "staged", "takes", "inbox"]
-_FINAL = ("uid", "exists", "fence", "lease", "version", "snapshot")
+_Why = Literal["uid", "exists", "fence", "lease", "version", "snapshot", "wake", "staged", "takes", "inbox"]
+_FINAL = ("uid", "exists", "fence", "lease", "version", "snapshot", "wake")
 MAX_CONTROL_BYTES = 1_048_576
 """Of a decision, a resolution or an interrupt, which no agent's `max_message_bytes` bounds."""
 
@@ -173,7 +173,8 @@ class Writing(Staging):
 
         `due` lists in this order, so it should still be when the agent came to wait, as far as that is known.
         """
-        if not _due_now(commit, attempt) and (commit.wake_at is None or commit.wake_at > commit.at):
+        later = commit.wake_at is None or commit.wake_at > commit.at
+        if commit.amends or (later and not _due_now(commit, attempt)):
             return commit.wake_at
         return commit.at if self._last_time is None else min(commit.at, self._last_time)
 
@@ -213,8 +214,10 @@ class Writing(Staging):
         else:
             reset, leases = self._reset_takes(commit, attempt)
             checks += reset
+        if commit.amends:
+            checks.append(("wake", Condition("equals", header, "wake_at", commit.wake_at)))
         # A parked agent is never due, so what waits need not be known.
-        if commit.state.parked is None and (attempt.release or not _due_now(commit, attempt)):
+        elif commit.state.parked is None and (attempt.release or not _due_now(commit, attempt)):
             key = Key("inbox", state.uid, "")
             checks.append(("inbox", Condition("no_inbox_after", key, value=rec.int_key(commit.seen))))
         return checks, leases

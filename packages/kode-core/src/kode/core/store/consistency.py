@@ -22,6 +22,7 @@ from kode.core.store import plans
 from kode.core.store import records as rec
 from kode.core.store.columns import where
 from kode.core.store.contract import Key, Kind, Record
+from kode.core.store.orphans import ORPHANED_FOR
 from kode.core.store.plans import Plan, Scan, integer, uid_of
 
 __all__ = ["Consistency", "Problem", "check_agent"]
@@ -35,7 +36,8 @@ class Problem:
 
     code: str
     """``unreadable`` · ``invariant`` · ``gap`` · ``orphan`` (a record that the header does not name) · ``missing`` (one
-    that something names) · ``order`` · ``differs`` (from its digest) · ``unanswered`` · ``unsettled``."""
+    that something names) · ``order`` · ``differs`` (from its digest) · ``unanswered`` · ``unsettled`` (too much goes on
+    to tell; it is the only one then)."""
     record: str
     """``kind uid/key``, or the kind alone."""
     what: str
@@ -65,6 +67,7 @@ class _Check:
 
     uid: str
     state: State
+    now: int
     problems: list[Problem] = field(default_factory=list)
     records: int = 0
     blobs: dict[str, str] = field(default_factory=dict)
@@ -99,8 +102,8 @@ class _Check:
         return good
 
 
-def check_agent(agent_id: str) -> Plan[Consistency]:
-    """See `HealthSupport.check_consistency`.
+def check_agent(agent_id: str, now: int) -> Plan[Consistency]:
+    """See `HealthSupport.check_consistency`; `now` tells what is on its way from what broke off.
 
     Raises:
         NotFoundError: No such agent.
@@ -109,7 +112,7 @@ def check_agent(agent_id: str) -> Plan[Consistency]:
     if header is None:
         raise plans.no_agent(agent_id)
     uid, version = uid_of(header), integer(header.columns["version"])
-    made = _Check(uid, State(agent_id, uid, 0, 0), records=1)
+    made = _Check(uid, State(agent_id, uid, 0, 0), now, records=1)
     if header.columns["staged"] is not None:
         made.add("unsettled", header, "its last commit is still to be brought to its places; any read does so.")
     else:
@@ -175,9 +178,9 @@ def _check_messages(made: _Check) -> Plan[set[int]]:
             message = made.trial(row, partial(rec.read_message, row))
             if message is None:
                 history.whole = False
-            elif not state.first_seq <= message.seq < state.next_seq:
+            elif message.seq >= state.next_seq:
                 made.add("orphan", row, f"the history is {state.first_seq} to {state.next_seq - 1}.")
-            else:
+            elif message.seq >= state.first_seq:  # else a prune is at work, or broke off; the next one removes it
                 seqs.add(message.seq)
                 _note_blobs(made, row, message.blocks)
                 history.take(message)
@@ -208,7 +211,7 @@ def _check_calls(made: _Check, seqs: set[int]) -> Plan[None]:
     for row, call in (yield from made.read("call", rec.read_call)):
         if (call.run, call.step, call.n) >= last:
             made.add("orphan", row, "the header has not counted so far.")
-        elif call.id in opened:
+        elif call.id in opened or call.seq < state.first_seq:
             continue
         elif not call.status.final:
             made.add("unanswered", row, f"it is {call.status} and its step is over.")
@@ -233,7 +236,7 @@ def _check_events(made: _Check) -> Plan[None]:
         if last >= state.next_cursor:
             made.add("orphan", row, f"the header has counted to {state.next_cursor - 1}.")
         elif last < state.first_cursor:
-            made.add("orphan", row, f"events below {state.first_cursor} were pruned.")
+            continue  # being pruned
         elif first < expected and expected != state.first_cursor:
             made.add("order", row, f"event {first} comes again, after {expected - 1}.")
         elif first > expected:
@@ -316,4 +319,5 @@ def _check_inbox(made: _Check) -> Plan[None]:
         made.records += 1
         made.trial(lease, partial(rec.read_lease, lease, made.state.agent_id, 0))
     for row in (yield from made.rows("staged")):
-        made.add("orphan", row, "it is of a commit that the header does not name: `prune` removes it after an hour.")
+        if integer(row.columns["at"]) < made.now - ORPHANED_FOR:
+            made.add("orphan", row, "it is of a commit that the header does not name; `prune` removes it.")

@@ -180,7 +180,8 @@ class Commit:
     """One atomic write. ``version`` is the number it expects; None creates the agent.
 
     ``fence`` None: no lease is claimed (refused while one lives). ``wake_at``: the earliest moment the state itself
-    asks for (``machine.wake_at``); the store makes it earlier when an item beyond ``seen`` waits.
+    asks for (``machine.wake_at``); the store makes it earlier when an item beyond ``seen`` waits. With ``amends`` it is
+    what the header says, and stays so: the commit conflicts when an enqueue has changed that.
     """
 
     state: State
@@ -207,6 +208,8 @@ class Commit:
     """Give the lease back in the same act; honoured only if nothing beyond ``seen`` waits."""
     answered: bool = False
     """An effect's answer is in it: the take-over counter starts again."""
+    amends: bool = False
+    """No driver's work: it wakes nobody."""
 
     def __repr__(self) -> str:
         """Say which commit it is, and nothing of what an agent said or was told."""

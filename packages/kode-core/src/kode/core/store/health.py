@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kode.core.clock import Clock
@@ -12,7 +12,7 @@ from kode.core.store import codec
 from kode.core.store import records as rec
 from kode.core.store.metrics import MetricsSupport
 from kode.core.store.orphans import Orphans
-from kode.core.store.plans import header_key
+from kode.core.store.plans import header_key, uid_of
 from kode.core.store.primitives import Durability, check_agent_id
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class HealthSupport(MetricsSupport, Orphans):
             count_to: Where counting ends.
             clock: What the time is measured by; None: the store's.
         """
-        timer = self._clock if clock is None else clock
+        timer = self.clock if clock is None else clock
         problems: list[str] = []
         seconds: list[float | None] = []
 
@@ -113,21 +113,26 @@ class HealthSupport(MetricsSupport, Orphans):
     async def check_consistency(self, agent_id: str) -> Consistency:
         """Read all that is stored of an agent and name everything that is wrong with it; changes nothing.
 
-        It reads every record of the agent once. While the agent is at work, a store without snapshots may have to
-        begin anew; it gives up after a few times and then tells of what may only be its haste as ``unsettled``.
+        It reads every record of the agent once. Of an agent at work a store without snapshots reads what does not
+        belong together, so it begins anew; after a few times it gives up, and all it tells then is ``unsettled``.
+        What a prune has not removed yet is no fault.
 
         Raises:
             NotFoundError: No such agent.
         """
-        from kode.core.store.consistency import check_agent  # all of the kernel, which most who read do not need
+        from kode.core.store.consistency import Problem, check_agent  # all of the kernel, which few who read need
 
         check_agent_id(agent_id)
         for _ in range(TRIES):
-            found = await self.read_plan(agent_id, check_agent(agent_id))
+            found = await self.read_plan(agent_id, check_agent(agent_id, await self.now()))
+            if found.ok:
+                return found
             (header,) = await self.get(agent_id, [header_key(agent_id)])
-            if found.ok or (header is not None and header.columns["version"] == found.version):
-                break
-        return found
+            same = header is not None and (uid_of(header), header.columns["version"]) == (found.uid, found.version)
+            if same and found.problems[0].code != "unsettled":
+                return found
+        what = f"it changed during each of {TRIES} readings; look again when it rests, or after any read of it."
+        return replace(found, problems=(Problem("unsettled", f"header /{agent_id}", what),))
 
     # ---- inside --------------------------------------------------------------------------------------------
 

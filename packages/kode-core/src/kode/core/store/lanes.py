@@ -126,9 +126,11 @@ class Lanes:
         self._put(closer.loop)
         with self._changed:
             threads, self._threads = self._threads, []
-            self._closers.append(closer)
+            running = self._working > 0
+            if running:
+                self._closers.append(closer)
         self.stop()
-        if threads:
+        if running:
             await _turn(closer)
         for thread in threads:
             if not self._open:

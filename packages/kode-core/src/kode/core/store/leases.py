@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kode.core.clock import Clock
 from kode.core.errors import LeaseLostError, StoreUnavailableError
 from kode.core.store import plans
 from kode.core.store import records as rec
@@ -16,7 +17,7 @@ from kode.core.store.plans import header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id, check_name
 from kode.core.store.watch import WatchSupport
 
-__all__ = ["Leasing"]
+__all__ = ["Leasing", "unchanged"]
 
 TRIES = 50
 """Lost races in a row before a call gives up; each means that somebody else got on."""
@@ -27,8 +28,8 @@ MAX_HOLDER = 500
 class Leasing(WatchSupport):
     """The right to drive."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, clock: Clock | None = None) -> None:
+        super().__init__(clock)
         self._retaken: dict[str, Lease] = {}
         """Leases given out here that count take-overs, by uid: what `answered` must reset."""
 
@@ -62,7 +63,7 @@ class Leasing(WatchSupport):
             else:
                 fence = integer(old.columns["fence"]) + 1
                 takes = integer(old.columns["takes"]) + (old.columns["holder"] is not None)
-                conditions += _unchanged(old)
+                conditions += unchanged(old)
             lease = Lease(agent_id, uid, holder, fence, now + micros(ttl_s), version, takes)
             if await self.apply(agent_id, conditions, [rec.lease_record(lease)], ()) is None:
                 self._remember(lease)
@@ -153,7 +154,7 @@ def _read_both(agent_id: str) -> plans.Plan[tuple[Record, Record | None]]:
     return header, lease
 
 
-def _unchanged(record: Record) -> list[Condition]:
+def unchanged(record: Record) -> list[Condition]:
     """Say that a lease is as it was read: nobody took it, renewed it, or answered."""
     key = record.address
     return [Condition("equals", key, name, record.columns[name]) for name in ("fence", "holder", "until", "takes")]

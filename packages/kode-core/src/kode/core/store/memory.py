@@ -14,11 +14,11 @@ from types import MappingProxyType
 from typing import Self, TypeAlias
 from urllib.parse import SplitResult
 
-from kode.core.clock import Clock, RealClock
+from kode.core.clock import Clock
 from kode.core.errors import UsageError
 from kode.core.store.base import Store
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
-from kode.core.store.open import query, redact
+from kode.core.store.open import redact, url_options
 from kode.core.store.primitives import Durability, prefix_end
 from kode.core.store.records import int_key, key_int
 
@@ -67,8 +67,7 @@ class MemoryStore(Store):
     alone = True
 
     def __init__(self, clock: Clock | None = None) -> None:
-        super().__init__()
-        self._clock = RealClock() if clock is None else clock
+        super().__init__(clock)
         self._shelves: dict[_Place, _Shelf] = {}
         self._wakes: list[tuple[int, str]] = []
         """Sorted (wake_at, agent id)."""
@@ -78,7 +77,7 @@ class MemoryStore(Store):
     @classmethod
     def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
         """``memory:``: a new store each time."""
-        query(url)
+        url_options(url)
         if url.netloc or url.path:
             raise UsageError(
                 f"{redact(url.geturl())!r}: a store in memory has no place; write memory:.", code="bad_url"
@@ -93,7 +92,7 @@ class MemoryStore(Store):
 
     async def now(self) -> int:
         """Tell the time by the clock that was given."""
-        return self._clock.now()
+        return self.clock.now()
 
     # ---- writing -------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache, wraps
 from typing import Any, Final
 
+from kode.core.clock import Clock
 from kode.core.errors import KodeError, UsageError
 from kode.core.store.watch import WatchSupport
 
@@ -68,20 +69,20 @@ class Metrics:
 class MetricsSupport(WatchSupport):
     """Measuring."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, clock: Clock | None = None) -> None:
+        super().__init__(clock)
         self._gauges: dict[str, Gauge] = {}
         self._samples: dict[str, list[float]] = {}
         """Seconds that calls took and that are still to be counted; empty while nothing is measured."""
-        self._tell = self._clock.monotonic
+        self._tell = self.clock.monotonic
         self._measured_since = 0
 
     def measure(self) -> None:
         """Begin to measure; does nothing when it has begun. Calls cost about a microsecond more from then on."""
         if not self._samples:
             self._samples = {name: [] for name in MEASURED}
-            self._tell = self._clock.monotonic
-            self._measured_since = self._clock.now()
+            self._tell = self.clock.monotonic
+            self._measured_since = self.clock.now()
             self.__class__ = _measured(type(self))
 
     def metrics(self) -> Metrics:

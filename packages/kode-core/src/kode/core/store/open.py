@@ -12,7 +12,7 @@ from kode.core.clock import Clock
 from kode.core.errors import UsageError
 from kode.core.store.base import Store
 
-__all__ = ["local_path", "open_store", "query", "redact"]
+__all__ = ["local_path", "open_store", "redact", "url_options"]
 
 GROUP: Final = "kode.store"
 # What comes with kode-core also works where its metadata is not installed.
@@ -55,7 +55,7 @@ def open_store(url: str, *, clock: Clock | None = None) -> Store:
     return store
 
 
-def query(parts: SplitResult, *known: str) -> dict[str, str]:
+def url_options(parts: SplitResult, *known: str) -> dict[str, str]:
     """Read a URL's options.
 
     Raises:

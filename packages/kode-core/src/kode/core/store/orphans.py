@@ -8,11 +8,13 @@ between leaves a mark, and `sweep` finds it.
 
 from __future__ import annotations
 
-from kode.core.errors import RecordCorruptError, SchemaTooNewError
+from kode.core.clock import Clock
+from kode.core.errors import ConflictError, RecordCorruptError, SchemaTooNewError
 from kode.core.store import plans
 from kode.core.store import records as rec
 from kode.core.store.amend import Amending
 from kode.core.store.contract import Condition, Record
+from kode.core.store.leases import TRIES
 from kode.core.store.plans import header_key, integer, uid_of
 
 __all__ = ["ORPHANED_FOR", "Orphans"]
@@ -24,8 +26,8 @@ ORPHANED_FOR = 3_600_000_000
 class Orphans(Amending):
     """Finishes what broke off."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, clock: Clock | None = None) -> None:
+        super().__init__(clock)
         self._swept_at = 0
 
     async def sweep(self) -> int:
@@ -64,9 +66,17 @@ class Orphans(Amending):
         await self._unmark(agent_id, uid)
         return True
 
-    async def _mark_dropped(self, agent_id: str, uid: str) -> None:
-        """Mark that all of a uid must go; a fork to it that is under way fails."""
-        await self.apply(agent_id, (), [rec.orphan_record(uid, agent_id, "drop", await self._time())], ())
+    async def _claim(self, agent_id: str, uid: str) -> bool:
+        """Say that all of a uid must go, if it is marked for that agent; a fork to it that is under way fails."""
+        for _ in range(TRIES):
+            (mark,) = await self.get(agent_id, [rec.orphan_key(uid)])
+            if mark is None or rec.read_orphan(mark)[1] != agent_id:
+                return False
+            same = Condition("equals", mark.address, "at", mark.columns["at"])
+            claim = rec.orphan_record(uid, agent_id, "drop", await self._time())
+            if await self.apply(agent_id, [same], [claim], ()) is None:
+                return True
+        raise ConflictError(f"{agent_id!r} changes hands too often to be erased; try again.", agent_id=agent_id)
 
     async def _unmark(self, agent_id: str, uid: str) -> None:
         await self.apply(agent_id, (), (), [rec.orphan_key(uid)])

@@ -38,20 +38,23 @@ RESERVED: Final = {"decision:": "decision", "answer:": "resolve", "interrupt:": 
 class Records(ABC):
     """The primitives. A store of one's own subclasses `Store`, which holds the rest, and writes these.
 
-    All but `open` and `close` may be called concurrently. A call that raises has written nothing, except that
-    after `StoreUnavailableError` and after cancellation the write may have landed; repeating it is safe. What a
-    call has acknowledged is durable, also when others that shared its write were cancelled, by whatever means.
+    All may be called concurrently, `open` too; `close` only when nothing else is under way. A call that raises has
+    written nothing, except that after `StoreUnavailableError` and after cancellation the write may have landed;
+    repeating it is safe. What a call has acknowledged is durable, also when others that shared its write were
+    cancelled, by whatever means.
 
     A body may have any size: a message of 10 MB and a blob of 100 MB are records like others. A store whose engine
     bounds the size of a row keeps what exceeds it elsewhere (rows behind it, a bucket), written before the row that
-    tells where, and removes it with that row. Keys and columns are bounded: a key has at most 600 bytes, and no text
-    in either holds a NUL or anything that is not well-formed Unicode.
+    tells where, and removes it with that row. A key has at most 600 bytes, a uid or an agent id 200. A column has no
+    bound of its own (a snapshot's `tags` are a list), but most hold less than 500 bytes, and integers fit in 64 bits
+    with sign. No text in any of them holds a NUL or anything that is not well-formed Unicode.
     """
 
     durability: Durability = "power"
     """What an acknowledged write survives."""
     max_batch: int | None = None
-    """Most records (puts and deletes together) one `apply` can take, at least 3; None: any number."""
+    """Most records (puts and deletes together) one `apply` can take, at least 3; None: any number. Conditions do not
+    count: there are seldom more than ten, but one more for each snapshot that a commit takes."""
     max_batch_bytes: int | None = None
     """Most bytes (see `weight`) one `apply` can take, though a single record of any size; None: any number."""
     same_host: bool = False
@@ -59,7 +62,10 @@ class Records(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Make the store ready, creating what is missing. Does nothing when it is open."""
+        """Make the store ready, creating what is missing. Does nothing when it is open; may be called concurrently.
+
+        What was closed may be opened again.
+        """
 
     @abstractmethod
     async def close(self) -> None:
@@ -79,9 +85,10 @@ class Records(ABC):
     ) -> int | None:
         """Judge the conditions in order and write, all in one atomic act.
 
-        A put inserts a record or replaces the whole of it. A delete of what is not there is fine. A key that
-        is both put and deleted is put. `agent_id` says where records lie that have no uid, and which shard is
-        meant.
+        A put inserts a record or replaces the whole of it; of two puts of one key the last counts. A delete of what
+        is not there is fine. A key that is both put and deleted is put. All conditions are judged by what was there
+        before. With nothing to write it only judges. `agent_id` says where records lie that have no uid, and which
+        shard is meant.
 
         Returns: None when it is done and durable; else the index of the first condition that failed, and
         nothing is written.
@@ -106,7 +113,11 @@ class Records(ABC):
 
     @abstractmethod
     async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
-        """Read records by key in one round trip, in the order asked; None for what is not there."""
+        """Read records by key in one round trip, in the order asked; None for what is not there.
+
+        A key may be asked for twice. Each record is whole and as of some moment during the call, which need not be
+        one moment for all of them; one read never sees less than an earlier one has.
+        """
 
     @abstractmethod
     async def scan(
@@ -123,9 +134,10 @@ class Records(ABC):
     ) -> list[Record]:
         """Read records of a kind whose key begins with `prefix`, is above `after` and below `before`.
 
-        At most `limit`, in rising order of keys (bytes of their UTF-8), or falling with `reverse`. A record
-        whose key is "" is never among them. With `agent_id` "" and `uid` "" it reads those of all agents,
-        wherever they lie.
+        At most `limit` (0: none), in rising order of keys (bytes of their UTF-8), or falling with `reverse`: the
+        last ones first. Fewer than `limit` means that there are no more. What is written meanwhile may be among them
+        or not; what stays is. A record whose key is "" is never among them. With `agent_id` "" and `uid` "" it reads
+        those of all agents, wherever they lie.
         """
 
     @abstractmethod
@@ -140,28 +152,37 @@ class Records(ABC):
         3. a consumed record of that id exists with `expires_at` > `now`: `consumed`, with it;
         4. `bounded` and the `size` column exceeds the header's `max_message_bytes`: `too_big`;
         5. `bounded` and the header's `max_inbox` items of kind message and reminder wait: `full`;
-        6. else `new`: it gets a position above every position in the inbox and above the header's `seen`; the
-           header's `wake_at` becomes the smaller of itself and max(`now`, `not_before`), unless its `parked`
-           is set. Nothing else of the header changes.
+        6. else `new`: it gets a position, written as a key by `int_key`, that is above every position in the inbox
+           and above the header's `seen` (the next one will do; gaps are fine). What was consumed is at or below
+           `seen`, so a position is never given twice. The header's `wake_at` becomes the smaller of itself and
+           max(`now`, `not_before`), unless its `parked` is set. Nothing else of the header changes.
+
+        `now` and `wake_at` are never negative; a null `not_before` counts as 0.
         """
 
     @abstractmethod
     async def due(self, now: int, limit: int, after: Due | None = None) -> list[Due]:
         """List agents with `wake_at` <= `now` whose lease is free (no holder, or `until` <= `now`).
 
-        In the order of (`wake_at`, agent id), those behind `after`; answered from an index. A hint: `acquire`
-        decides.
+        At most `limit` (0: none), in the order of (`wake_at`, agent id), those behind `after`; answered from an
+        index. What was acknowledged before the call is in the answer: an item that `due` overlooks waits for ever.
+        Only as to leases it is a hint, for they come and go: `acquire` decides.
         """
 
     @abstractmethod
     async def agents(self, prefix: str, after: str, limit: int, tenant: str | None = None) -> list[Record]:
-        """List headers in the order of their ids: those that begin with `prefix` and are above `after`."""
+        """List headers in the order of their ids: those that begin with `prefix` and are above `after`.
+
+        At most `limit` (0: none). With `tenant` only those whose column is that, so "" gives nobody.
+        """
 
     @abstractmethod
     async def drop(self, agent_id: str, uid: str) -> None:
-        """Remove every record of that uid. Need not be atomic; doing it again goes on where it stopped.
+        """Remove every record of that uid, of all kinds, its lease and what bodies were cut into too.
 
-        With uid "" it does nothing: headers and marks lie there, and are deleted one by one.
+        Need not be atomic; doing it again goes on where it stopped, and with nothing left does nothing. When it
+        returns nothing that was there at its beginning is. `max_batch` is yours to heed. With uid "" it does nothing:
+        headers and marks lie there, and are deleted one by one.
         """
 
 

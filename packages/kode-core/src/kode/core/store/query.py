@@ -138,7 +138,8 @@ class QuerySupport(Reading):
             **filters: See `AgentFilter`.
 
         Raises:
-            UsageError: ``bad_query``: no such filter, sort or value. ``bad_cursor``: `after` is of another question.
+            UsageError: ``bad_query``, ``bad_agent_id``: no such filter, sort or value. ``bad_cursor``: `after` is of
+                another question.
         """
         question = make_question("header", sort, descending, limit, after, filters)
         return await self._answer(question, lambda agent_id, row: rec.read_info(row))

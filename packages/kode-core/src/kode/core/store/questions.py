@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict
 from kode.core.errors import UsageError
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.store.contract import Kind, Record, Value
+from kode.core.store.primitives import check_agent_id
 from kode.core.store.records import COLUMNS
 
 __all__ = [
@@ -205,28 +206,31 @@ def make_question(
     """
     if sort not in _SORTS[kind]:
         raise _bad(f"cannot sort by {sort!r}; sort by {', '.join(_SORTS[kind])}")
-    if not 1 <= limit <= MOST:
-        raise _bad(f"limit is {limit}; give 1 to {MOST}")
+    if type(limit) is not int or not 1 <= limit <= MOST:
+        raise _bad(f"limit is {str(limit)[:60]}; give a whole number from 1 to {MOST}")
     agents, rows = parse_filters(kind, filters)
-    prefix = filters.get("prefix", "")
-    if not isinstance(prefix, str):
-        raise _bad(f"prefix is {type(prefix).__name__}; give text")
     place = None if after is None else _read_cursor(after, kind, sort, descending)
-    return Question(kind, sort, descending, limit, agents, rows, prefix, place)
+    return Question(kind, sort, descending, limit, agents, rows, filters.get("prefix", ""), place)
 
 
 def parse_filters(kind: Kind, filters: Mapping[str, Any]) -> tuple[tuple[Test, ...], tuple[Test, ...]]:
     """Make tests of what a caller gave: those of headers, and those of rows.
 
     Raises:
-        UsageError: ``bad_query``.
+        UsageError: ``bad_query``, ``bad_agent_id``.
     """
     agents: list[Test] = []
     rows: list[Test] = []
     for name, given in filters.items():
         if name == "prefix":
+            if not isinstance(given, str):
+                raise _bad(f"prefix is {type(given).__name__}; give text")
+            if not _askable(given):
+                raise _bad("prefix holds what no id can; give well-formed text without NUL")
             continue
         if name == "is_error" and kind == "call":
+            if not isinstance(given, bool):
+                raise _bad(f"is_error is {type(given).__name__}; give True or False")
             statuses = [status.value for status in CallStatus if status.final and status is not CallStatus.COMPLETED]
             rows.append(Test("status", "in", tuple(statuses) if given else (CallStatus.COMPLETED.value,)))
             continue
@@ -248,8 +252,19 @@ def _values(name: str, kind: Kind, column: str, op: Op, given: Any) -> tuple[Val
     for value in values:
         if not (isinstance(value, sort) or (value is None and sort is str)) or isinstance(value, bool):
             raise _bad(f"{name} holds {type(value).__name__}; give {'numbers' if sort is int else 'text'}")
+        if not _askable(value):
+            raise _bad(f"{name} holds what no column can: text must be well-formed without NUL, numbers fit in 64 bits")
+        if column == "agent_id":
+            check_agent_id(str(value or ""))
     # Enums of text are text, but not what a driver may want to bind.
     return tuple([str.__str__(value) if isinstance(value, str) else value for value in values])
+
+
+def _askable(value: Value) -> bool:
+    """Whether an engine takes it for the value of a column."""
+    if isinstance(value, str):
+        return "\0" not in value and value.encode(errors="replace").decode() == value
+    return value is None or -(2**63) <= value < 2**63
 
 
 def _bad(what: str) -> UsageError:
@@ -270,10 +285,11 @@ def _read_cursor(cursor: str, kind: Kind, sort: str, descending: bool) -> tuple[
     try:
         packed = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         *question, value, agent_id, key = packed
-        if question != [kind, sort, descending] or not isinstance(value, int | str) or isinstance(value, bool):
+        known = type(value) in (int, str) and type(agent_id) is type(key) is str
+        if question != [kind, sort, descending] or not known or not all(map(_askable, (value, agent_id, key))):
             raise ValueError(cursor)
-        return value, str(agent_id), str(key)
-    except (ValueError, TypeError):
+        return value, agent_id, key
+    except (ValueError, TypeError, RecursionError):
         raise UsageError(
             "`after` is no place in this answer; give `next` of its last page, with the same kind and sort.",
             code="bad_cursor",

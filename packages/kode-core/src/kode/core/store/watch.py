@@ -90,10 +90,10 @@ class WatchSupport(Reading):
     alone: bool = False
     """Whether nobody but this object can write, so that nothing is looked for at intervals."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         super().__init__()
-        self._clock: Clock = RealClock()
-        """A store that is given a clock puts it here."""
+        self.clock: Clock = RealClock() if clock is None else clock
+        """What is measured in this process is measured by it, and `now` is told by it where the engine has no clock."""
         self._watching: list[Changes] = []
 
     def watch(self, agent_id: str | None = None, *, poll_s: float = 1.0, clock: Clock | None = None) -> Changes:
@@ -117,7 +117,7 @@ class WatchSupport(Reading):
         if agent_id is not None:
             check_agent_id(agent_id)
         every = None if self.alone else poll_s
-        return Changes(agent_id, self._watching, self.look, clock or self._clock, every)
+        return Changes(agent_id, self._watching, self.look, clock or self.clock, every)
 
     async def look(self, agent_id: str | None) -> object:
         """Give a value that is another one after every change that others made; None: it cannot be told.

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 import anyio
 
-from kode.core.clock import Clock, RealClock
+from kode.core.clock import Clock
 from kode.core.errors import StoreUnavailableError
 from kode.core.store.base import Store
 from kode.core.testing.wrapped import WrappedStore
@@ -63,7 +63,8 @@ class FaultyStore(WrappedStore):
         """Faults in the order in which they struck."""
         self.down = False
         """Whether every call is refused."""
-        self.clock: Clock = RealClock() if clock is None else clock
+        if clock is not None:
+            self.clock = clock
 
     async def around(self, method: str, call: Callable[[], Awaitable[T]]) -> T:
         """Do a primitive, unless something strikes it."""

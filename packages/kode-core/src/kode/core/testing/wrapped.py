@@ -41,7 +41,7 @@ class WrappedStore(Store):
     """Pass everything through to ``inner``; override ``around`` and ``operate`` to stand in between."""
 
     def __init__(self, inner: Store) -> None:
-        super().__init__()
+        super().__init__(inner.clock)
         self.inner = inner
         self.durability = inner.durability
         self.max_batch = inner.max_batch

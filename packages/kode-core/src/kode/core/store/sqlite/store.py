@@ -12,12 +12,12 @@ from urllib.parse import SplitResult
 
 import anyio
 
-from kode.core.clock import Clock, RealClock
+from kode.core.clock import Clock
 from kode.core.errors import StoreError, UsageError
 from kode.core.store import plans
 from kode.core.store.base import Store
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
-from kode.core.store.open import local_path, query
+from kode.core.store.open import local_path, url_options
 from kode.core.store.plans import Plan, Scan
 from kode.core.store.primitives import Durability
 from kode.core.store.questions import Question
@@ -59,7 +59,7 @@ class SqliteStore(Store):
         busy_timeout_s: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(clock)
         self.path = str(Path(path))
         if self.path in (":memory:", "", "."):
             raise UsageError(
@@ -70,7 +70,6 @@ class SqliteStore(Store):
             raise UsageError(f"durability is {durability!r}; give 'power' or 'process'.", code="bad_durability")
         self.durability: Durability = durability
         self._busy_timeout_s = busy_timeout_s
-        self._clock = RealClock() if clock is None else clock
         self._writer = Writer(self.path, durability, busy_timeout_s)
         self._readers = Readers(self.path, durability, busy_timeout_s)
         self._state = "new"
@@ -80,7 +79,7 @@ class SqliteStore(Store):
     @classmethod
     def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
         """``sqlite:///relative`` or ``sqlite:////absolute``; options `durability`, `busy_timeout_s`."""
-        given = query(url, "durability", "busy_timeout_s")
+        given = url_options(url, "durability", "busy_timeout_s")
         durability = given.get("durability", "power")
         if durability not in ("power", "process"):
             raise UsageError(f"durability is {durability!r}; give 'power' or 'process'.", code="bad_url")
@@ -124,7 +123,7 @@ class SqliteStore(Store):
 
     async def now(self) -> int:
         """Tell the time by the clock that was given."""
-        return self._clock.now()
+        return self.clock.now()
 
     # ---- writing -------------------------------------------------------------------------------------------
 
