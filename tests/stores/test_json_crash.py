@@ -213,7 +213,7 @@ def test_what_was_shown_lasts(tmp_path: Path) -> None:
     disk.at = None
     reader = at(tmp_path, disk)
     assert len(reader.summary().headers) == 1
-    assert disk.steps[-1] == "write journal", "a list of all agents is a hint"
+    assert disk.steps[-2:] == ["sync journal", "sync_folder agent"]
     shown = content(reader)
     assert len(shown) == 2
     count = len(disk.steps)
@@ -221,6 +221,22 @@ def test_what_was_shown_lasts(tmp_path: Path) -> None:
     assert len(disk.steps) == count, "once is enough"
     disk.lose_power(str(tmp_path / "agents"))
     assert content(at(tmp_path)) == shown
+
+
+def test_a_list_syncs_only_what_may_not_be_on_the_disk_yet(tmp_path: Path) -> None:
+    apply(head(A))(at(tmp_path))
+    disk = StoppingDisk()
+    reader = at(tmp_path, disk)
+    os.utime(journal_of(tmp_path), (1, 1))
+    assert len(reader.summary().headers) == 1
+    assert disk.steps == []
+    apply(message(1))(at(tmp_path))
+    for _ in range(2):
+        assert len(reader.summary().headers) == 1
+        assert disk.steps == ["sync journal", "sync_folder agent"]
+    os.utime(journal_of(tmp_path), (2, 2))
+    content(reader)
+    assert len(disk.steps) == 4, "who reads an agent is never shown what may not last"
 
 
 class RefusingDisk(StoppingDisk):

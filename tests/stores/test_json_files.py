@@ -114,7 +114,9 @@ async def test_deleting_leaves_forks_and_no_folder(store: JSONStore) -> None:
 
 
 async def test_what_a_removal_left_behind_goes_when_the_store_is_opened(tmp_path: Path) -> None:
-    left = tmp_path / "trash" / "123"
+    async with JSONStore(tmp_path):
+        pass
+    left = tmp_path / "trash" / "123.gone"
     left.mkdir(parents=True)
     (left / "journal").write_text("secret")
     async with JSONStore(tmp_path):

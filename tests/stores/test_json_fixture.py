@@ -1,11 +1,13 @@
 """A folder of version 1 as it lies on people's disks: what is in it must be found for ever.
 
 ``scripts/make-fixtures-json`` writes ``tests/fixtures/v1/json`` with ``make``. Its agents are those of
-``test_fixture.py``; one of them has a closed journal and a body in a file of its own.
+``test_fixture.py``; one of them has a closed journal, one that begins with several
+lines, and a body in a file of its own.
 """
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from kode.core.store import Key, MemoryStore, Store
-from kode.core.store.json import JSONStore, folder
+from kode.core.store.json import JSONStore, folder, journal
 from kode.core.store.records import COLUMNS
 from kode.core.testing.clock import VirtualClock
 
@@ -38,9 +40,10 @@ async def make(path: Path) -> None:
         await write(store)
         (header,) = await store.get(FULL, [Key("header", "", FULL)])
         assert header is not None
-        is_long, folder.is_long = folder.is_long, lambda index: True
-        await store.apply(FULL, (), [header], ())
-        folder.is_long = is_long
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(folder, "is_long", lambda index: True)
+            patch.setattr(journal, "PORTION", 600)
+            await store.apply(FULL, (), [header], ())
         # Behind the journal's beginning a line as any other.
         await store.apply(FULL, (), [header], ())
 
@@ -72,6 +75,10 @@ async def test_all_records_are_read_as_they_were_meant(copy: Path) -> None:
 def test_it_holds_every_kind_of_file(copy: Path) -> None:
     names = {path.name if path.suffix == "" else path.suffix for path in copy.rglob("*") if path.is_file()}
     assert names == {"lock", "journal", ".segment", ".index", ".body", ".json"}
+    lines = [json.loads(line) for line in (copy / "agents/agents%2fcoder-1/journal").read_bytes().splitlines()]
+    assert sum("file" in line[2] for line in lines) > 1
+    assert sum("segments" in line[2] for line in lines) == 1
+    assert "file" not in lines[-1][2]
 
 
 async def test_work_goes_on_where_it_stopped(copy: Path) -> None:

@@ -35,8 +35,11 @@ async def test_a_long_read_does_not_hold_up_others(store: SqliteStore) -> None:
             db.execute("SELECT 1").fetchone()
         return "long"
 
+    async def read() -> None:
+        await store._read(long)
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(store._read, long)
+        tasks.start_soon(read)
         await started.wait()
         with anyio.fail_after(10):
             for _ in range(20):
@@ -130,3 +133,17 @@ async def test_a_batch_that_cannot_be_carried_is_an_error_for_all_in_it() -> Non
             tasks.start_soon(ask)
     await lanes.close()
     assert outcomes == ["failed"] * 25
+
+
+async def test_lanes_whose_threads_have_ended_can_be_closed() -> None:
+    """As a store's after an opening that failed: nobody is left who would answer."""
+    lanes = Lanes("test", lambda batch: None, lambda: None, width=2, most=1)
+    for _ in range(2):
+        lanes.open()
+        threads = list(lanes._threads)
+        lanes.stop()
+        for thread in threads:
+            thread.join()
+        with anyio.fail_after(10):
+            await lanes.close()
+            await lanes.close()

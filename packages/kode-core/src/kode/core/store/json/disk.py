@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +18,16 @@ from typing import Final
 
 from kode.core.errors import StoreError, StoreUnavailableError, UsageError
 
-__all__ = ["Disk", "map_errors"]
+__all__ = ["Disk", "map_errors", "open_file"]
+
+
+def open_file(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a regular file at just this place: no link is followed, and no pipe is waited for."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.ENXIO, "it is no regular file", path)
+    return fd
 
 
 class Disk:
@@ -110,12 +121,24 @@ class Disk:
         with suppress(FileNotFoundError):
             os.unlink(path)
 
-    def remove_folder(self, path: str) -> None:
-        """Remove a folder with the files in it, if it is there."""
-        with suppress(FileNotFoundError):
-            for name in os.listdir(path):
-                self.remove(os.path.join(path, name))
-            self.step("rmdir", path)
+    def remove_folder(self, path: str, ours: re.Pattern[str]) -> None:
+        """Remove the files in a folder that have such names, and the folder if nothing else is in it.
+
+        A link to a folder is none.
+        """
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            for name in filter(ours.fullmatch, os.listdir(fd)):
+                self.step("remove", os.path.join(path, name))
+                with suppress(FileNotFoundError, IsADirectoryError):
+                    os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
+        self.step("rmdir", path)
+        with suppress(OSError):
             os.rmdir(path)
 
     def try_lock(self, fd: int, *, shared: bool) -> bool:
@@ -125,6 +148,13 @@ class Disk:
         except BlockingIOError:
             return False
         return True
+
+    def unlock(self, fd: int) -> None:
+        """Give a lock back and close its file. Closing alone does not do: a forked process may have the file too."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        finally:
+            os.close(fd)
 
 
 # ---- errors ------------------------------------------------------------------------------------------------
@@ -138,6 +168,7 @@ _LOCKS: Final = (
     "its file system cannot lock files, without which nobody is safe from another process; keep the store on a "
     "local disk",
 )
+_NO_FILE: Final = (StoreError, "not_a_file", "it is a link or no regular file; this store has none such, remove it")
 _NO_FOLDER: Final = (StoreError, "not_a_folder", "it, or a part of it, is no folder; give the path of a folder")
 _MEANINGS: Final[dict[int, tuple[type[StoreError], str, str]]] = {
     errno.ENOSPC: _FULL,
@@ -152,6 +183,9 @@ _MEANINGS: Final[dict[int, tuple[type[StoreError], str, str]]] = {
     errno.ENOTSUP: _LOCKS,
     errno.EOPNOTSUPP: _LOCKS,
     errno.ENOSYS: _LOCKS,
+    errno.ELOOP: _NO_FILE,
+    errno.ENXIO: _NO_FILE,
+    errno.EISDIR: _NO_FILE,
     errno.ENOTDIR: _NO_FOLDER,
     errno.EEXIST: _NO_FOLDER,
 }

@@ -1,7 +1,7 @@
 """One agent's folder: a journal that is appended to, the closed ones before it, and a lock.
 
     lock              locked while somebody writes, and for a moment by who reads what others wrote; never written to
-    journal           lines (``lines``). The first names the segments and holds every record that may still change
+    journal           lines (``lines``). The first ones name the segments and hold every record that may still change
     3.segment         the third journal, closed; nothing is ever written to it again
     3.7.index         where the records of that segment lie, as it was when journal 7 began
     7.4096.0.body     the body of a record that is too large for a line, or not text
@@ -18,14 +18,27 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from kode.core.clock import RealClock
 from kode.core.errors import RecordCorruptError, StoreError, StoreUnavailableError
 from kode.core.store.contract import Key, Kind, Record
 from kode.core.store.json import names
 from kode.core.store.json.acts import Act, View
-from kode.core.store.json.disk import Disk, map_errors
+from kode.core.store.json.disk import Disk, map_errors, open_file
 from kode.core.store.json.index import HELD, MUTABLE, Index, Segment
-from kode.core.store.json.journal import begin, is_long, roll, tidy
-from kode.core.store.json.lines import Address, Line, Raw, Torn, body_file, body_text, encode, parse, raw_record, unseal
+from kode.core.store.json.journal import ROLLED, begin, is_long, roll, tidy
+from kode.core.store.json.lines import (
+    Address,
+    Line,
+    Raw,
+    Torn,
+    body_file,
+    body_text,
+    corrupt,
+    encode,
+    parse,
+    raw_record,
+    unseal,
+)
 from kode.core.store.json.lock import Lock
 from kode.core.store.json.view import FolderView, held, read_at
 
@@ -34,6 +47,10 @@ __all__ = ["Folder", "Summary"]
 T = TypeVar("T")
 PATIENCE: Final = 0.05
 """Seconds that a list of all agents waits for one of them."""
+SETTLED: Final = 600_000_000
+"""Microseconds after which every system has written to disk what was written to a file, without being asked."""
+_CLOCK: Final = RealClock()
+"""Files have the machine's times."""
 _Stamp = tuple[int, int, int]
 _NOTHING: Final[_Stamp] = (0, 0, 0)
 
@@ -67,12 +84,19 @@ class Folder:
         self._writing = False
         """Our writer has the lock: until it is done nobody else can change anything, and the index is right."""
         self._summary: tuple[_Stamp, Summary] | None = None
+        self._not_before = 0
+        """Bytes of the journal below which closing it is not tried again, for it has just failed."""
 
     # ---- reading -------------------------------------------------------------------------------------------
 
-    def read(self, work: Callable[[FolderView], T]) -> T:
-        """Run a function on what is there now; it must not write."""
-        with map_errors(self.path), self._mutex, self._view(self._fresh()) as view:
+    def read(self, work: Callable[[FolderView], T], patience_s: float | None = None) -> T:
+        """Run a function on what is there now; it must not write.
+
+        Raises:
+            StoreUnavailableError: ``store_locked``: another process has been writing for so long, else for
+                `busy_timeout_s`.
+        """
+        with map_errors(self.path), self._mutex, self._view(self._fresh(patience_s)) as view:
             self._sync()
             return work(view)
 
@@ -82,18 +106,38 @@ class Folder:
             known = self._summary
             if known is None or known[0] != self._look():
                 try:
-                    with self._view(self._fresh(self._busy_timeout_s if known is None else PATIENCE)) as view:
-                        known = self._summary = self._stamp, _summary(view)
+                    index = self._fresh(PATIENCE)
                 except StoreUnavailableError as error:
-                    if known is None or error.code != "store_locked":
+                    if error.code != "store_locked":
                         raise
+                    return self._peek() if known is None else known[1]
+                with self._view(index) as view:
+                    self._sync_recent()
+                    known = self._summary = self._stamp, _summary(view)
             return known[1]
+
+    def _peek(self) -> Summary:
+        """Look without the lock, which somebody keeps. It may be that the last line is taken off again."""
+        if self._writing and self._index is not None:
+            with self._view(self._index) as view:
+                return _summary(view)
+        try:
+            with self._view(self._load()) as view:
+                self._sync_recent()
+                return _summary(view)
+        finally:
+            self._index, self._stamp = None, _NOTHING
 
     @property
     def size(self) -> int:
         """How many records are known in memory."""
         index = self._index
         return 0 if index is None else index.count
+
+    @property
+    def blank(self) -> bool:
+        """Nothing is known in memory that took any effort."""
+        return not self.size and self._summary is None
 
     def forget(self) -> None:
         """Give the memory back, unless it is in use."""
@@ -186,7 +230,7 @@ class Folder:
         """Write records down; bodies that lie apart are durable before the line that names them."""
         rows = []
         for n, record in enumerate(records):
-            body, apart = body_text(record.body), ""
+            body, apart = body_text(record), ""
             if body is None:
                 apart = f"{index.file}.{index.end}.{n}.body"
                 self._disk.create(os.path.join(self.path, apart), record.body)
@@ -198,7 +242,7 @@ class Folder:
 
     def _append(self, index: Index, data: bytes) -> _Stamp:
         """Append a line. When that fails it is taken off again, so that nobody builds on what may not last."""
-        fd = os.open(self._journal, os.O_RDWR | os.O_CLOEXEC)
+        fd = open_file(self._journal, os.O_RDWR)
         try:
             if os.fstat(fd).st_size > index.end:
                 self._disk.cut(fd, self._journal, index.end)
@@ -219,8 +263,10 @@ class Folder:
         try:
             if not index.count:
                 self._vanish()
-            elif is_long(index):
+            elif is_long(index) and index.end >= self._not_before:
+                self._not_before = index.end + ROLLED  # if it fails; what it has written then is not little
                 self._roll(index)
+                self._not_before = 0
         except (OSError, StoreError):
             with self._mutex:
                 self._index = None
@@ -235,25 +281,25 @@ class Folder:
 
     def _vanish(self) -> None:
         """Remove the folder, in which nothing is left. Who waits for its lock finds that it is another's by then."""
-        trash = os.path.join(self._trash, str(os.stat(self.path).st_ino))
+        trash = os.path.join(self._trash, f"{os.stat(self.path).st_ino}.gone")
         self._disk.make_folder(self._trash)
         self._disk.rename(self.path, trash)
         with self._mutex:
-            self._index, self._stamp = Index(), _NOTHING
+            self._index, self._stamp, self._summary = Index(), _NOTHING, None
         self._disk.sync_folder(os.path.dirname(self.path))
-        self._disk.remove_folder(trash)
+        self._disk.remove_folder(trash, names.IN_FOLDER)
 
     # ---- what is on disk -----------------------------------------------------------------------------------
 
     def _look(self) -> _Stamp:
         try:
-            return _stamp(os.stat(self._journal))
+            return _stamp(os.lstat(self._journal))
         except FileNotFoundError:
             return _NOTHING
 
     def _fresh(self, patience_s: float | None = None) -> Index:
         """Give the index as of now. What others wrote is read under the lock, when it is durable."""
-        waited = 0.0
+        wait = self._lock.waiting(self._busy_timeout_s if patience_s is None else patience_s)
         while True:
             index = self._index
             if index is not None and (self._writing or self._stamp == self._look()):
@@ -266,10 +312,10 @@ class Folder:
                 try:
                     return self._load()
                 finally:
-                    os.close(fd)
+                    self._lock.give_back(fd)
             self._mutex.release()  # our own writer may be the one that has the lock
             try:
-                waited = self._lock.wait(waited, patience_s)
+                wait()
             finally:
                 self._mutex.acquire()
 
@@ -294,7 +340,7 @@ class Folder:
         if stamp == _NOTHING:
             index = self._nothing()
         else:
-            with open(self._journal, "rb") as file:
+            with open(open_file(self._journal), "rb") as file:
                 index, stamp = self._read_journal(file.fileno(), index), _stamp(os.fstat(file.fileno()))
         self._index, self._stamp = index, stamp
         with self._still(index) as view:
@@ -333,10 +379,15 @@ class Folder:
     def _sync(self) -> None:
         """Make what others wrote last before anybody is shown it or builds on it: who wrote it may have been killed."""
         if not self._synced:
-            with suppress(FileNotFoundError), open(self._journal, "rb") as file:
+            with suppress(FileNotFoundError), open(open_file(self._journal), "rb") as file:
                 self._disk.sync(file.fileno(), self._journal)
                 self._disk.sync_folder(self.path)
             self._synced = True
+
+    def _sync_recent(self) -> None:
+        """The same for lists of all agents, which have no time to sync thousands of files that long are on the disk."""
+        if _CLOCK.now() - self._stamp[2] // 1_000 < SETTLED:
+            self._sync()
 
     def _replay(self, index: Index, data: bytes) -> None:
         start, base = 0, index.end
@@ -359,15 +410,19 @@ class Folder:
             index.take(line)
             start = end
             index.end = base + start
+            if "file" in line.head:
+                index.begun, index.mark = index.end, text[-12:]
 
     def _open(self, index: Index, line: Line, text: bytes) -> None:
         """Read a journal's first line, and the lists of the segments it names."""
-        index.file, index.begun, index.mark = int(line.head["file"]), len(text), text[-12:]
+        index.file = int(line.head["file"])
         for file, revision, size in line.head["segments"]:
+            if not type(file) is type(revision) is int:
+                raise corrupt(f"{self._journal}: {file!r} is no number of a segment", self._journal, text)
             index.segments[file] = Segment(revision, size)
             path = os.path.join(self.path, names.index_name(file, revision))
             try:
-                with open(path, "rb") as listed:
+                with open(open_file(path), "rb") as listed:
                     said, _ = unseal(listed.read(), path)
             except (Torn, FileNotFoundError) as error:
                 what = "damaged" if isinstance(error, Torn) else "missing"
@@ -377,6 +432,8 @@ class Folder:
                     raw=b"",
                 ) from None
             index.take_list(file, said["records"])
+            if not all(map(names.BODY.fullmatch, index.apart)):
+                raise corrupt(f"{path} names a body as none can be called", path, b"")
 
 
 def _stamp(found: os.stat_result) -> _Stamp:

@@ -50,9 +50,9 @@ class Index:
     end: int = 0
     """Bytes of it that are whole lines."""
     begun: int = 0
-    """Bytes of its first line."""
+    """Bytes of the lines it began with."""
     mark: bytes = b""
-    """The end of that line, which tells this journal from any other."""
+    """The end of these, which tells this journal from any other."""
     segments: dict[int, Segment] = field(default_factory=dict)
     gone: set[Address] = field(default_factory=set)
     """What the list of a segment names and is no longer there."""

@@ -37,7 +37,6 @@ class Begun:
     file: int
     segments: Mapping[int, Segment]
     lines: list[Line] = field(default_factory=list)
-    begun: int = 0
     end: int = 0
     mark: bytes = b""
     forgotten: Sequence[Address] = ()
@@ -49,7 +48,7 @@ class Begun:
         for address in self.forgotten:
             held.pop(address, None)
             index.remove(address)
-        index.file, index.end, index.begun, index.mark = self.file, self.end, self.begun, self.mark
+        index.file, index.end, index.begun, index.mark = self.file, self.end, self.end, self.mark
         # What is copied leaves the files it was in; what was just closed counts only what stays there.
         index.segments = {file: segment for file, segment in self.segments.items() if file != closed}
         index.recent = {}
@@ -84,13 +83,12 @@ def begin(
     try:
         for rows in portions:
             first = not begun.lines
-            head = {"file": file, "segments": listed} if first else None
+            head = {"file": file, "segments": listed} if first else {"file": file}
             data, line = encode(rows, sorted(gone) if first else (), file=file, at=begun.end, head=head)
             disk.write(fd, path, data, begun.end)
-            if first:
-                begun.begun, begun.mark = len(data), data[-12:]
             begun.lines.append(line)
             begun.end += len(data)
+            begun.mark = data[-12:]
         disk.sync(fd, path)
     finally:
         os.close(fd)

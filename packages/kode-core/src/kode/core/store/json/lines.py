@@ -10,8 +10,9 @@ deletes. The records follow, each ``[columns, body]``; columns that are null are
 all bytes before it. A line ends with a line feed and holds no other, nor any NUL: so what lacks its end or has a hole
 was never written to its end.
 
-A body is kept byte for byte: as ``{"1":{…}}`` if it is a version and JSON, as the codec makes them; as a JSON string if
-it is other text; as ``{"base64":"…"}`` if it is neither and small; else as ``{"file":…,"size":…,"crc":…}``.
+A body is kept byte for byte: as ``{"1":{…}}`` if it is a version and JSON, as the codec makes them (a blob never is);
+as a JSON string if it is other text; as ``{"base64":"…"}`` if it is neither and small; else as
+``{"file":…,"size":…,"crc":…}``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from zlib import crc32
 from kode.core.errors import RecordCorruptError, SchemaTooNewError
 from kode.core.store.columns import COLUMNS
 from kode.core.store.contract import Kind, Record, Value
+from kode.core.store.json import names
 
 __all__ = [
     "LARGE",
@@ -38,6 +40,7 @@ __all__ = [
     "Torn",
     "body_file",
     "body_text",
+    "corrupt",
     "encode",
     "parse",
     "raw_record",
@@ -58,6 +61,7 @@ _VERSION: Final = re.compile(rb"\[(\d{1,9})[],]")
 _HEAD: Final = re.compile(rb"\[\d,(\d{1,12}),")
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _decode: Final = json.JSONDecoder().raw_decode
+_strict: Final = json.JSONDecoder(parse_constant=lambda name: _refuse(name)).raw_decode
 _EMPTY: Final[dict[Kind, dict[str, Value]]] = {
     kind: {name: None for name, _ in columns} for kind, columns in COLUMNS.items()
 }
@@ -107,19 +111,32 @@ class Line:
 # ---- records -----------------------------------------------------------------------------------------------
 
 
-def body_text(body: bytes) -> bytes | None:
-    """Write a body as JSON; None if it is to lie in a file of its own."""
+def body_text(record: Record) -> bytes | None:
+    """Write a record's body as JSON; None if it is to lie in a file of its own."""
+    body = record.body
     if len(body) > LARGE:
         return None
     try:
         text = body.decode()
     except UnicodeDecodeError:
         return _dump({"base64": b64encode(body).decode()}) if len(body) <= _BINARY else None
-    found = _VERSIONED.match(body)
-    if found and body[-1:] in (b"]", b"}") and b"\n" not in body and b"\0" not in body:
+    found = None if record.kind == "blob" else _VERSIONED.match(body)
+    if found and b"\n" not in body and b"\0" not in body and _is_json(text[found.end() - 1 :]):
         end = found.end() - 1
         return b'{"%b":%b}' % (body[:end], body[end:])
     return _dump(text)
+
+
+def _is_json(text: str) -> bool:
+    """Tell whether it is one array or object and nothing else: other programs read these lines too."""
+    try:
+        return _strict(text)[1] == len(text)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(name)
 
 
 def body_file(name: str, body: bytes) -> bytes:
@@ -135,28 +152,28 @@ def raw_record(record: Record, body: bytes, apart: str = "") -> Raw:
 
 
 def read_record(
-    address: Address, data: bytes, place: Place, where: str, load: Callable[[Mapping[str, Any]], bytes]
+    address: Address, data: bytes, place: Place, where: str, load: Callable[[str, Mapping[str, Any]], bytes]
 ) -> Record:
-    """Read a record; `load` reads a body that lies apart.
+    """Read a record; `load` reads a body that lies apart, by its name and what the record says of it.
 
     Raises:
         RecordCorruptError: It is not what was written.
     """
     kind, uid, key = address
     if len(data) != place.size or crc32(data) != place.crc:
-        raise _corrupt(f"{where} at byte {place.at}: the {kind} record {uid}/{key} is damaged", where, data)
+        raise corrupt(f"{where} at byte {place.at}: the {kind} record {uid}/{key} is damaged", where, data)
     columns = {**_EMPTY[kind], **_load(data[1 : place.head - 1])}
-    return Record(kind, uid, key, columns, _read_body(data[place.head : -1], load))
+    return Record(kind, uid, key, columns, _read_body(data[place.head : -1], place.apart, load))
 
 
-def _read_body(data: bytes, load: Callable[[Mapping[str, Any]], bytes]) -> bytes:
+def _read_body(data: bytes, apart: str, load: Callable[[str, Mapping[str, Any]], bytes]) -> bytes:
     if data[:2] == b'{"' and data[2:3].isdigit():
         end = data.index(b'"', 2)
         return data[2:end] + data[end + 2 : -1]
     said = _load(data)
     if isinstance(said, str):
         return said.encode()
-    return load(said) if "file" in said else b64decode(said["base64"])
+    return load(apart, said) if apart else b64decode(said["base64"])
 
 
 # ---- lines -------------------------------------------------------------------------------------------------
@@ -189,7 +206,11 @@ def parse(data: bytes, file: int, at: int, where: str) -> Line:
         RecordCorruptError: It is damaged.
     """
     said, start = unseal(data, f"{where} at byte {at}")
-    return _line(said, file or said["file"], at + start)
+    line = _line(said, file or said["file"], at + start)
+    for _, place in line.puts:
+        if place.apart and not names.BODY.fullmatch(place.apart):
+            raise corrupt(f"{where} at byte {at}: {place.apart!r} is no name of a body", where, data)
+    return line
 
 
 def unseal(data: bytes, where: str) -> tuple[dict[str, Any], int]:
@@ -207,7 +228,7 @@ def unseal(data: bytes, where: str) -> tuple[dict[str, Any], int]:
     body = memoryview(data)[: -_TAIL - 1]
     found = _HEAD.match(data)
     if found is None or data[-_TAIL - 1 :] != b',"%08x"]\n' % crc32(body):
-        raise _corrupt(f"{where}: the line is damaged", where, data)
+        raise corrupt(f"{where}: the line is damaged", where, data)
     end = found.end() + int(found[1])
     said: dict[str, Any] = _load(data[found.end() : end])
     return said, end + 1
@@ -230,7 +251,8 @@ def _dump(value: Any) -> bytes:
     return _encode(value).encode()
 
 
-def _corrupt(what: str, where: str, raw: bytes) -> RecordCorruptError:
+def corrupt(what: str, where: str, raw: bytes) -> RecordCorruptError:
+    """Say what is damaged; nothing was changed."""
     return RecordCorruptError(
         f"{what}. It was left as it is; restore the folder from a backup.", where=where, raw=bytes(raw[:65_536])
     )

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from kode.core.clock import RealClock
 from kode.core.errors import StoreUnavailableError
 from kode.core.store.json import names
-from kode.core.store.json.disk import Disk
+from kode.core.store.json.disk import Disk, open_file
 
 __all__ = ["Lock"]
 
 _FIRST: Final = 0.000_05
 _LONGEST: Final = 0.005
 _NEVER: Final = threading.Event()
+_CLOCK: Final = RealClock()
+"""Another process does not wait by anybody's virtual clock."""
 
 
 class Lock:
@@ -39,7 +42,7 @@ class Lock:
         Raises:
             StoreUnavailableError: ``store_locked``: somebody else has had it all the time.
         """
-        waited = 0.0
+        wait = self.waiting(self._busy_timeout_s)
         while True:
             try:
                 fd = self.take(shared=False)
@@ -48,46 +51,54 @@ class Lock:
                 continue
             if fd is not None:
                 break
-            waited = self.wait(waited)
+            wait()
         try:
             yield
         finally:
-            os.close(fd)
+            self.give_back(fd)
 
     def take(self, *, shared: bool) -> int | None:
-        """Lock, if that can be done at once, until what this returns is closed.
+        """Lock, if that can be done at once, until what this returns is given back.
 
         Raises:
             FileNotFoundError: There is no folder; or for `shared` no lock, and none can be made.
         """
         try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = open_file(self._path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             if not shared or isinstance(error, FileNotFoundError):
                 raise
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)  # what cannot be written can be read
+            fd = open_file(self._path)  # what cannot be written can be read
         taken = False
         try:
-            taken = self._disk.try_lock(fd, shared=shared) and os.fstat(fd).st_ino == os.stat(self._path).st_ino
+            taken = self._disk.try_lock(fd, shared=shared) and os.fstat(fd).st_ino == os.lstat(self._path).st_ino
         except FileNotFoundError:
             pass  # the folder has just been removed
         finally:
             if not taken:
-                os.close(fd)
+                self.give_back(fd)
         return fd if taken else None
 
-    def wait(self, waited: float, at_most: float | None = None) -> float:
-        """Wait a little, longer each time; give the sum.
+    def give_back(self, fd: int) -> None:
+        """Unlock."""
+        self._disk.unlock(fd)
 
-        Raises:
-            StoreUnavailableError: ``store_locked``: the sum is too large.
+    def waiting(self, at_most: float) -> Callable[[], None]:
+        """Give what waits a little, longer each time it is called.
+
+        It raises `StoreUnavailableError` (``store_locked``) when that has taken too long.
         """
-        if waited >= (self._busy_timeout_s if at_most is None else at_most):
-            raise StoreUnavailableError(
-                f"{self._folder}: another process has been writing for {waited:.1f} s; try again.",
-                code="store_locked",
-                path=self._folder,
-            )
-        pause = min(max(waited, _FIRST), _LONGEST)
-        _NEVER.wait(pause)
-        return waited + pause
+        start = _CLOCK.monotonic()
+
+        def wait() -> None:
+            waited = _CLOCK.monotonic() - start
+            if waited >= at_most:
+                raise StoreUnavailableError(
+                    f"{self._folder}: another process has been writing all the time (busy_timeout_s is "
+                    f"{self._busy_timeout_s:g}); try again.",
+                    code="store_locked",
+                    path=self._folder,
+                )
+            _NEVER.wait(min(max(waited, _FIRST), _LONGEST, at_most - waited))
+
+        return wait

@@ -6,14 +6,43 @@ import hashlib
 import re
 from typing import Final
 
-__all__ = ["JOURNAL", "LOCK", "NEW", "OURS", "folder_name", "index_name", "segment_name"]
+__all__ = [
+    "AGENTS",
+    "BODY",
+    "GONE",
+    "IN_FOLDER",
+    "JOURNAL",
+    "LOCK",
+    "MARK",
+    "MARK_NEW",
+    "NEW",
+    "OURS",
+    "TRASH",
+    "folder_name",
+    "index_name",
+    "segment_name",
+]
+
+AGENTS: Final = "agents"
+TRASH: Final = "trash"
+"""Folders on their way out."""
+MARK: Final = "kode.json"
+"""Says that a folder is a store, and its version."""
+MARK_NEW: Final = re.compile(r"kode\.json\.[0-9]+\.new")
+"""That file while it is being written."""
+GONE: Final = re.compile(r"[0-9]+\.gone")
+"""An agent's folder on its way out; a number that no other has at the time."""
 
 LOCK: Final = "lock"
 JOURNAL: Final = "journal"
 NEW: Final = "journal.new"
 """A journal that is being written; it has no meaning before it is renamed."""
-OURS: Final = re.compile(r"\d+\.segment|\d+\.\d+\.index|\d+\.\d+\.\d+\.body|journal\.new")
+BODY: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.body")
+"""The body of a record in a file of its own: journal, offset of the line, number of the record in the line."""
+OURS: Final = re.compile(r"[0-9]+\.segment|[0-9]+\.[0-9]+\.index|[0-9]+\.[0-9]+\.[0-9]+\.body|journal\.new")
 """What may be removed from a folder when nothing names it."""
+IN_FOLDER: Final = re.compile(f"{OURS.pattern}|{JOURNAL}|{LOCK}")
+"""All that an agent's folder has of ours."""
 
 LONGEST: Final = 180
 """Characters of a folder's name; file systems take 255 bytes."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import json
 import os
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -20,16 +18,17 @@ from zlib import crc32
 import anyio
 
 from kode.core.clock import Clock, RealClock
-from kode.core.errors import SchemaTooNewError, StoreError, StoreUnavailableError, UsageError
+from kode.core.errors import StoreError, StoreUnavailableError, UsageError
 from kode.core.store.base import Store
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
-from kode.core.store.json import acts, lines, names
+from kode.core.store.json import acts, names
 from kode.core.store.json.acts import Act, View
 from kode.core.store.json.disk import Disk, map_errors
 from kode.core.store.json.folder import Folder, Summary
+from kode.core.store.json.opening import prepare
 from kode.core.store.json.view import FolderView
 from kode.core.store.lanes import Job, Lanes
-from kode.core.store.open import query, redact
+from kode.core.store.open import redact, url_options
 from kode.core.store.plans import Plan, Scan, integer
 from kode.core.store.primitives import Durability
 
@@ -41,8 +40,12 @@ WRITERS: Final = 4
 READERS: Final = 2
 MOST: Final = 16
 """Reads that one of these takes along."""
+TURN: Final = 0.02
+"""Seconds that a read waits for another process's write before the next one that waits has its turn."""
 REMEMBERED: Final = 200_000
 """Records whose places are kept in memory; what was not used for longest is read again when it is needed."""
+_REAL: Final = RealClock()
+"""Other processes do not wait by a virtual clock."""
 _by_key = attrgetter("key")
 _folder_name = lru_cache(maxsize=4_096)(names.folder_name)
 
@@ -76,18 +79,17 @@ class JSONStore(Store):
         busy_timeout_s: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(clock)
         if not str(path):
             raise UsageError("'' is no path of a folder; give one, such as ./.kode.", code="bad_path")
         if durability not in ("power", "process"):
             raise UsageError(f"durability is {durability!r}; give 'power' or 'process'.", code="bad_durability")
         self.path = str(Path(path))
         self.durability: Durability = durability
-        self._clock = RealClock() if clock is None else clock
         self._disk = Disk(durability == "power")
         self._busy_timeout_s = busy_timeout_s
-        self._agents = os.path.join(os.path.abspath(self.path), "agents")
-        self._trash = os.path.join(os.path.abspath(self.path), "trash")
+        self._agents = os.path.join(os.path.abspath(self.path), names.AGENTS)
+        self._trash = os.path.join(os.path.abspath(self.path), names.TRASH)
         self._folders: OrderedDict[str, Folder] = OrderedDict()
         """Those used last are the last."""
         self._remembered: dict[str, int] = {}
@@ -96,14 +98,17 @@ class JSONStore(Store):
         """Guards the three above."""
         self._writers = [Lanes(f"kode-json-{n}", _carry, _nothing, width=1, most=1) for n in range(WRITERS)]
         self._readers = Lanes("kode-json-reader", _carry, _nothing, width=READERS, most=MOST)
+        self._waiters = Lanes("kode-json-waiter", _carry, _nothing, width=1, most=1)
+        """Reads that another process's write holds up; they hold up each other, and nobody else."""
+        self._lanes = (*self._writers, self._waiters, self._readers)
         self._state = "new"
         # Threads would keep alive what nobody uses any more.
-        weakref.finalize(self, _stop, [*self._writers, self._readers])
+        weakref.finalize(self, _stop, self._lanes)
 
     @classmethod
     def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
         """``json:./relative`` or ``json:/absolute``; options `durability`, `busy_timeout_s`."""
-        given = query(url, "durability", "busy_timeout_s")
+        given = url_options(url, "durability", "busy_timeout_s")
         path, durability = unquote(url.path), given.get("durability", "power")
         if url.netloc or not path:
             raise UsageError(
@@ -129,12 +134,12 @@ class JSONStore(Store):
         """
         self._readers.open()
         try:
-            await self._readers.run(self._prepare)
+            await self._readers.run(partial(prepare, self.path, self._disk))
         except BaseException:
             if self._state != "open":
                 self._readers.stop()
             raise
-        for lane in self._writers:
+        for lane in self._lanes:
             lane.open()
         self._state = "open"
 
@@ -142,12 +147,12 @@ class JSONStore(Store):
         """Finish what was begun, and end the threads."""
         self._state = "closed"
         with anyio.CancelScope(shield=True):
-            for lane in (*self._writers, self._readers):
+            for lane in self._lanes:
                 await lane.close()
 
     async def now(self) -> int:
         """Tell the time by the clock that was given."""
-        return self._clock.now()
+        return self.clock.now()
 
     # ---- writing -------------------------------------------------------------------------------------------
 
@@ -229,38 +234,6 @@ class JSONStore(Store):
 
     # ---- in the threads ------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
-        with suppress(OSError):  # what a process was removing when it ended
-            for name in os.listdir(self._trash):
-                self._disk.remove_folder(os.path.join(self._trash, name))
-        with map_errors(self.path):
-            os.makedirs(self.path, 0o700, exist_ok=True)
-            mark = os.path.join(self.path, "kode.json")
-            try:
-                with open(mark, "rb") as file:
-                    said: Any = json.load(file)
-            except FileNotFoundError:
-                self._disk.create(mark, b'{"store":"kode","version":%d}\n' % lines.VERSION)
-                self._disk.sync_folder(self.path)
-                self._disk.make_folder(self._agents)
-                return
-            except ValueError:
-                said = None
-        if not isinstance(said, dict) or said.get("store") != "kode" or type(said.get("version")) is not int:
-            raise StoreError(
-                f"{mark} is something else's; give another folder. Nothing was changed.",
-                code="foreign_folder",
-                path=self.path,
-            )
-        if said["version"] > lines.VERSION:
-            raise SchemaTooNewError(
-                f"{self.path} has version {said['version']}; this process knows up to {lines.VERSION}. Upgrade KODE; "
-                "nothing was changed.",
-                path=self.path,
-                found=said["version"],
-                known=lines.VERSION,
-            )
-
     def _use(self, agent_id: str, work: Callable[[Folder], T]) -> T:
         if not agent_id:
             raise UsageError("An agent's id says where its records lie; it must not be empty.", code="bad_agent_id")
@@ -278,31 +251,38 @@ class JSONStore(Store):
             return work(folder)
         finally:
             with self._guard:
-                self._total += folder.size - self._remembered.get(name, 0)
-                self._remembered[name] = folder.size
+                self._note_size(name, folder)
                 if self._total > REMEMBERED:
-                    self._forget()
+                    self._forget(name)
 
-    def _forget(self) -> None:
-        for name, folder in self._folders.items():
+    def _note_size(self, name: str, folder: Folder) -> None:
+        """Note how much is known of a folder; one of which nothing is known may be of an agent that never was."""
+        if self._folders.get(name) is folder:
+            self._total += folder.size - self._remembered.pop(name, 0)
+            if folder.blank:
+                del self._folders[name]
+            else:
+                self._remembered[name] = folder.size
+
+    def _forget(self, used: str) -> None:
+        for name, folder in [*self._folders.items()]:
             if self._total <= REMEMBERED // 2:
                 break
-            if self._remembered.get(name):
+            if name != used and self._remembered.get(name):
                 folder.forget()
-                self._total += folder.size - self._remembered[name]
-                self._remembered[name] = folder.size
+                self._note_size(name, folder)
 
     def _summaries(self) -> list[Summary]:
         found = []
-        with map_errors(self._agents):
-            names = os.listdir(self._agents)
-        for name in names:
+        with map_errors(self._agents), os.scandir(self._agents) as entries:
+            folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for name in folders:
             try:
                 found.append(self._with(name, Folder.summary))
-            except StoreUnavailableError:
-                raise
-            except StoreError:
-                pass  # it says so to whoever asks for this agent
+            except StoreError as error:
+                if error.code == "too_many_files":
+                    raise  # none of them could be read
+                # Any other error says so to whoever asks for this agent.
         return found
 
     def _all_headers(self) -> list[Record]:
@@ -345,7 +325,19 @@ class JSONStore(Store):
         return self._run(self._lane(agent_id), lambda: self._use(agent_id, lambda folder: folder.write(work)))
 
     def _read(self, agent_id: str, work: Callable[[FolderView], T]) -> Awaitable[T]:
-        return self._run(self._readers, lambda: self._use(agent_id, lambda folder: folder.read(work)))
+        return self._run_or_wait(lambda patience_s: self._use(agent_id, lambda folder: folder.read(work, patience_s)))
+
+    async def _run_or_wait(self, work: Callable[[float], T]) -> T:
+        """Read at once, or else in turns with others that wait: whoever is held up holds up nobody else."""
+        start, lane, patience_s = _REAL.monotonic(), self._readers, 0.0
+        while True:
+            try:
+                return await self._run(lane, partial(work, patience_s))
+            except StoreUnavailableError as error:
+                left = start + self._busy_timeout_s - _REAL.monotonic()
+                if error.code != "store_locked" or left <= 0:
+                    raise
+                lane, patience_s = self._waiters, min(left, TURN)
 
     def _run(self, lane: Lanes, work: Callable[[], T]) -> Awaitable[T]:
         return lane.run(work) if self._state == "open" else self._opened(lane, work)
@@ -369,6 +361,6 @@ def _nothing() -> None:
     pass
 
 
-def _stop(lanes: list[Lanes]) -> None:
+def _stop(lanes: Sequence[Lanes]) -> None:
     for lane in lanes:
         lane.stop()

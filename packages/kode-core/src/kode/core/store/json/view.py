@@ -11,6 +11,7 @@ from zlib import crc32
 from kode.core.errors import RecordCorruptError
 from kode.core.store.contract import Key, Kind, Record
 from kode.core.store.json import names
+from kode.core.store.json.disk import open_file
 from kode.core.store.json.index import HELD, Index
 from kode.core.store.json.lines import Address, Place, Raw, read_record
 from kode.core.store.plans import Get, Plan, Scan
@@ -21,6 +22,8 @@ T = TypeVar("T")
 TRIES: Final = 5
 GAP: Final = 4_096
 """Bytes between two records that are read along rather than skipped."""
+OPEN: Final = 8
+"""Most files that are open at once."""
 SPAN: Final = 4_194_304
 """Most bytes read at once, unless one record has more."""
 
@@ -142,9 +145,9 @@ class FolderView:
             )
         return data
 
-    def _body(self, said: Mapping[str, Any]) -> bytes:
-        path = os.path.join(self._path, said["file"])
-        with open(path, "rb") as file:
+    def _body(self, name: str, said: Mapping[str, Any]) -> bytes:
+        path = os.path.join(self._path, name)
+        with open(open_file(path), "rb") as file:
             data = file.read()
         if len(data) != said["size"] or crc32(data) != said["crc"]:
             raise RecordCorruptError(
@@ -161,7 +164,9 @@ class FolderView:
         if fd is not None:
             return fd
         path = self._name(file)
-        fd = self._files[file] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if len(self._files) >= OPEN:
+            os.close(self._files.pop(next(iter(self._files))))
+        fd = self._files[file] = open_file(path)
         if file == self.index.file and os.fstat(fd).st_ino != self._inode:
             raise FileNotFoundError(2, "it is another journal by now", path)
         return fd
