@@ -178,3 +178,10 @@ def test_conformance_hands_over_to_the_kit(kode: Kode) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert b"No store is known for the scheme 'nothing'" in err
+
+
+@pytest.mark.parametrize("command", ["check", "stats", "prune"])
+def test_a_store_where_ids_are_wanted_is_said_to_be_one(kode: Kode, command: str) -> None:
+    ran = kode("store", command, "sqlite:///agents.db")
+    assert ran.code == 2
+    assert "'sqlite:///agents.db' is a store and no agent; give it as --store URL." in ran.err

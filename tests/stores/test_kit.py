@@ -111,3 +111,17 @@ def test_what_cannot_be_run_is_said_in_a_line(arguments: tuple[str, ...], words:
 def test_the_contract_can_be_read_without_a_store() -> None:
     done = run("--list", "--group", "lease")
     assert (done.returncode, len(done.stdout.splitlines())) == (0, len(GROUPS["lease"].clauses))
+
+
+def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> None:
+    """In an environment that has only what kode-core itself needs."""
+    hidden = "import sys; sys.modules['pytest'] = None; import importlib.util as u; find = u.find_spec\n"
+    hidden += "u.find_spec = lambda name, *more: None if name == 'pytest' else find(name, *more)\n"
+    ran = subprocess.run(
+        [sys.executable, "-c", hidden + "from kode.core.testing.conformance.start import main; sys.exit(main())"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        "kode-conformance: pytest is missing; the kit needs an extra: pip install 'kode-core[testing]'\n"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,20 +12,32 @@ from typing import Annotated, Any
 import anyio
 import typer
 
-from kode.cli.failing import FAILED, USAGE
+from kode.cli.failing import FAILED
 from kode.cli.opening import AsJson, StoreUrl, store_at
 from kode.cli.visible import inline
-from kode.core.errors import KodeError
+from kode.core.errors import KodeError, UsageError
 from kode.core.store import Consistency, Health, Store, open_store
 from kode.core.store.codec import VERSION
 from kode.core.store.columns import COLUMNS
+from kode.core.store.open import redact
 
 __all__ = ["Ids", "check", "conformance", "every_id", "schema", "stats"]
 
-Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Only these agents; none: all.", show_default=False)
-]
 PAGE = 500
+
+
+def _no_url(given: Any) -> Any:
+    """Refuse a store where ids are wanted: counted as an id it would be an agent that is not there."""
+    for text in [given] if isinstance(given, str) else given or ():
+        if "://" in text:
+            raise UsageError(f"{redact(text)!r} is a store and no agent; give it as --store URL.", code="bad_agent_id")
+    return given
+
+
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ID]...", help="Only these agents; none: all.", show_default=False, callback=_no_url),
+]
 
 
 async def every_id(store: Store, prefix: str = "") -> list[str]:
@@ -101,7 +112,9 @@ def _say_health(health: Health) -> None:
 
 
 def stats(
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only ids that begin so.", show_default=False)] = "",
+    prefix: Annotated[
+        str, typer.Argument(metavar="[PREFIX]", help="Only ids that begin so.", show_default=False, callback=_no_url)
+    ] = "",
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -199,8 +212,5 @@ def conformance(
     url: Annotated[str, typer.Argument(metavar="URL", help="A store to try: an EMPTY one.")],
 ) -> None:
     """Run the conformance kit over a store; what stands behind URL is handed over to `kode-conformance`."""
-    if importlib.util.find_spec("pytest") is None:
-        typer.echo("kode: the conformance kit needs an extra: pip install 'kode-core[testing]'", err=True)
-        raise typer.Exit(USAGE)
-    kit = "import sys; from kode.core.testing.conformance.store.command import main; sys.exit(main())"
+    kit = "import sys; from kode.core.testing.conformance.start import main; sys.exit(main())"
     raise typer.Exit(subprocess.run([sys.executable, "-c", kit, url, *context.args], check=False).returncode)

@@ -25,14 +25,14 @@ from kode.core.kernel.inputs import ApprovalDecided, InboxInput, InterruptReques
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Json
 from kode.core.kernel.run import MAX_CONTEXT
-from kode.core.kernel.state import RunRecord, State
+from kode.core.kernel.state import State
 from kode.core.kernel.words import Breakpoint, ResumeStrategy, Status
 from kode.core.runtime.binding import Binding, bind
 from kode.core.runtime.birth import create_agent, given, read_template
 from kode.core.runtime.driver import Drive, Driver
 from kode.core.runtime.once import apply_once
 from kode.core.runtime.resident import Resident
-from kode.core.runtime.result import RunResult, queued, result_of
+from kode.core.runtime.result import RunResult, last_stored, queued, result_of, stored_for
 from kode.core.runtime.sending import Content, check_text, content_blocks, json_option, whole_number
 from kode.core.runtime.streaming import Stream
 from kode.core.store.contract import Enqueued
@@ -465,7 +465,7 @@ class Agent:
         look = sent.duplicate
         while True:
             if look:
-                found = await self._result_for(sent.item_id)
+                found = await stored_for(self._deps.store, self.agent_id, sent.item_id)
                 # A pause may be over by now: somebody decided, and nobody has driven since.
                 if found is not None and found.status != "paused":
                     return found
@@ -484,35 +484,15 @@ class Agent:
                 answer = None if record.answer_seq is None else drive.answers.get(record.answer_seq)
                 return result_of(self.agent_id, record, answer)
             # Nothing is open and no run took it just now: it was taken before, or it has to wait.
-            found = await self._result_for(sent.item_id)
+            found = await stored_for(self._deps.store, self.agent_id, sent.item_id)
             return found or queued(self.agent_id, await self._cursor())
-
-    async def _result_for(self, item_id: str) -> RunResult | None:
-        """The result of the run that took an item, once it ended or rests for a person."""
-        store = self._deps.store
-        number = await store.consumed_by(self.agent_id, item_id)
-        record = None if number is None else await store.read_run(self.agent_id, number)
-        if record is None or (record.ended_at is None and record.status == "deadline"):
-            return None
-        return await self._as_stored(record)
 
     async def _last_result(self, drive: Drive) -> RunResult:
         if drive.runs:
             record = drive.runs[max(drive.runs)]
             answer = None if record.answer_seq is None else drive.answers.get(record.answer_seq)
             return result_of(self.agent_id, record, answer)
-        page = await self._deps.store.read_runs(self.agent_id, limit=1, backwards=True)
-        if not page.items:
-            return queued(self.agent_id)
-        return await self._as_stored(page.items[0])
-
-    async def _as_stored(self, record: RunRecord) -> RunResult:
-        """The result of a run record, its answer read from the store."""
-        answer, seq = None, record.answer_seq
-        if seq is not None:
-            page = await self._deps.store.read_messages(self.agent_id, after=seq - 1, before=seq + 1)
-            answer = page.items[0] if page.items else None
-        return result_of(self.agent_id, record, answer)
+        return await last_stored(self._deps.store, self.agent_id) or queued(self.agent_id)
 
     async def _enqueue(self, input: InboxInput, *, priority: int = 0, not_before: int | None = None) -> Enqueued:
         now = self._deps.clock.now()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kode.core.jsontext import parse
 from kode.core.kernel.message import Message, TextBlock, Usage
 from kode.core.kernel.state import RunError, RunRecord
 from kode.core.kernel.words import RESULT_STATUS, ResultStatus, StopReason
 
-__all__ = ["RunResult", "queued", "result_of"]
+if TYPE_CHECKING:
+    from kode.core.store.base import Store
+
+__all__ = ["RunResult", "last_stored", "queued", "result_of", "stored_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +68,26 @@ def result_of(agent_id: str, record: RunRecord, answer: Message | None) -> RunRe
 def queued(agent_id: str, cursor: int = 0) -> RunResult:
     """The message waits; no run has taken it yet."""
     return RunResult(agent_id, "queued", cursor=cursor)
+
+
+async def stored_for(store: Store, agent_id: str, item_id: str) -> RunResult | None:
+    """Read the result of the run that took an item, once it ended or rests for a person."""
+    number = await store.consumed_by(agent_id, item_id)
+    record = None if number is None else await store.read_run(agent_id, number)
+    if record is None or (record.ended_at is None and record.status == "deadline"):
+        return None
+    return await _as_stored(store, agent_id, record)
+
+
+async def last_stored(store: Store, agent_id: str) -> RunResult | None:
+    """Read the result of the last run; None if there was none."""
+    page = await store.read_runs(agent_id, limit=1, backwards=True)
+    return await _as_stored(store, agent_id, page.items[0]) if page.items else None
+
+
+async def _as_stored(store: Store, agent_id: str, record: RunRecord) -> RunResult:
+    answer, seq = None, record.answer_seq
+    if seq is not None:
+        page = await store.read_messages(agent_id, after=seq - 1, before=seq + 1)
+        answer = page.items[0] if page.items else None
+    return result_of(agent_id, record, answer)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final
+from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from kode.core.clock import Clock
 from kode.core.errors import UsageError
 from kode.core.store.base import Store
 
-__all__ = ["local_path", "open_store", "redact", "url_options"]
+__all__ = ["check_durability", "local_options", "local_path", "open_store", "redact", "url_options"]
 
 GROUP: Final = "kode.store"
 # What comes with kode-core also works where its metadata is not installed.
@@ -110,6 +110,34 @@ def _hidden(url: str) -> list[str]:
     user = _USER.match(url)
     given = [] if user is None else [user[2] if user[3] is None else user[3]]
     return given + [option[3] for option in _OPTION.finditer(url) if _SECRET.search(unquote(option[2]))]
+
+
+def local_options(parts: SplitResult) -> dict[str, Any]:
+    """Read what stores on a local disk have in common: `durability` and `busy_timeout_s`, as their arguments.
+
+    Raises:
+        UsageError: ``bad_url``.
+    """
+    given: dict[str, Any] = dict(url_options(parts, "durability", "busy_timeout_s"))
+    check_durability(given.get("durability", "power"), code="bad_url")
+    if "busy_timeout_s" in given:
+        try:
+            given["busy_timeout_s"] = float(given["busy_timeout_s"])
+        except ValueError:
+            raise UsageError(
+                f"busy_timeout_s is {given['busy_timeout_s']!r}; give a number of seconds.", code="bad_url"
+            ) from None
+    return given
+
+
+def check_durability(durability: object, *, code: str = "bad_durability") -> None:
+    """Refuse what is no `Durability`.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if durability not in ("power", "process"):
+        raise UsageError(f"durability is {durability!r}; give 'power' or 'process'.", code=code)
 
 
 def local_path(parts: SplitResult) -> str:

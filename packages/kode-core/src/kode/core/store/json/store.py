@@ -28,7 +28,7 @@ from kode.core.store.json.folder import Folder, Summary
 from kode.core.store.json.opening import prepare
 from kode.core.store.json.view import FolderView
 from kode.core.store.lanes import Job, Lanes
-from kode.core.store.open import redact, url_options
+from kode.core.store.open import check_durability, local_options, redact
 from kode.core.store.plans import Plan, Scan, integer
 from kode.core.store.primitives import Durability
 
@@ -82,8 +82,7 @@ class JSONStore(Store):
         super().__init__(clock)
         if not str(path):
             raise UsageError("'' is no path of a folder; give one, such as ./.kode.", code="bad_path")
-        if durability not in ("power", "process"):
-            raise UsageError(f"durability is {durability!r}; give 'power' or 'process'.", code="bad_durability")
+        check_durability(durability)
         self.path = str(Path(path))
         self.durability: Durability = durability
         self._disk = Disk(durability == "power")
@@ -108,22 +107,12 @@ class JSONStore(Store):
     @classmethod
     def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
         """``json:./relative`` or ``json:/absolute``; options `durability`, `busy_timeout_s`."""
-        given = url_options(url, "durability", "busy_timeout_s")
-        path, durability = unquote(url.path), given.get("durability", "power")
+        options, path = local_options(url), unquote(url.path)
         if url.netloc or not path:
             raise UsageError(
                 f"{redact(url.geturl())!r} names no folder; write json:./relative or json:/absolute.", code="bad_url"
             )
-        if durability not in ("power", "process"):
-            raise UsageError(f"durability is {durability!r}; give 'power' or 'process'.", code="bad_url")
-        try:
-            timeout = float(given.get("busy_timeout_s", "10"))
-        except ValueError:
-            raise UsageError(
-                f"busy_timeout_s is {given['busy_timeout_s']!r}; give a number of seconds.", code="bad_url"
-            ) from None
-        kept: Durability = "power" if durability == "power" else "process"
-        return cls(path, durability=kept, busy_timeout_s=timeout, clock=clock)
+        return cls(path, **options, clock=clock)
 
     async def open(self) -> None:
         """Make the folder, or see that it is one of ours. Any other call does so too, unless the store was closed.

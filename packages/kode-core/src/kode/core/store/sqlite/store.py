@@ -17,7 +17,7 @@ from kode.core.errors import StoreError, UsageError
 from kode.core.store import plans
 from kode.core.store.base import Store
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
-from kode.core.store.open import local_path, url_options
+from kode.core.store.open import check_durability, local_options, local_path
 from kode.core.store.plans import Plan, Scan
 from kode.core.store.primitives import Durability
 from kode.core.store.questions import Question
@@ -66,8 +66,7 @@ class SqliteStore(Store):
                 f"{str(path)!r} is no path of a file; for a store in memory take MemoryStore.",
                 code="bad_path",
             )
-        if durability not in ("power", "process"):
-            raise UsageError(f"durability is {durability!r}; give 'power' or 'process'.", code="bad_durability")
+        check_durability(durability)
         self.durability: Durability = durability
         self._busy_timeout_s = busy_timeout_s
         self._writer = Writer(self.path, durability, busy_timeout_s)
@@ -79,22 +78,7 @@ class SqliteStore(Store):
     @classmethod
     def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
         """``sqlite:///relative`` or ``sqlite:////absolute``; options `durability`, `busy_timeout_s`."""
-        given = url_options(url, "durability", "busy_timeout_s")
-        durability = given.get("durability", "power")
-        if durability not in ("power", "process"):
-            raise UsageError(f"durability is {durability!r}; give 'power' or 'process'.", code="bad_url")
-        try:
-            timeout = float(given.get("busy_timeout_s", "10"))
-        except ValueError:
-            raise UsageError(
-                f"busy_timeout_s is {given['busy_timeout_s']!r}; give a number of seconds.", code="bad_url"
-            ) from None
-        return cls(
-            local_path(url),
-            durability="power" if durability == "power" else "process",
-            busy_timeout_s=timeout,
-            clock=clock,
-        )
+        return cls(local_path(url), **local_options(url), clock=clock)
 
     async def open(self) -> None:
         """Open or create the file. Any other call does so too, unless the store was closed.
