@@ -123,5 +123,5 @@ def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> N
     )  # fmt: skip
     assert ran.returncode == 2
     assert ran.stderr == (
-        "kode-conformance: pytest is missing; the kit needs an extra: pip install 'kode-core[testing]'\n"
+        "kode-conformance: not installed: pytest; the kit needs an extra: pip install 'kode-core[testing]'\n"
     )

@@ -13,7 +13,7 @@ def main() -> int:
     missing = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
     if missing:
         sys.stderr.write(
-            f"kode-conformance: {' and '.join(missing)} is missing; the kit needs an extra: "
+            f"kode-conformance: not installed: {', '.join(missing)}; the kit needs an extra: "
             "pip install 'kode-core[testing]'\n"
         )
         return 2
