@@ -315,3 +315,15 @@ async def test_delete(lab: Any) -> None:
     again = await lab.agent(echo)
     assert again.uid != agent.uid
     assert await lab.texts() == []
+
+
+async def test_a_message_whose_run_rests_at_a_deadline_goes_on_when_it_is_sent_again(lab: Any) -> None:
+    """A pause of the request's own making is no result: the same request again takes the run to its end."""
+    agent = await lab.agent([say("there", delay_s=60.0)])
+    async with anyio.create_task_group() as tasks:
+        first = await lab.pass_until(lab.later(tasks, lambda: agent.run("go", item_id="m", timeout_s=5.0)), 0.5)
+    assert first.status == "deadline"
+    again = await Agent.open("a", lab.deps([say("there"), say("there")]))
+    async with anyio.create_task_group() as tasks:
+        result = await lab.pass_until(lab.later(tasks, lambda: again.run("go", item_id="m")), 0.5)
+    assert (result.status, result.text, result.run) == ("ok", "there", first.run)
