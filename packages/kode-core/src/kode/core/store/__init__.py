@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kode.core.store.memory import MemoryStore
     from kode.core.store.metrics import Gauge, Metrics, MetricsSupport
     from kode.core.store.open import local_path, open_store, redact, url_options
+    from kode.core.store.ordered import OrderedMap, OrderedStore
     from kode.core.store.plans import Page
     from kode.core.store.primitives import Durability, Records, prefix_end, weight
     from kode.core.store.query import Found, FoundCall, FoundMessage, QuerySupport
@@ -82,6 +83,8 @@ __getattr__, __dir__ = exports(
         "MessageFilter": "questions",
         "Metrics": "metrics",
         "MetricsSupport": "metrics",
+        "OrderedMap": "ordered",
+        "OrderedStore": "ordered",
         "Page": "plans",
         "Problem": "consistency",
         "Pruned": "retention",
@@ -146,6 +149,8 @@ __all__ = [
     "MessageFilter",
     "Metrics",
     "MetricsSupport",
+    "OrderedMap",
+    "OrderedStore",
     "Page",
     "Problem",
     "Pruned",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Self, TypeAlias
 from urllib.parse import SplitResult
@@ -20,11 +20,10 @@ from kode.core.store.base import Store
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
 from kode.core.store.open import redact, url_options
 from kode.core.store.primitives import Durability, prefix_end
-from kode.core.store.records import int_key, key_int
+from kode.core.store.rules import append, counted, free, holds
 
 __all__ = ["MemoryStore"]
 
-_BOUNDED = ("message", "reminder")
 # Named by what a record's address is made of, so that no key object is built for a look-up.
 _Place: TypeAlias = tuple[Kind, str]
 
@@ -73,6 +72,7 @@ class MemoryStore(Store):
         """Sorted (wake_at, agent id)."""
         # item id -> position key, per uid
         self._waiting: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        self._view = _View(self._shelves, self._waiting)
 
     @classmethod
     def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
@@ -132,33 +132,10 @@ class MemoryStore(Store):
 
     async def append_inbox(self, agent_id: str, record: Record, *, now: int, bounded: bool) -> Appended:
         """See `Records.append_inbox`."""
-        header = self._row("header", "", agent_id)
-        if header is None or record.uid not in ("", header.columns["uid"]):
-            return Appended("gone")
-        uid, item_id = str(header.columns["uid"]), str(record.columns["id"])
-        inbox = self._shelves.setdefault(("inbox", uid), _Shelf())
-        position = self._waiting[uid].get(item_id)
-        if position is not None:
-            return Appended("waiting", key_int(position), known=inbox.rows[position])
-        consumed = self._row("consumed", uid, item_id)
-        if consumed is not None and _int(consumed.columns["expires_at"]) > now:
-            return Appended("consumed", _int(consumed.columns["position"]), known=consumed)
-        if bounded:
-            size, largest = _int(record.columns["size"]), _int(header.columns["max_message_bytes"])
-            if size > largest:
-                return Appended("too_big", limit=largest)
-            most = _int(header.columns["max_inbox"])
-            if len(inbox.keys) >= most and _bounded(inbox) >= most:
-                return Appended("full", limit=most)
-        last = key_int(inbox.keys[-1]) if inbox.keys else 0
-        new = max(last, _int(header.columns["seen"])) + 1
-        self._put(_own(Record("inbox", uid, int_key(new), record.columns, record.body)))
-        wake_at = max(now, _int(record.columns["not_before"]))
-        if header.columns["parked"] is not None:
-            return Appended("new", new)
-        if header.columns["wake_at"] is None or _int(header.columns["wake_at"]) > wake_at:
-            self._put(_own(replace(header, columns={**header.columns, "wake_at": wake_at})))
-        return Appended("new", new)
+        appended, puts = append(self._view, agent_id, record, now, bounded)
+        for put in puts:
+            self._put(_own(put))
+        return appended
 
     async def drop(self, agent_id: str, uid: str) -> None:
         """See `Records.drop`."""
@@ -206,7 +183,7 @@ class MemoryStore(Store):
             if wake_at > now or len(found) >= limit:
                 break
             uid = str(self._shelves["header", ""].rows[agent_id].columns["uid"])
-            if self._free(Key("lease", uid, ""), now):
+            if free(self._row("lease", uid, ""), now):
                 found.append(Due(agent_id, wake_at))
         return found
 
@@ -253,30 +230,41 @@ class MemoryStore(Store):
             insort(self._wakes, (_int(after), new.key))
 
     def _holds(self, condition: Condition) -> bool:
-        op, key = condition.op, condition.key
-        shelf = self._shelves.get((key.kind, key.uid))
-        if op == "no_inbox_after":
-            return shelf is None or not shelf.keys or shelf.keys[-1] <= str(condition.value)
-        if op == "free":
-            return self._free(key, _int(condition.value))
-        row = None if shelf is None else shelf.rows.get(key.key)
-        if op == "absent":
-            return row is None
-        return row is not None and row.columns[condition.column] == condition.value
+        return holds(self._view, condition)
 
-    def _free(self, key: Key, now: int) -> bool:
-        row = self._row(key.kind, key.uid, key.key)
-        return row is None or row.columns["holder"] is None or _int(row.columns["until"]) <= now
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What the rules ask of a store."""
+
+    shelves: dict[_Place, _Shelf]
+    ids: Mapping[str, Mapping[str, str]]
+
+    def row(self, kind: Kind, uid: str, key: str) -> Record | None:
+        shelf = self.shelves.get((kind, uid))
+        return None if shelf is None else shelf.rows.get(key)
+
+    def has(self, key: Key) -> bool:
+        return self.row(key.kind, key.uid, key.key) is not None
+
+    def last(self, uid: str) -> str:
+        inbox = self.shelves.get(("inbox", uid))
+        return inbox.keys[-1] if inbox is not None and inbox.keys else ""
+
+    def waiting(self, uid: str, item_id: str) -> Record | None:
+        key = self.ids[uid].get(item_id) if uid in self.ids else None
+        return None if key is None else self.shelves["inbox", uid].rows[key]
+
+    def filled(self, uid: str, most: int) -> bool:
+        inbox = self.shelves.get(("inbox", uid))
+        rows = {} if inbox is None else inbox.rows
+        return len(rows) >= most and counted(rows.values()) >= most
 
 
 def _own(record: Record) -> Record:
     """Copy a record with columns that nobody can change: neither who put it nor who reads it."""
     columns = MappingProxyType(dict(record.columns))
     return Record(record.kind, record.uid, record.key, columns, record.body)
-
-
-def _bounded(inbox: _Shelf) -> int:
-    return sum(1 for record in inbox.rows.values() if record.columns["kind"] in _BOUNDED)
 
 
 def _int(value: Value) -> int:

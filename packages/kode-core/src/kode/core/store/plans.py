@@ -18,7 +18,7 @@ from kode.core.kernel.state import Document, RunRecord, State
 from kode.core.kernel.toolcall import Call
 from kode.core.kernel.window import Snapshot
 from kode.core.store import records as rec
-from kode.core.store.contract import DocumentBody, Item, Key, Kind, Lease, Loaded, Record, Value
+from kode.core.store.contract import DocumentBody, Footing, Item, Key, Kind, Lease, Loaded, Record, Value
 
 __all__ = ["Ask", "Get", "Page", "Plan", "Scan", "StagedFound"]
 
@@ -72,6 +72,17 @@ class Page(Generic[T, C]):
     """Where to go on: the next `after` (or `before`, reading backwards). None: that was all there was."""
     pruned: bool = False
     """Some of what was asked for was pruned and is no longer there."""
+
+
+def finish(plan: Plan[T], answer: Callable[[Ask], list[Record | None]]) -> T:
+    """Run a plan to its end."""
+    try:
+        ask = next(plan)
+        while True:
+            ask = plan.send(answer(ask))
+    except StopIteration as end:
+        value: T = end.value
+        return value
 
 
 # ---- the header and what it needs --------------------------------------------------------------------------
@@ -171,30 +182,38 @@ def state_of(header: Record) -> Plan[State]:
     return rec.read_header(header, [rec.read_call(call) for call in present(calls)])
 
 
-def load(agent_id: str, live: Callable[[Record | None, Record], Lease | None]) -> Plan[Loaded | None]:
-    """Read all a driver needs: header, open calls, lease, inbox, and the window undecoded."""
+def load(
+    agent_id: str, live: Callable[[Record | None, Record], Lease | None], now: int, *, recipe: bool = False
+) -> Plan[Loaded | None]:
+    """Read all a driver needs: header, open calls, lease, inbox, and the window undecoded; its template if asked."""
     header = yield from find_header(agent_id)
     if header is None:
         return None
     uid = uid_of(header)
-    lease, *calls = yield from get(lease_key(uid), *rec.header_call_keys(header))
+    named = rec.header_recipe(header) if recipe else None
+    documents = [] if named is None else [document_key(uid, named)]
+    lease, *found = yield from get(lease_key(uid), *documents, *rec.header_call_keys(header))
+    template, calls = next(iter(found[: len(documents)]), None), found[len(documents) :]
     state = rec.read_header(header, [rec.read_call(call) for call in present(calls)])
     inbox = yield from scan_all(Scan("inbox", uid))
     window: list[Record] = []
     for part in state.window.bounded(state.next_seq):
         start, stop = max(part.start, state.first_seq), part.stop or 0
         if start < stop:
-            window += yield from scan_all(message_range(uid, start, stop, min(SCAN, stop - start)))
+            window += yield from scan_all(message_range(uid, start, stop, min(SCAN, stop - start + 1)))
     wake_at = header.columns["wake_at"]
+    version, seen, held = integer(header.columns["version"]), integer(header.columns["seen"]), live(lease, header)
     return Loaded(
         state=state,
-        version=integer(header.columns["version"]),
-        seen=integer(header.columns["seen"]),
+        version=version,
+        seen=seen,
         bounds=rec.read_bounds(header),
         window=window,
         inbox=tuple(rec.read_item(record) for record in inbox),
-        lease=live(lease, header),
+        lease=held,
         wake_at=wake_at if isinstance(wake_at, int) else None,
+        recipe=None if template is None else rec.read_document(template).data,
+        footing=None if held is not None else Footing(agent_id, uid, version, seen, lease, now),
     )
 
 

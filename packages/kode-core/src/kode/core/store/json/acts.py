@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from kode.core.store import rules
 from kode.core.store.contract import Appended, Condition, Key, Kind, Record
-from kode.core.store.plans import Scan, integer
-from kode.core.store.records import int_key, key_int
+from kode.core.store.plans import Scan
 
 __all__ = ["Act", "View", "append", "apply", "apply_and_look"]
 
 T = TypeVar("T")
-_BOUNDED = ("message", "reminder")
 
 
 class View(Protocol):
@@ -49,9 +48,9 @@ def apply(
     view: View, conditions: Sequence[Condition], puts: Sequence[Record], deletes: Sequence[Key]
 ) -> Act[int | None]:
     """Do what `Records.apply` says."""
-    for i, condition in enumerate(conditions):
-        if not _holds(view, condition):
-            return Act(i)
+    failed = rules.judge(_Seen(view), conditions)
+    if failed is not None:
+        return Act(failed)
     kept = {record.address for record in puts} if deletes else set()
     return Act(None, puts, [key for key in deletes if key not in kept and view.has(key)])
 
@@ -76,49 +75,30 @@ def apply_and_look(
 
 def append(view: View, agent_id: str, record: Record, now: int, bounded: bool) -> Act[Appended]:
     """Do what `Records.append_inbox` says."""
-    (header,) = view.get([Key("header", "", agent_id)])
-    if header is None or record.uid not in ("", header.columns["uid"]):
-        return Act(Appended("gone"))
-    uid, item_id = str(header.columns["uid"]), str(record.columns["id"])
-    keys = view.keys("inbox", uid)
-    waiting = [row for row in view.get([Key("inbox", uid, key) for key in keys]) if row is not None]
-    for row in waiting:
-        if row.columns["id"] == item_id:
-            return Act(Appended("waiting", key_int(row.key), known=row))
-    (consumed,) = view.get([Key("consumed", uid, item_id)])
-    if consumed is not None and integer(consumed.columns["expires_at"]) > now:
-        return Act(Appended("consumed", integer(consumed.columns["position"]), known=consumed))
-    refused = _refused(header, record, waiting) if bounded else None
-    if refused is not None:
-        return Act(refused)
-    position = max(key_int(keys[-1]) if keys else 0, integer(header.columns["seen"])) + 1
-    puts = [Record("inbox", uid, int_key(position), record.columns, record.body)]
-    wake_at = max(now, integer(record.columns["not_before"]))
-    known = header.columns["wake_at"]
-    if header.columns["parked"] is None and (known is None or integer(known) > wake_at):
-        puts.append(replace(header, columns={**header.columns, "wake_at": wake_at}))
-    return Act(Appended("new", position), puts)
+    return Act(*rules.append(_Seen(view), agent_id, record, now, bounded))
 
 
-def _refused(header: Record, record: Record, waiting: Sequence[Record]) -> Appended | None:
-    largest, most = integer(header.columns["max_message_bytes"]), integer(header.columns["max_inbox"])
-    if integer(record.columns["size"]) > largest:
-        return Appended("too_big", limit=largest)
-    if len(waiting) >= most and sum(row.columns["kind"] in _BOUNDED for row in waiting) >= most:
-        return Appended("full", limit=most)
-    return None
+class _Seen:
+    """What the rules ask of a folder."""
 
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self.has = view.has
 
-def _holds(view: View, condition: Condition) -> bool:
-    key = condition.key
-    if condition.op == "no_inbox_after":
-        keys = view.keys("inbox", key.uid)
-        return not keys or keys[-1] <= str(condition.value)
-    if condition.op == "absent":
-        return not view.has(key)
-    (row,) = view.get([key])
-    if row is None:
-        return condition.op == "free"
-    if condition.op == "free":
-        return row.columns["holder"] is None or integer(row.columns["until"]) <= integer(condition.value)
-    return row.columns[condition.column] == condition.value
+    def row(self, kind: Kind, uid: str, key: str) -> Record | None:
+        (row,) = self._view.get([Key(kind, uid, key)])
+        return row
+
+    def last(self, uid: str) -> str:
+        keys = self._view.keys("inbox", uid)
+        return keys[-1] if keys else ""
+
+    def waiting(self, uid: str, item_id: str) -> Record | None:
+        return next((row for row in self._inbox(uid) if row.columns["id"] == item_id), None)
+
+    def filled(self, uid: str, most: int) -> bool:
+        return len(self._view.keys("inbox", uid)) >= most and rules.counted(self._inbox(uid)) >= most
+
+    def _inbox(self, uid: str) -> list[Record]:
+        keys = [Key("inbox", uid, key) for key in self._view.keys("inbox", uid)]
+        return [row for row in self._view.get(keys) if row is not None]

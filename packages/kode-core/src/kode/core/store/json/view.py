@@ -14,7 +14,7 @@ from kode.core.store.json import names
 from kode.core.store.json.disk import open_file
 from kode.core.store.json.index import HELD, Index
 from kode.core.store.json.lines import Address, Place, Raw, read_record
-from kode.core.store.plans import Get, Plan, Scan
+from kode.core.store.plans import Get, Plan, Scan, finish
 
 __all__ = ["FolderView", "held", "read_at"]
 
@@ -74,14 +74,7 @@ class FolderView:
 
     def run(self, plan: Plan[T]) -> T:
         """Run a plan to its end."""
-        try:
-            ask = next(plan)
-            while True:
-                answer: list[Record | None] = self.get(ask.keys) if isinstance(ask, Get) else [*self.scan(ask)]
-                ask = plan.send(answer)
-        except StopIteration as end:
-            value: T = end.value
-            return value
+        return finish(plan, lambda ask: self.get(ask.keys) if isinstance(ask, Get) else [*self.scan(ask)])
 
     def hold(self) -> None:
         """Keep in memory what is asked for all the time."""

@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Any, Final
 
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
-from kode.core.store.plans import Ask, Get, Plan, Scan, T
+from kode.core.store.plans import Ask, Get, Plan, Scan, T, finish
 from kode.core.store.primitives import prefix_end
 from kode.core.store.records import COLUMNS, int_key, key_int
 
@@ -168,12 +168,7 @@ def run_plan(db: sqlite3.Connection, plan: Plan[T], *, snapshot: bool = True) ->
     if own:
         db.execute("BEGIN")
     try:
-        answer = _answer(db, next(plan))
-        while True:
-            answer = _answer(db, plan.send(answer))
-    except StopIteration as end:
-        value: T = end.value
-        return value
+        return finish(plan, lambda ask: _answer(db, ask))
     finally:
         if own and db.in_transaction:  # some errors end it
             db.execute("COMMIT")
@@ -261,7 +256,8 @@ def _holds(db: sqlite3.Connection, condition: Condition) -> bool:
     if condition.op == "free":
         held = f"{at} AND holder IS NOT NULL AND until > ?"
         return db.execute(held, (key.uid, key.key, condition.value)).fetchone() is None
-    same = f'{at} AND "{condition.column}" IS ?'
+    # A column without `+` would turn a number into the text that it looks like, or a text into a number.
+    same = f'{at} AND +"{condition.column}" IS ?'
     return db.execute(same, (key.uid, key.key, condition.value)).fetchone() is not None
 
 

@@ -7,12 +7,15 @@ from typing import Final, Literal
 
 from kode.core.testing.conformance.store.author import StoreCase
 from kode.core.testing.conformance.store.cancel import CancellationContract
+from kode.core.testing.conformance.store.consistency import ConsistencyContract
 from kode.core.testing.conformance.store.corruption import CorruptionContract
 from kode.core.testing.conformance.store.documents import BlobsContract, DocumentsContract
 from kode.core.testing.conformance.store.due import DueContract
 from kode.core.testing.conformance.store.events import EventsContract
 from kode.core.testing.conformance.store.faults import FaultsContract
 from kode.core.testing.conformance.store.fork import ForkContract
+from kode.core.testing.conformance.store.given import GivenCase
+from kode.core.testing.conformance.store.health import HealthContract, MetricsContract
 from kode.core.testing.conformance.store.inbox import InboxContract
 from kode.core.testing.conformance.store.isolation import IsolationContract
 from kode.core.testing.conformance.store.kill import KillContract
@@ -21,11 +24,15 @@ from kode.core.testing.conformance.store.lifecycle import LifecycleContract
 from kode.core.testing.conformance.store.listing import ListingContract
 from kode.core.testing.conformance.store.paging import PagingContract
 from kode.core.testing.conformance.store.processes import ProcessesContract
+from kode.core.testing.conformance.store.query import QueryContract
 from kode.core.testing.conformance.store.races import RacesContract
 from kode.core.testing.conformance.store.records import RoundTripContract
 from kode.core.testing.conformance.store.removal import RemovalContract
 from kode.core.testing.conformance.store.repeat import RepeatContract
+from kode.core.testing.conformance.store.retention import RetentionContract
+from kode.core.testing.conformance.store.stats import StatsContract
 from kode.core.testing.conformance.store.swap import SwapContract
+from kode.core.testing.conformance.store.watch import WatchContract
 
 __all__ = ["GROUPS", "Clause", "Group", "StoreConformance", "clauses"]
 
@@ -66,7 +73,8 @@ _LEVELS: Final[dict[Level, tuple[type[StoreCase], ...]]] = {
     "core": (
         *(LifecycleContract, RoundTripContract, PagingContract, SwapContract, RepeatContract, InboxContract),
         *(DueContract, LeaseContract, IsolationContract, ListingContract, EventsContract, DocumentsContract),
-        *(BlobsContract, ForkContract, RemovalContract, CorruptionContract, RacesContract),
+        *(BlobsContract, ForkContract, RemovalContract, RetentionContract, QueryContract, StatsContract),
+        *(WatchContract, MetricsContract, HealthContract, ConsistencyContract, CorruptionContract, RacesContract),
     ),
     "full": (FaultsContract, CancellationContract, ProcessesContract, KillContract),
 }
@@ -101,11 +109,19 @@ class StoreConformance(
     BlobsContract,
     ForkContract,
     RemovalContract,
+    RetentionContract,
+    QueryContract,
+    StatsContract,
+    WatchContract,
+    MetricsContract,
+    HealthContract,
+    ConsistencyContract,
     CorruptionContract,
     RacesContract,
     FaultsContract,
     CancellationContract,
     ProcessesContract,
     KillContract,
+    GivenCase,
 ):
     """All of it."""
