@@ -115,8 +115,8 @@ class LastFailureNamed(MemoryStore):
 @wrong(
     "compare-and-swap",
     "nothing_is_written_when_a_condition_fails",
-    also="lease removal",
-    why="what consumes an item or prunes a document is a delete under conditions",
+    also="lease removal retention",
+    why="what consumes an item, prunes a document or expires is a delete under conditions",
 )
 class DeletesAnyway(MemoryStore):
     """Deletes are outside of the transaction."""
@@ -329,7 +329,12 @@ class NumbersAreFloats(Kept):
         return replace(record, columns=columns)
 
 
-@wrong("round-trip", "text_is_kept_code_point_for_code_point", also="lease", why="a holder's name is a column")
+@wrong(
+    "round-trip",
+    "text_is_kept_code_point_for_code_point",
+    also="lease query",
+    why="a holder's name is a column, and so is what is asked for",
+)
 class ThreeBytesOnly(Kept):
     """UTF-8 of three bytes: beyond the BMP there are question marks."""
 

@@ -23,7 +23,7 @@ from kode.core.store.records import int_key
 @wrong(
     "repeat",
     "only_the_last_commit_is_known",
-    also="compare-and-swap lease isolation",
+    also="compare-and-swap lease isolation consistency",
     why="what was written or removed once is not written or removed again, whatever it is",
 )
 class TokenReplay(MemoryStore):
@@ -110,7 +110,7 @@ class BodiesFirst(MemoryStore):
         return await super().apply(agent_id, conditions, puts, deletes)
 
 
-@wrong("isolation", "blobs_are_apart", also="fork", why="a fork has the blobs of what it was forked from")
+@wrong("isolation", "blobs_are_apart", also="fork retention", why="a fork has the blobs of what it was forked from")
 class SharedBucket(MemoryStore):
     """Keeps a blob once for all agents, by its digest, and removes it with the first agent that goes."""
 

@@ -38,7 +38,7 @@ class OneBoundForTwo(MemoryStore):
 @wrong(
     "paging",
     "before_is_exclusive",
-    also="round-trip isolation events fork corruption",
+    also="round-trip isolation events fork retention corruption",
     why="the end of a history is the bound of a scan",
 )
 class BeforeInclusive(Scanning):
@@ -48,7 +48,9 @@ class BeforeInclusive(Scanning):
         return {**given, "before": given["before"] and given["before"] + "\0"} if "before" in given else given
 
 
-@wrong("paging", "limit_takes_the_first", also="listing", why="pages of a listing are scans")
+@wrong(
+    "paging", "limit_takes_the_first", also="listing health", why="pages of a listing are scans, also of one to count"
+)
 class OneTooMany(Scanning):
     """It reads one more to see whether there is more."""
 
@@ -134,7 +136,7 @@ class Collation(Sorting):
         return key.casefold(), key
 
 
-@wrong("paging", "a_prefix_is_text_and_no_pattern", also="isolation", why="a listing is a scan of headers")
+@wrong("paging", "a_prefix_is_text_and_no_pattern", also="isolation query", why="a listing is a scan of headers")
 class PrefixIsAPattern(MemoryStore):
     """`LIKE prefix || '%'`."""
 
@@ -205,7 +207,7 @@ class TenantLeak(MemoryStore):
         return [row for row in found if str(row.columns["tenant"] or "").startswith(tenant or "")][:limit]
 
 
-@wrong("isolation", "a_prefix_is_no_pattern")
+@wrong("isolation", "a_prefix_is_no_pattern", also="query", why="who is asked about is listed")
 class AgentsByPattern(MemoryStore):
     """`LIKE 'prefix%'`: an underscore is any character."""
 
@@ -223,7 +225,12 @@ class ListsByFolder(MemoryStore):
         return sorted(found, key=lambda row: row.key.split("/"))
 
 
-@wrong("listing", "the_listing_is_of_today", also="removal", why="a test there reads the version from the listing")
+@wrong(
+    "listing",
+    "the_listing_is_of_today",
+    also="removal retention",
+    why="a test reads the version from the listing, and who expires is listed",
+)
 class ListsOfYesterday(MemoryStore):
     """A listing from a copy that is filled when an agent is first seen."""
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import inspect
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import anyio
 import pytest
 
-from kode.core.store import Store
+from kode.core.store import MemoryStore, Store
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store import Clause, StoreConformance
 from kode.core.testing.conformance.store.author import AT
 
-__all__ = ["failing"]
+__all__ = ["changed", "failing", "reached"]
 
 PATIENCE_S = 2.0
 """After which a clause has failed, of this process's own time. Nothing in memory takes a tenth of it."""
@@ -68,3 +69,42 @@ def _bounded() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+
+
+# ---- what a change can be seen by --------------------------------------------------------------------------
+
+_METHODS: dict[CodeType, str] = {
+    method.__code__: name
+    for layer in MemoryStore.__mro__
+    for name, method in vars(layer).items()
+    if hasattr(method, "__code__")
+}
+
+
+_reached: dict[Clause, set[str]] = {}
+
+
+async def reached(clause: Clause) -> set[str]:
+    """Name all methods of a right store that run for a clause; it is run once."""
+    if clause in _reached:
+        return _reached[clause]
+    found = _reached[clause] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code in _METHODS:
+            found.add(_METHODS[frame.f_code])
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        await failing(MemoryStore, [clause])
+    finally:
+        sys.setprofile(before)
+    return found
+
+
+def changed(make: type[Store]) -> set[str]:
+    """Name the methods of a right store in whose place a wrong one has its own."""
+    layers = make.__mro__[: make.__mro__.index(MemoryStore)]
+    own = {name for layer in layers for name in vars(layer)} | vars(make(VirtualClock(AT))).keys()
+    return own & set(_METHODS.values()) - {"__init__"}

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.stores.mutants.table import Mutant
 
-from kode.core.store import Lease, SqliteStore
+from kode.core.store import Changes, Lease, SqliteStore
 
 
 class ChecksThenActs(SqliteStore):
@@ -67,10 +67,42 @@ class LocksWhatIsThere(SqliteStore):
         return await self.apply(agent_id, conditions, puts, deletes), []
 
 
+class SaysItIsAlone(SqliteStore):
+    """Nobody else writes, it says, so nothing is looked for."""
+
+    alone = True
+
+
+class LooksAtVersions(SqliteStore):
+    """An agent has changed when its version has: an item that came is none."""
+
+    async def look(self, agent_id: str | None) -> object:
+        found = [(row.key, row.columns["version"]) for row in await self.agents(agent_id or "", "", 1_000)]
+        return found
+
+
+class _LooksAnew(Changes):
+    async def wait(self) -> None:
+        self._seen = await self._look(self.agent_id)
+        await super().wait()
+
+
+class LooksWhenItWaits(SqliteStore):
+    """What is new is told from what was there when the wait began, not from what its caller has read."""
+
+    def watch(self, agent_id: str | None = None, **given: Any) -> Changes:
+        changes = super().watch(agent_id, **given)
+        changes.__class__ = _LooksAnew
+        return changes
+
+
 SHARED = (
+    Mutant(SaysItIsAlone, "watch", "what_another_object_writes_wakes_within_an_interval"),
+    Mutant(LooksAtVersions, "watch", "what_another_object_writes_wakes_within_an_interval"),
+    Mutant(LooksWhenItWaits, "watch", "what_another_object_writes_before_the_wait"),
     Mutant(ChecksThenActs, "processes", "conditions_are_judged_on_what_all_wrote"),
     Mutant(LeasesOfItsOwn, "processes", "a_lease_binds_all"),
     Mutant(LocksWhatIsThere, "races", "no_item_slips_in_between_a_judgement_and_its_write"),
     Mutant(AcknowledgesTooEarly, "kill", "what_was_acknowledged_a_moment_before"),
 )
-"""Held to the clauses that are meant for them alone: starting processes takes its time."""
+"""Held to the clauses that are meant for them alone: files and processes take their time."""

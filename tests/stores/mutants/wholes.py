@@ -26,7 +26,7 @@ class Repeating(MemoryStore):
 @wrong(
     "repeat",
     "a_repeated_commit",
-    also="compare-and-swap lease faults cancellation",
+    also="compare-and-swap lease metrics faults cancellation",
     why="whoever lost an acknowledgement, by whatever means, repeats the commit",
 )
 class RepetitionIsAConflict(Repeating):
@@ -176,7 +176,7 @@ class DropsByPrefix(MemoryStore):
             await super().drop(agent_id, other)
 
 
-@wrong("isolation", "every_kind_is_dropped", also="blobs fork removal", why="whoever deletes drops")
+@wrong("isolation", "every_kind_is_dropped", also="blobs fork removal retention", why="whoever deletes drops")
 class DropForgetsBlobs(MemoryStore):
     """Blobs lie elsewhere, and stay there."""
 
@@ -290,7 +290,12 @@ def _readable(row: Record) -> bool:
     return True
 
 
-@wrong("corruption", "a_body_that_is_broken_in_any_way", also="inbox", why="a body need be no JSON")
+@wrong(
+    "corruption",
+    "a_body_that_is_broken_in_any_way",
+    also="inbox consistency",
+    why="a body need be no JSON, and what is left out is not named",
+)
 class LeavesOutTheDamaged(MemoryStore):
     """What cannot be read is not there."""
 
@@ -371,7 +376,7 @@ class BlobRaisesTheVersion(MemoryStore):
         return await super().put_blob(agent_id, data, media_type)
 
 
-@wrong("removal", "prune_keeps_the_last_events")
+@wrong("removal", "prune_keeps_the_last_events", also="retention", why="events are pruned by their number there, too")
 class PrunesTheLastEvents(MemoryStore):
     """It keeps one event less than asked for."""
 

@@ -19,9 +19,32 @@ pytest.register_assert_rewrite(
     *(
         f"kode.core.testing.conformance.store.{name}"
         for name in (
-            *("author", "cancel", "corruption", "documents", "due", "events", "faults", "fork", "inbox", "isolation"),
-            *("kill", "lease", "lifecycle", "listing", "paging", "processes", "races", "records", "removal", "repeat"),
-            *("swap", "worker"),
+            *(
+                "author",
+                "cancel",
+                "consistency",
+                "corruption",
+                "documents",
+                "due",
+                "events",
+                "faults",
+                "fork",
+                "health",
+            ),
+            *(
+                "inbox",
+                "isolation",
+                "kill",
+                "lease",
+                "lifecycle",
+                "listing",
+                "paging",
+                "processes",
+                "query",
+                "races",
+                "records",
+            ),
+            *("removal", "repeat", "retention", "stats", "swap", "watch", "worker"),
         )
     )
 )

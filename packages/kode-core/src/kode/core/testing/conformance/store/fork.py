@@ -15,7 +15,7 @@ from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.window import Range, Snapshot, Window
 from kode.core.kernel.words import Status
 from kode.core.store.base import Store
-from kode.core.store.contract import DocumentBody
+from kode.core.store.contract import DocumentBody, Kind
 from kode.core.testing.conformance.store.author import (
     AT,
     Author,
@@ -223,6 +223,57 @@ class ForkContract(StoreCase):
         await store.fork("agent", "fork", new_uid="uid-9")
         after = [await store.scan("agent", kind, "uid-1", limit=99) for kind in ("message", "document", "inbox")]
         assert (after, await store.agents("agent", "", 9)) == (before, header)
+
+    # ---- many at once --------------------------------------------------------------------------------------
+
+    async def test_many_forks_are_each_as_one_would_be(self, store: Store) -> None:
+        """`batch_fork` makes exactly those named, in their order, each with the same records as a fork by itself."""
+        await history(store)
+        await store.fork("agent", "one", new_uid="uid-8")
+        kinds: tuple[Kind, ...] = ("message", "call", "compaction", "snapshot", "document", "blob")
+        alone = [[replace(r, uid="") for r in await store.scan("one", kind, "uid-8", limit=99)] for kind in kinds]
+        forks = {f"f/{n}": f"uid-f{n}" for n in range(4)}
+        made = await store.batch_fork("agent", forks)
+        assert [(state.agent_id, state.uid) for state in made] == list(forks.items())
+        assert [info.agent_id for info in await store.list_agents()] == ["agent", *forks, "one"]
+        for id, uid in forks.items():
+            rows = [[replace(r, uid="") for r in await store.scan(id, kind, uid, limit=99)] for kind in kinds]
+            assert rows == alone, id
+        assert await store.batch_fork("agent", {}) == ()
+        assert await store.scan("", "staged", "", limit=9) == []
+
+    async def test_one_fork_that_cannot_be_hinders_no_other(self, store: Store) -> None:
+        """Where an id is taken the other forks are made, the error names those that were not, and nothing is left."""
+        await history(store)
+        await Author(store, "taken", "uid-t").create()
+        with pytest.raises(AgentExistsError) as refused:
+            await store.batch_fork("agent", {"b": "uid-b", "taken": "uid-c", "d": "uid-d"})
+        assert refused.value.fields["failed"] == ["taken"]
+        assert [info.agent_id for info in await store.list_agents()] == ["agent", "b", "d", "taken"]
+        assert (await store.read_state("taken")).uid == "uid-t"
+        assert await store.remains("taken", "uid-c") == {}
+        for id in "bd":
+            assert len((await store.read_messages(id)).items) == 6
+
+    async def test_many_forks_made_again_are_the_same(self, store: Store) -> None:
+        """Repeating `batch_fork` with the same identities makes what is missing and leaves the rest as it is."""
+        await history(store)
+        made = await store.batch_fork("agent", {"b": "uid-b", "c": "uid-c"}, at="s1")
+        before = await store.agents("", "", 9)
+        again = await store.batch_fork("agent", {"b": "uid-b", "c": "uid-c", "d": "uid-d"}, at="s1")
+        assert (again[:2], again[2].next_seq) == (made, 4)
+        assert [header for header in await store.agents("", "", 9) if header.key != "d"] == before
+
+    async def test_forks_that_make_no_sense_are_not_begun(self, store: Store) -> None:
+        """One bad id, or one identity for two, refuses all of a `batch_fork` before anything is written."""
+        await history(store)
+        for wrong in ({"b": "uid-b", "c": "uid-b"}, {"b": "uid-b", "../c": "uid-c"}, {"b": "uid-b", "c": ""}):
+            with pytest.raises(UsageError):
+                await store.batch_fork("agent", wrong)
+        with pytest.raises(NotFoundError):
+            await store.batch_fork("agent", {"b": "uid-b"}, at="nothing")
+        assert [info.agent_id for info in await store.list_agents()] == ["agent"]
+        assert await store.scan("", "staged", "", limit=9) == []
 
     async def test_a_long_history_is_forked_whole(self, store: Store) -> None:
         """A history of many records is copied whole, in whatever portions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 from kode.core import jsontext
@@ -21,7 +22,8 @@ from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.window import Compaction, Range, Snapshot, Window
 from kode.core.store.base import Store
 from kode.core.store.contract import DocumentBody, Key, Record
-from kode.core.store.records import COLUMNS, read_compaction, read_message
+from kode.core.store.questions import Question
+from kode.core.store.records import COLUMNS, int_key, read_compaction, read_message
 from kode.core.testing.conformance.store.author import (
     AT,
     A,
@@ -132,6 +134,26 @@ class RoundTripContract(StoreCase):
         rows = [row("blob", f"{n}", body=body) for n, body in enumerate(bodies)]
         await keep(store, rows)
         assert await store.scan(A, "blob", "u", limit=99) == rows
+
+    async def test_a_body_is_bytes_wherever_it_comes_from(self, store: Store) -> None:
+        """A body that is read is `bytes`, neither a view of them nor anything else that is equal to them."""
+        await keep(store, [head(), row("message", "10", body=b'1"x"'), row("inbox", int_key(1), id="i")])
+        (got,) = await store.get(A, [Key("message", "u", "10")])
+        known = await store.append_inbox(A, row("inbox", "", id="i", kind="message"), now=1, bounded=False)
+        _, seen = await store.apply_and_look(A, (), [row("run", "1")], (), uid="u", after=int_key(0))
+        listed = await store.agents("", "", 9)
+        asked = await store.select(Question("header", "agent_id"))
+        found = [got, known.known, *seen, *listed, *(header for _, header in asked)]
+        found += await store.scan(A, "message", "u", limit=9)
+        assert [type(record and record.body) for record in found] == [bytes] * 6
+        await Author(store, "agent").create()
+        assert type(await store.get_blob("agent", await store.put_blob("agent", b"x"))) is bytes
+
+    async def test_a_body_of_more_than_any_row_may_have(self, store: Store) -> None:
+        """A body of 17 MB, no part of which is like another, is read back to its last byte."""
+        large = row("blob", "ab" * 32, size=1, body=array("I", range(4_300_000)).tobytes())
+        await keep(store, [large])
+        assert await store.get(A, [large.address]) == [large], "the body is another"
 
     async def test_a_body_may_be_large(self, store: Store) -> None:
         """A body of many megabytes is a record like others."""

@@ -40,12 +40,13 @@ class SwapContract(StoreCase):
             assert await self._holds(store, Condition("absent", other))
 
     async def test_equals(self, store: Store) -> None:
-        """`equals` holds if the column is that value, and not one that only looks like it."""
+        """`equals` holds if the column is that value, and not one that only looks like it: a text is no number."""
         here = row("call", "10", tool="1", run=1)
         await keep(store, [here])
         for column, value in (("tool", "1"), ("run", 1)):
             assert await self._holds(store, Condition("equals", here.address, column, value))
         others: list[tuple[str, str | int]] = [("tool", "1 "), ("tool", "01"), ("tool", ""), ("run", 0), ("run", -1)]
+        others += [("tool", 1), ("run", "1"), ("run", "")]
         for column, value in others:
             assert not await self._holds(store, Condition("equals", here.address, column, value))
 
