@@ -361,6 +361,83 @@ async def memory(folder: str) -> dict[str, Any]:
     return {"bytes per idle agent": round((after - before) / len(kept))}
 
 
+# ---- stores ---------------------------------------------------------------------------------------------------
+
+
+async def append(folder: str) -> dict[str, Any]:
+    """One commit that appends one message, at message 10 and at message 100,000, taken in turns."""
+    rows: dict[str, Any] = {}
+    async with open_sqlite(folder, "process") as store:
+        deps = dependencies(store, ScriptedProvider(say("Done.")))
+        taken: dict[int, list[float]] = {10: [], 100_000: []}
+        agents = {count: await Agent.create(template=TEMPLATE, dependencies=deps) for count in taken}
+        for count, agent in agents.items():
+            await fill(store, agent, count, "x" * 500)
+        for turn in range(12):
+            for count, agent in agents.items():
+                found = await one_by_one(store, agent, 100)
+                if turn > 1:  # what comes before warms up
+                    taken[count] += found
+        for count, times in taken.items():
+            rows[f"append at message {count:,}, SQLite process"] = {
+                "min": min(times),
+                "median": statistics.median(times),
+                "max": max(times),
+            }
+        rows["the same, ratio of the medians"] = round(
+            statistics.median(taken[100_000]) / statistics.median(taken[10]), 3
+        )
+    return rows
+
+
+async def one_by_one(store: Store, agent: Agent, count: int) -> list[float]:
+    """Append messages, a commit each; milliseconds of each commit."""
+    from dataclasses import replace
+
+    from kode.core.store.contract import Commit
+
+    loaded = await store.load(agent.agent_id)
+    assert loaded is not None
+    state, version = loaded.state, loaded.version
+    taken = []
+    for _ in range(count):
+        seq = state.next_seq
+        message = Message(seq, "user" if seq % 2 == 0 else "assistant", (TextBlock("x" * 500),), state.updated_at)
+        state = replace(state, next_seq=seq + 1)
+        commit = Commit(state, f"append-{seq}", version, None, state.updated_at, messages=[message])
+        start = time.perf_counter()
+        version = (await store.commit(commit)).version
+        taken.append((time.perf_counter() - start) * 1e3)
+    return taken
+
+
+async def copy(folder: str) -> dict[str, Any]:
+    """`copy_store` from JSON files to SQLite `power`: many small agents, few large ones."""
+    from kode.core.store.copying import copy_store
+
+    rows: dict[str, Any] = {}
+    for count, messages in ((1_000, 20), (20, 2_000)):
+        speeds = []
+        async with open_json(folder, "process") as source:
+            deps = dependencies(source, ScriptedProvider(say("Done.")))
+            for _ in range(count):
+                await fill(source, await Agent.create(template=TEMPLATE, dependencies=deps), messages, "x" * 500)
+            path = source.path
+        for _ in range(6):
+            async with JSONStore(path) as source, open_sqlite(folder, "power") as target:
+                start = time.perf_counter()
+                report = await copy_store(source, target)
+                speeds.append(report.messages / (time.perf_counter() - start))
+                assert report.ok, report.problems
+        speeds = [round(speed) for speed in speeds[1:]]
+        rows[f"messages/s, {count:,} agents of {messages:,}"] = {
+            "min": min(speeds),
+            "median": statistics.median(speeds),
+            "max": max(speeds),
+        }
+    return rows
+
+
 # ---- streaming ------------------------------------------------------------------------------------------------
 
 
@@ -482,6 +559,8 @@ ROWS: dict[str, Callable[[str], Awaitable[dict[str, Any]]]] = {
     "load": load,
     "agents": agents,
     "memory": memory,
+    "append": append,
+    "copy": copy,
     "deltas": deltas,
     "grep": grep,
     "import": import_time,

@@ -15,9 +15,11 @@ from kode.core.kernel.window import Snapshot, Window
 from kode.core.store import JSONStore, MemoryStore, SqliteStore, Store
 from kode.core.store.contract import Condition, Key, Record
 from kode.core.store.copying import Outcome, Verified, What, copy_store, verify_copy
-from kode.core.store.copying.contents import PAGE_BYTES
+from kode.core.store.copying.contents import FIRST, PAGE_BYTES, Pages
+from kode.core.store.copying.work import PAGE
 from kode.core.store.orphans import ORPHANED_FOR
 from kode.core.store.plans import header_key, lease_key
+from kode.core.store.records import orphan_record
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, compaction, item, open_call, run_record
 
@@ -204,10 +206,10 @@ async def test_some_agents_only(source: Store, target: Store) -> None:
 
 
 async def test_more_agents_than_a_page(source: Store, target: Store) -> None:
-    for n in range(230):
+    for n in range(PAGE + 30):
         await Author(source, f"a{n}", f"u{n}").create()
-    assert outcome(await copy_store(source, target, concurrency=3)) == {"copied": 230}
-    assert outcome(await verify_copy(source, target, concurrency=5)) == {"same": 230}
+    assert outcome(await copy_store(source, target, concurrency=3)) == {"copied": PAGE + 30}
+    assert outcome(await verify_copy(source, target, concurrency=5)) == {"same": PAGE + 30}
 
 
 async def test_a_missing_agent_is_reported(source: Store, target: Store) -> None:
@@ -345,7 +347,9 @@ class Dead(BaseException):
 
 
 class Mortal(MemoryStore):
-    """Dies at a write, before or after it."""
+    """Dies at a write, before or after it. It takes several for an agent."""
+
+    max_batch = 20
 
     def __init__(self, clock: VirtualClock, at: int) -> None:
         super().__init__(clock)
@@ -490,6 +494,86 @@ async def test_two_copies_at_once_make_one(source: Store, clock: VirtualClock) -
         report = await copy_store(source, target)
         assert [one.what for one in report.problems] == ["conflict"]
         assert await everything(source) == await everything(target)
+
+
+@pytest.mark.parametrize("other", ["copies it", "began and died", "creates another"])
+async def test_who_comes_between_the_look_and_the_first_write_wins(
+    source: Store, clock: VirtualClock, other: str
+) -> None:
+    class Meeting(MemoryStore):
+        async def meet(self) -> None:
+            if other == "copies it":
+                assert (await copy_store(source, self)).ok
+            elif other == "began and died":
+                await self.apply("team/one", (), [orphan_record("uid-team/one", "team/one", "fork", AT)], ())
+            else:
+                await Author(self, "team/one", "another").create()
+
+        met = True
+
+        async def apply(self, agent_id: str, conditions: Any, puts: Any, deletes: Any) -> int | None:
+            if not self.met:
+                self.met = True
+                await self.meet()
+            return await super().apply(agent_id, conditions, puts, deletes)
+
+    await fill(source)
+    async with Meeting(clock) as target:
+        target.met = False
+        report = await copy_store(source, target)
+        assert [one.what for one in report.problems] == ["conflict"]
+        assert await target.exists("team/one") == (other != "began and died")
+        if other == "creates another":
+            assert await target.remains("team/one", "uid-team/one") == {}
+        else:
+            assert (await copy_store(source, target)).ok
+            assert await everything(source) == await everything(target)
+
+
+async def test_a_listed_header_may_be_old(clock: VirtualClock, target: Store) -> None:
+    class Listed(MemoryStore):
+        author: Author | None = None
+
+        async def agents(self, *args: Any, **options: Any) -> list[Record]:
+            rows = await super().agents(*args, **options)
+            if self.author is not None:
+                await self.author.say("since then")
+            return rows
+
+    async with Listed(clock) as source:
+        author = await fill(source)
+        assert outcome(await copy_store(source, target)) == {"copied": 1}
+        source.author = author
+        report = await copy_store(source, target, replace=True)
+        assert outcome(report) == {"replaced": 1}
+        source.author = None
+        assert await everything(source) == await everything(target)
+
+
+@pytest.mark.parametrize("messages", [FIRST - 1, FIRST, FIRST + 1, 5 * FIRST, 5 * FIRST + 1, 400])
+@pytest.mark.parametrize("size", [1, PAGE_BYTES // 20, PAGE_BYTES])
+async def test_pages_have_everything_once(source: Store, messages: int, size: int) -> None:
+    messages = min(messages, 60) if size > 1 else messages
+    if size == PAGE_BYTES:
+        messages = messages % 5
+    author = await fill(source, messages=0)
+    for n in range(messages):
+        await author.say(f"{n}" + "x" * (size - 1))
+    for n in range(3):
+        await source.put_blob("team/one", bytes([n]) * 10, "x/y")
+    pages = Pages(source, "team/one", author.state.uid)
+    found: list[Record] = []
+    while not pages.over:
+        page = await pages.next()
+        assert sum(len(row.body) for row in page) < 2.1 * PAGE_BYTES or len(page) <= FIRST
+        assert sum(row.kind == "blob" for row in page) <= 1
+        found += page
+    ours = await everything(source)
+    assert len(found) == len(ours) - 1
+    assert {row.address: (dict(row.columns), row.body) for row in found} == {
+        key: value for key, value in ours.items() if key.kind != "header"
+    }
+    assert pages.header == await header(source, "team/one")
 
 
 async def test_who_lost_its_mark_before_the_last_act_has_lost(source: Store, clock: VirtualClock) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +21,9 @@ from kode.core.template import AgentTemplate, TemplateRegistry
 from kode.core.template import templates as default_templates
 
 if TYPE_CHECKING:
+    from kode.core.discovery import Registry
+    from kode.core.hook.base import Hooks
+    from kode.core.plugin import Plugin
     from kode.core.provider.base import Provider
     from kode.core.provider.catalog import ProviderCatalog
     from kode.core.provider.retry import RetryPolicy
@@ -29,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentConfig", "Dependencies", "Ids", "RandomIds"]
 
+_log = logging.getLogger("kode")
+STOP_S = 10.0
+"""Seconds that a plugin has to stop."""
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -96,12 +104,17 @@ class AgentConfig:
     """Narrower than the template's wins, field by field."""
     model: str | None = None
     tools: tuple[str, ...] | None = None
+    hooks: tuple[str, ...] | None = None
+    plugins: tuple[str, ...] | None = None
     permission: PermissionPolicy | None = None
     sandbox: str | None = None
     sandbox_options: Json | None = None
     tenant: str | None = None
     metadata: Json | None = None
     parent: Parent | None = None
+    expires_in_s: float | None = None
+    """Seconds after its creation from which on `store.expire` erases it; None: it is kept. `store.set_expiry` changes
+    that later."""
 
     def recipe(self, registry: TemplateRegistry) -> AgentTemplate:
         """The template with this configuration laid over it: what is stored with the agent."""
@@ -109,6 +122,8 @@ class AgentConfig:
         changed = template.changed(
             model=self.model,
             tools=self.tools,
+            hooks=self.hooks,
+            plugins=self.plugins,
             permission=self.permission,
             sandbox=self.sandbox,
             sandbox_options=self.sandbox_options,
@@ -141,6 +156,10 @@ class Dependencies:
     """Kinds of sandboxes; None: the process's."""
     modes: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     """Permission modes of your own: ``(tool, arguments, policy) -> "allow" | "ask" | "deny"``."""
+    hooks: Registry[Hooks] | Mapping[str, Hooks] | list[Hooks] | None = None
+    """What templates may name in ``hooks``; None: the process's."""
+    plugins: Registry[Plugin] | Mapping[str, Plugin] | list[Plugin] | None = None
+    """What templates may name in ``plugins``; None: the process's, and those of installed wheels."""
     services: Mapping[str, Any] = field(default_factory=dict)
     clock: Clock = field(default_factory=RealClock)
     ids: Ids = field(default_factory=RandomIds)
@@ -154,6 +173,11 @@ class Dependencies:
     """What templates turned out to mean here, kept by ``runtime.binding.bind``."""
     _providers: dict[str, Provider] = field(default_factory=dict, init=False, repr=False)
     """Resolved once per name: agents share connections."""
+    _running: list[tuple[Plugin, AbstractAsyncContextManager[object]]] = field(
+        default_factory=list, init=False, repr=False
+    )
+    """Plugins with the lifespans that were entered, in this order."""
+    _starting: anyio.Lock | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         from kode.core.store.base import Store
@@ -175,12 +199,37 @@ class Dependencies:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        """Close the connections of providers that were found here by name; what was given is its giver's to close.
+    async def start(self, plugins: Iterable[Plugin]) -> None:
+        """Enter the lifespans of plugins that are not running yet."""
+        self._starting = self._starting or anyio.Lock()
+        for plugin in plugins:
+            async with self._starting:
+                if not any(one is plugin for one, _ in self._running):
+                    lifespan = plugin.lifespan()
+                    await lifespan.__aenter__()
+                    self._running.append((plugin, lifespan))
 
-        It can be used again afterwards: the same providers then open new connections.
+    async def _stop(self) -> None:
+        """Leave the lifespans, the last one first; what one of them raises keeps none of the others open."""
+        while self._running:
+            plugin, lifespan = self._running.pop()
+            try:
+                with self.clock.move_on_after(STOP_S, shield=True):
+                    await lifespan.__aexit__(None, None, None)
+                    continue
+                _log.warning("Plugin %s did not stop within %s s and was left", plugin.name, STOP_S)
+            except Exception:  # noqa: BLE001 - a stranger's code
+                _log.exception("Plugin %s failed to stop", plugin.name)
+        self._starting = None
+
+    async def close(self) -> None:
+        """Stop plugins, and close the connections of providers that were found here by name.
+
+        What was given is its giver's to close. It can be used again afterwards: plugins then start anew, and the same
+        providers open new connections.
         """
         self.bound.clear()
+        await self._stop()
         given = () if not isinstance(self.providers, Mapping) else tuple(self.providers.values())
         with anyio.CancelScope(shield=True):
             for provider in tuple(self._providers.values()):
@@ -207,6 +256,20 @@ class Dependencies:
         if isinstance(self.tools, list):
             self.tools = ToolRegistry(self.tools)
         return self.tools
+
+    def hook_registry(self) -> Registry[Hooks]:
+        """The hooks in force."""
+        from kode.core.plugin import default_hooks
+
+        self.hooks = default_hooks.given(self.hooks)
+        return self.hooks
+
+    def plugin_registry(self) -> Registry[Plugin]:
+        """The plugins in force."""
+        from kode.core.plugin import default_plugins
+
+        self.plugins = default_plugins.given(self.plugins)
+        return self.plugins
 
     def sandbox_factory(self) -> SandboxFactory:
         """The kinds of sandboxes in force."""

@@ -48,7 +48,7 @@ def copy(
     agents: Agents = None,
     prefix: Prefix = "",
     since: Since = None,
-    concurrency: Concurrency = 8,
+    concurrency: Concurrency = 16,
     replace: Replace = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -74,7 +74,7 @@ def verify(
     agents: Agents = None,
     prefix: Prefix = "",
     since: Since = None,
-    concurrency: Concurrency = 8,
+    concurrency: Concurrency = 16,
     as_json: AsJson = False,
 ) -> None:
     """Compare all that two stores hold of the agents in SRC, byte for byte. Exit code 1: they differ."""

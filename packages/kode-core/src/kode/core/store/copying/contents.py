@@ -10,15 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, TypeAlias
 
 from kode.core.store import plans
 from kode.core.store.columns import COLUMNS
 from kode.core.store.contract import Kind, Record
-from kode.core.store.plans import Plan, Scan
-from kode.core.store.primitives import Records
+from kode.core.store.plans import Plan, Scan, header_key, lease_key
 from kode.core.store.reading import Reading
 
 __all__ = ["KINDS", "PAGE_BYTES", "Contents", "Pages", "frame", "read_contents"]
@@ -26,42 +25,62 @@ __all__ = ["KINDS", "PAGE_BYTES", "Contents", "Pages", "frame", "read_contents"]
 KINDS: Final[tuple[Kind, ...]] = tuple(kind for kind in COLUMNS if kind not in ("header", "lease", "staged"))
 """What an agent is made of beside its header."""
 FIRST: Final = 16
-"""Records read before it is known how large they are."""
+"""Records of a kind read before it is known how large they are."""
 MOST: Final = 1_000
 PAGE_BYTES: Final = 4_194_304
-"""About how many bytes a page has at most, unless a single record is larger."""
+"""About how many bytes a page has at most, unless the first records are larger."""
 
 
 class Pages:
-    """The records of one kind, a page at a time, so that memory is bounded by the largest few of them.
+    """The records of an agent in pages that cost one reading each, so that memory is bounded by the largest few.
 
-    Blobs come one by one, for each may be large. Of other kinds the next page is measured by the largest record so far.
+    A page takes kind after kind until it is full; most agents have one page. Blobs come last and one by one, for each
+    may be large: a page ends with the first that it meets.
     """
 
-    def __init__(self, store: Records, agent_id: str, uid: str, kind: Kind, first: list[Record] | None = None) -> None:
-        self._read = (store, agent_id, uid, kind)
-        self._first = first
-        """The first page, where it was read already."""
+    def __init__(self, store: Reading, agent_id: str, uid: str, kinds: Sequence[Kind] = KINDS) -> None:
+        self._store, self._agent_id, self._uid = store, agent_id, uid
+        self._kinds: list[Kind] = [kind for kind in kinds if kind != "blob"]
         self._after = ""
-        self._limit = 1 if kind == "blob" else FIRST
-        self._over = False
+        self._limit = FIRST
         self._largest = 1
+        self.over = False
+        """There are no more."""
+        self.blobs = False
+        """What is left are blobs."""
+        self.header: Record | None = None
+        """The header as it was after all but the blobs were read; None: it was gone."""
+        self.lease: Record | None = None
+        """The lease, likewise."""
 
     async def next(self) -> list[Record]:
-        """Read the next page; empty when there is none."""
-        if self._over:
-            return []
-        store, agent_id, uid, kind = self._read
-        rows, self._first = self._first, None
-        if rows is None:
-            rows = await store.scan(agent_id, kind, uid, after=self._after, limit=self._limit)
-        self._over = len(rows) < self._limit
-        if rows:
-            self._after = rows[-1].key
-            self._largest = max(self._largest, *(len(row.body) for row in rows))
-        if kind != "blob":
-            self._limit = max(1, min(self._limit * 4, PAGE_BYTES // self._largest, MOST))
-        return rows
+        """Read the next page."""
+        return await self._store.read_plan(self._agent_id, self._page())
+
+    def _page(self) -> Plan[list[Record]]:
+        page: list[Record] = []
+        size = 0
+        while self._kinds:
+            limit = max(1, min(self._limit, (PAGE_BYTES - size) // self._largest))
+            rows = yield from plans.scan(Scan(self._kinds[0], self._uid, after=self._after, limit=limit))
+            page += rows
+            size += sum(len(row.body) for row in rows)
+            if len(rows) < limit:
+                del self._kinds[0]
+                self._after, self._limit, self._largest = "", FIRST, 1
+            else:
+                self._after, self._limit = rows[-1].key, min(self._limit * 4, MOST)
+                self._largest = max(self._largest, *(len(row.body) for row in rows))
+            if size >= PAGE_BYTES:
+                return page
+        if not self.blobs:
+            # A blob is written before the commit that names it, so none is missing that this header knows of.
+            self.header, self.lease = yield from plans.get(header_key(self._agent_id), lease_key(self._uid))
+            self.blobs = True
+        rows = yield from plans.scan(Scan("blob", self._uid, after=self._after, limit=1))
+        self.over = not rows
+        self._after = rows[-1].key if rows else ""
+        return page + rows
 
 
 class Contents:
@@ -100,46 +119,34 @@ class Contents:
         )
 
 
+_encode: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+
+
 def frame(row: Record) -> bytes:
     """Write all of a record but its body, and how long that is, so that no two records run into the same bytes."""
     columns = [row.columns[name] for name, _ in COLUMNS[row.kind]]
-    head = json.dumps([row.kind, row.key, columns, len(row.body)], ensure_ascii=False, separators=(",", ":"))
-    return head.encode("utf-8", "surrogatepass") + b"\n"
+    return _encode([row.kind, row.key, columns, len(row.body)]).encode("utf-8", "surrogatepass") + b"\n"
 
 
 Take: TypeAlias = Callable[[list[Record]], Awaitable[None]]
 """What is done with each page that was read."""
 
 
-async def read_contents(
-    store: Reading, agent_id: str, uid: str, lane: AbstractAsyncContextManager[object], *takes: Take
-) -> Contents:
+async def read_contents(pages: Pages, lane: AbstractAsyncContextManager[object], *takes: Take) -> Contents:
     """Read all of an agent but its header.
 
     Args:
-        store: Where from.
-        agent_id: Whose.
-        uid: Which identity.
-        lane: Held while blobs are read, so that one agent at a time has one in memory.
+        pages: Where from.
+        lane: Held while it reads on from blob to blob, so that few are in memory.
         takes: What is done with each page.
     """
     contents = Contents()
-    firsts = await store.read_plan(agent_id, _firsts(uid))
-    for kind in KINDS:
-        async with lane if kind == "blob" else nullcontext():
-            pages = Pages(store, agent_id, uid, kind, firsts.get(kind))
-            while rows := await pages.next():
-                for row in rows:
-                    contents.add(row)
-                for take in takes:
-                    await take(rows)
+    while not pages.over:
+        async with lane if pages.blobs else nullcontext():
+            rows = await pages.next()
+            for row in rows:
+                contents.add(row)
+            for take in takes:
+                await take(rows)
+            del rows
     return contents
-
-
-def _firsts(uid: str) -> Plan[dict[Kind, list[Record]]]:
-    """Read the first page of each kind, which is often all of it, in one go."""
-    found: dict[Kind, list[Record]] = {}
-    for kind in KINDS:
-        if kind != "blob":
-            found[kind] = yield from plans.scan(Scan(kind, uid, limit=FIRST))
-    return found

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from kode.core.errors import NotFoundError, StoreError, UsageError
 from kode.core.store.base import Store
 from kode.core.store.contract import Record
-from kode.core.store.copying.contents import Contents, frame, read_contents
+from kode.core.store.copying.contents import Contents, Pages, frame, read_contents
 from kode.core.store.copying.placing import Placing
 from kode.core.store.copying.report import Copied, Outcome, Verified, What
 from kode.core.store.copying.work import Job, OnProgress, each_agent
-from kode.core.store.plans import header_key, integer, lease_key, uid_of
+from kode.core.store.plans import header_key, integer, uid_of
 
 __all__ = ["copy_store", "verify_copy"]
 
@@ -23,7 +23,7 @@ async def copy_store(
     source: Store,
     target: Store,
     *,
-    concurrency: int = 8,
+    concurrency: int = 16,
     agents: Iterable[str] | None = None,
     prefix: str = "",
     since: int | None = None,
@@ -64,8 +64,8 @@ async def copy_store(
     report = Copied(dry_run=dry_run)
     job = Job(report, on_progress)
 
-    async def work(agent_id: str) -> Outcome:
-        return await _copy_agent(source, target, agent_id, job, replace=replace, dry_run=dry_run)
+    async def work(agent_id: str, listed: Record | None) -> Outcome:
+        return await _copy_agent(source, target, agent_id, listed, job, replace=replace, dry_run=dry_run)
 
     await each_agent(source, work, job, concurrency=concurrency, agents=agents, prefix=prefix, since=since)
     return report
@@ -75,7 +75,7 @@ async def verify_copy(
     source: Store,
     target: Store,
     *,
-    concurrency: int = 8,
+    concurrency: int = 16,
     agents: Iterable[str] | None = None,
     prefix: str = "",
     since: int | None = None,
@@ -88,9 +88,9 @@ async def verify_copy(
     report = Verified()
     job = Job(report, on_progress)
 
-    async def work(agent_id: str) -> Outcome:
+    async def work(agent_id: str, listed: Record | None) -> Outcome:
         for _ in range(TRIES):
-            header = await _header(source, agent_id)
+            header, listed = await _header(source, agent_id, listed), None
             (there,) = await target.get(agent_id, [header_key(agent_id)])
             if there is None:
                 return Outcome(agent_id, "missing", "It is not in the target.", uid_of(header))
@@ -107,15 +107,16 @@ async def verify_copy(
 
 
 async def _copy_agent(
-    source: Store, target: Store, agent_id: str, job: Job, *, replace: bool, dry_run: bool
+    source: Store, target: Store, agent_id: str, listed: Record | None, job: Job, *, replace: bool, dry_run: bool
 ) -> Outcome:
     placing: Placing | None = None
     what: What = "copied"
     uid = ""
     for _ in range(TRIES):
-        header = await _header(source, agent_id)
+        header, listed = await _header(source, agent_id, listed), None
         uid = uid_of(header)
-        (there,) = await target.get(agent_id, [header_key(agent_id)])
+        placing = Placing(target, header)
+        there = await placing.look()
         if there is not None:
             found = await _compare(source, target, header, there, job)
             if found.ok:
@@ -127,14 +128,13 @@ async def _copy_agent(
             what = "replaced"
         if dry_run:
             return Outcome(agent_id, what, uid=uid)
-        placing = Placing(target, header, there)
-        await placing.begin()
-        contents = await read_contents(source, agent_id, uid, job.lane, job.read, placing.put)
-        again, lease = await source.get(agent_id, [header_key(agent_id), lease_key(uid)])
-        if again is None or not _equal(header, again):
+        await placing.begin(there)
+        pages = Pages(source, agent_id, uid)
+        contents = await read_contents(pages, job.lane, job.read, placing.put)
+        if pages.header is None or not _equal(header, pages.header):
             continue
         await placing.flush()
-        written = await read_contents(target, agent_id, uid, job.lane, placing.keep)
+        written = await read_contents(Pages(target, agent_id, uid), job.lane, placing.keep)
         if written.digest(header) != contents.digest(header):
             raise StoreError(
                 f"What was written of {agent_id!r} reads back otherwise: {contents.difference(written)}. "
@@ -142,15 +142,17 @@ async def _copy_agent(
                 code="not_verified",
                 agent_id=agent_id,
             )
-        await placing.finish(lease)
+        await placing.finish(pages.lease)
         return _outcome(header, what, contents)
     if placing is not None:
         await placing.abandon()
     return _changing(agent_id, uid)
 
 
-async def _header(source: Store, agent_id: str) -> Record:
-    """Read an agent's header with nothing left to settle."""
+async def _header(source: Store, agent_id: str, listed: Record | None) -> Record:
+    """Read an agent's header with nothing left to settle; the listed one will do, for what changed shows later."""
+    if listed is not None and listed.columns["staged"] is None:
+        return listed
     for _ in range(TRIES):
         (header,) = await source.get(agent_id, [header_key(agent_id)])
         if header is None:
@@ -180,8 +182,8 @@ async def _compare(source: Store, target: Store, header: Record, there: Record, 
         behind = "an older state" if there_version < here_version else "a newer state"
         why = f"The target has {behind} of it (version {there_version}, here {here_version})."
         return Outcome(agent_id, "differs", why, uid)
-    ours = await read_contents(source, agent_id, uid, job.lane, job.read)
-    theirs = await read_contents(target, agent_id, uid, job.lane)
+    ours = await read_contents(Pages(source, agent_id, uid), job.lane, job.read)
+    theirs = await read_contents(Pages(target, agent_id, uid), job.lane)
     if _equal(header, there) and ours.digest(header) == theirs.digest(there):
         return _outcome(header, "same", ours)
     where = ours.difference(theirs) or "header"

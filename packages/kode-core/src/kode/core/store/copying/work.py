@@ -16,7 +16,7 @@ from kode.core.store.primitives import check_agent_id
 __all__ = ["Job", "OnProgress", "each_agent"]
 
 OnProgress = Callable[[Progress], None]
-PAGE = 200
+PAGE = 1_000
 
 
 class Job:
@@ -46,33 +46,34 @@ class Job:
             self._on_progress(Progress(self._agents, self._records, self._size, outcome))
 
 
-class _Ids:
-    """Hands out ids of agents, one by one, to several who ask."""
+class _Agents:
+    """Hands out ids of agents, one by one, to several who ask, with the header where a list has brought it along."""
 
     def __init__(self, store: Store, given: Iterable[str] | None, prefix: str, since: int | None) -> None:
         self._store = store
-        self._left = [] if given is None else list(dict.fromkeys(given))[::-1]
+        self._left: list[tuple[str, Record | None]] = [(agent_id, None) for agent_id in dict.fromkeys(given or ())]
+        self._left.reverse()
         self._more = given is None
         self._prefix, self._since, self._after = prefix, since, ""
         self._lock = anyio.Lock()
-        for agent_id in self._left:
+        for agent_id, _ in self._left:
             check_agent_id(agent_id)
 
-    async def next(self) -> str | None:
+    async def next(self) -> tuple[str, Record | None] | None:
         async with self._lock:
             while not self._left and self._more:
                 page = await self._store.agents(self._prefix, self._after, PAGE)
                 self._more = len(page) == PAGE
                 self._after = page[-1].key if page else ""
                 since = self._since
-                new = [h.key for h in page if since is None or integer(h.columns["updated_at"]) >= since]
-                self._left = new[::-1]
+                new = [h for h in page if since is None or integer(h.columns["updated_at"]) >= since]
+                self._left = [(header.key, header) for header in reversed(new)]
             return self._left.pop() if self._left else None
 
 
 async def each_agent(
     store: Store,
-    work: Callable[[str], Awaitable[Outcome]],
+    work: Callable[[str, Record | None], Awaitable[Outcome]],
     job: Job,
     *,
     concurrency: int,
@@ -80,7 +81,9 @@ async def each_agent(
     prefix: str,
     since: int | None,
 ) -> None:
-    """Do `work` for each agent. An error of one is its outcome, but where a store is not there at all, it ends.
+    """Do `work` for each agent, given its id and perhaps its header of a moment ago.
+
+    An error of one is its outcome, but where a store is not there at all, it ends.
 
     Raises:
         UsageError: ``bad_concurrency``.
@@ -88,13 +91,14 @@ async def each_agent(
     """
     if concurrency < 1:
         raise UsageError(f"concurrency is {concurrency}; give 1 or more.", code="bad_concurrency")
-    ids = _Ids(store, agents, prefix, since)
+    ids = _Agents(store, agents, prefix, since)
     gone: list[StoreUnavailableError] = []
 
     async def run() -> None:
-        while (agent_id := await ids.next()) is not None:
+        while (agent := await ids.next()) is not None:
+            agent_id, listed = agent
             try:
-                outcome = await work(agent_id)
+                outcome = await work(agent_id, listed)
             except StoreUnavailableError as error:
                 gone.append(error)
                 group.cancel_scope.cancel()

@@ -37,6 +37,9 @@ __all__ = ["JSONStore"]
 T = TypeVar("T")
 WRITERS: Final = 4
 """Threads that write; an agent always has the same one, so that its writes keep their order."""
+WRITES: Final = 8
+"""Writes that one of these takes along: when many wait, waking the loop for each costs more than the write. All of them
+are answered when the last is done, so there are few."""
 READERS: Final = 2
 MOST: Final = 16
 """Reads that one of these takes along."""
@@ -95,7 +98,7 @@ class JSONStore(Store):
         self._total = 0
         self._guard = threading.Lock()
         """Guards the three above."""
-        self._writers = [Lanes(f"kode-json-{n}", _carry, _nothing, width=1, most=1) for n in range(WRITERS)]
+        self._writers = [Lanes(f"kode-json-{n}", _carry, _nothing, width=1, most=WRITES) for n in range(WRITERS)]
         self._readers = Lanes("kode-json-reader", _carry, _nothing, width=READERS, most=MOST)
         self._waiters = Lanes("kode-json-waiter", _carry, _nothing, width=1, most=1)
         """Reads that another process's write holds up; they hold up each other, and nobody else."""
