@@ -47,6 +47,7 @@ DURABLE: dict[str, Channel] = {
     "input_rejected": "monitor",
     "delivery_failed": "monitor",
     "error": "monitor",
+    "hook_failed": "monitor",
     "context_compression": "monitor",
     "snapshot_created": "monitor",
     "documents_changed": "monitor",

@@ -11,11 +11,15 @@ import anyio
 from kode.core.config import Dependencies
 from kode.core.errors import NotBoundError, SandboxError
 from kode.core.jsontext import parse
+from kode.core.kernel.limits import Limits
 from kode.core.kernel.permission import MODES, PermissionPolicy
 from kode.core.provider.base import OutputSchema, Provider, Reasoning, ToolSpec
 from kode.core.template import AgentTemplate
 
 if TYPE_CHECKING:
+    from kode.core.hook.base import Hooks
+    from kode.core.plugin import Plugin
+    from kode.core.runtime.observing import Place
     from kode.core.sandbox.base import Sandbox
     from kode.core.tools.base import Tool
 
@@ -35,9 +39,18 @@ class Binding:
     modes: Mapping[str, Callable[..., Any]]
     make_sandbox: Callable[[str | None], Sandbox]
     """Makes it under the ref it had, or a new one; not opened yet."""
+    hooks: tuple[Hooks, ...] = ()
+    """Those that the template names, then those of its plugins; a tool's own come after them."""
+    plugins: tuple[Plugin, ...] = ()
     output: OutputSchema | None = None
     reasoning: Reasoning | None = None
+    recipe: str = ""
+    """Digest of the stored template: another one in the header says that it was changed since."""
     sandbox: Sandbox | None = field(default=None, init=False)
+    places: dict[str, Place] = field(default_factory=dict, init=False)
+    """How far the observers have come."""
+    driven_to: int = field(default=-1, init=False)
+    """Last event of the last drive here."""
 
     @property
     def ready(self) -> bool:
@@ -65,16 +78,21 @@ class Binding:
             await sandbox.close()
 
 
-def bind(template: AgentTemplate, deps: Dependencies) -> Binding:
+def bind(template: AgentTemplate, deps: Dependencies, recipe: str = "") -> Binding:
     """Find everything a template names. Agents of one template share what was found; each has its own sandbox.
 
     Raises:
         NotBoundError: Something is not registered here; the agent is untouched.
     """
-    known = deps.bound.get(template)
+    # Limits bind nothing, and those of sub-agents differ from one to the next.
+    kind = template.changed(limits=_ANY)
+    known = deps.bound.get(kind)
     if known is None:
-        known = deps.bound[template] = _bind(template, deps)
-    return replace(known)
+        known = deps.bound[kind] = _bind(template, deps)
+    return replace(known, template=template, recipe=recipe)
+
+
+_ANY = Limits()
 
 
 def _bind(template: AgentTemplate, deps: Dependencies) -> Binding:
@@ -82,8 +100,11 @@ def _bind(template: AgentTemplate, deps: Dependencies) -> Binding:
     registry = deps.tool_registry()
     names = registry.names() if template.tools == ("*",) else template.tools
     tools = {name: registry.get(name) for name in names}
-    mode = template.permission.mode
-    if mode not in MODES and mode not in deps.modes:
+    plugins = tuple(map(deps.plugin_registry().get, template.plugins)) if template.plugins else ()
+    hooks = tuple(map(deps.hook_registry().get, template.hooks)) if template.hooks else ()
+    unknown = [link.mode for link in template.permission.links if link.mode not in {*MODES, *deps.modes}]
+    if unknown:
+        mode = unknown[0]
         known = ", ".join(sorted({*MODES, *deps.modes}))
         raise NotBoundError(
             f"No permission mode {mode!r} (known: {known}); register it in Dependencies.modes. Nothing is allowed "
@@ -96,21 +117,33 @@ def _bind(template: AgentTemplate, deps: Dependencies) -> Binding:
         provider=provider,
         tools=tools,
         specs=tuple(ToolSpec(t.name, t.description, t.input_schema) for t in tools.values()),
-        system=_system(template, tools),
+        system=_system(template, tools, deps),
         policy=template.permission,
         modes=deps.modes,
         make_sandbox=_sandbox_maker(template, deps),
+        hooks=(*hooks, *(one.hooks for one in plugins if one.hooks is not None)),
+        plugins=plugins,
         output=None if template.output_schema is None else OutputSchema(template.output_schema),
         reasoning=Reasoning(show=template.expose_thinking, retain=template.retain_thinking),
     )
 
 
-def _system(template: AgentTemplate, tools: Mapping[str, Tool]) -> str:
+def _system(template: AgentTemplate, tools: Mapping[str, Tool], deps: Dependencies) -> str:
     """The prompt, and below it what the tools say of themselves. Composed per agent; the template stays as it is."""
     manual = [f"**{tool.name}**\n{tool.prompt}" for tool in tools.values() if tool.prompt]
+    if any(tool.spawns for tool in tools.values()):
+        told = [_told(deps.template_registry().get(name)) for name in template.subagents]
+        manual.append("**Sub-agents**\n" + ("\n".join(told) or "There are none."))
     if not manual:
         return template.system_prompt
     return "\n\n".join([template.system_prompt, "### Tools", *manual]).strip()
+
+
+def _told(template: AgentTemplate) -> str:
+    """A line about a sub-agent: its name and, if its metadata has one, its description."""
+    metadata = parse(template.metadata or "{}")
+    about = metadata.get("description") if isinstance(metadata, dict) else None
+    return f"- {template.id}: {about}" if about else f"- {template.id}"
 
 
 def _sandbox_maker(template: AgentTemplate, deps: Dependencies) -> Callable[[str | None], Sandbox]:

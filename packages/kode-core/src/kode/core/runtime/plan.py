@@ -1,14 +1,20 @@
 """Planning: before the kernel hears of a reply, each call in it is looked up, checked and judged.
 
-What planning finds rides in the input, so that what is unknown, invalid or denied is answered in the same commit.
+What planning finds rides in the input, so that what is unknown, invalid, denied or answered by a hook has its result
+in the same commit. Rules judge first; hooks are asked about what the rules let through or put to a person.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from kode.core.hook.base import ToolUse
+from kode.core.hook.chain import Chain, Ruling
 from kode.core.jsontext import parse
 from kode.core.kernel.inputs import PlannedCall
 from kode.core.kernel.message import Json, ToolUseBlock
-from kode.core.kernel.permission import judge
+from kode.core.kernel.permission import PolicyRules, judge
+from kode.core.kernel.state import State
 from kode.core.kernel.toolcall import Plan, Verdict
 from kode.core.provider.assemble import Reply
 from kode.core.runtime.binding import Binding
@@ -17,7 +23,7 @@ from kode.core.tools.base import Tool
 __all__ = ["plan_calls", "plan_input"]
 
 
-def plan_calls(binding: Binding, reply: Reply) -> tuple[PlannedCall, ...]:
+async def plan_calls(binding: Binding, reply: Reply, chain: Chain, state: State) -> tuple[PlannedCall, ...]:
     """Plan every tool use of a reply, in its order."""
     bad = {one.block: one for one in reply.bad_inputs}
     planned = []
@@ -29,8 +35,12 @@ def plan_calls(binding: Binding, reply: Reply) -> tuple[PlannedCall, ...]:
             why, raw = bad[index].reason, bad[index].raw[:500]
             reason = f"The arguments of {block.name} cannot be read: {why}. They were: {raw}"
             planned.append(PlannedCall(index, _plan(tool, "invalid", reason)))
-        else:
-            planned.append(PlannedCall(index, plan_input(binding, block.name, block.input)))
+            continue
+        call = PlannedCall(index, plan_input(binding, block.name, block.input))
+        if tool is not None and call.plan.verdict in ("allow", "ask") and chain.of("pre_tool_use", tool):
+            ruling = await chain.gate(ToolUse(state.agent_id, state.uid, tool, block.input))
+            call = _ruled(binding, tool, call, ruling)
+        planned.append(call)
     return tuple(planned)
 
 
@@ -47,22 +57,48 @@ def plan_input(binding: Binding, name: str, input: Json) -> Plan:
     return _plan(tool, verdict, reason)
 
 
+def _ruled(binding: Binding, tool: Tool, call: PlannedCall, ruling: Ruling) -> PlannedCall:
+    """Lay what the gates said over what the rules said; the stricter word counts."""
+    plan = call.plan
+    if ruling.verdict == "deny":
+        return replace(call, plan=replace(plan, verdict="deny", reason=ruling.reason), answer=ruling.result)
+    asked = [plan.reason] if plan.verdict == "ask" else []
+    if ruling.input is not None:
+        plan = plan_input(binding, tool.name, ruling.input)
+        call = replace(call, input=ruling.input)
+        if plan.verdict not in ("allow", "ask"):
+            reason = f"Hook {ruling.by!r} changed the arguments. {plan.reason}"
+            return replace(call, plan=replace(plan, reason=reason))
+        asked = asked or ([plan.reason] if plan.verdict == "ask" else [])
+    if ruling.verdict == "ask":
+        asked.append(ruling.reason)
+    if asked:
+        return replace(call, plan=replace(plan, verdict="ask", reason=" ".join(filter(None, asked))))
+    return replace(call, plan=replace(plan, verdict=ruling.verdict), answer=ruling.result)
+
+
 def _judge(binding: Binding, tool: Tool, input: Json) -> tuple[Verdict, str | None]:
-    judged = judge(binding.policy, tool.name, readonly=tool.readonly, input=input)
-    verdict, reason = judged.verdict, judged.reason
-    if verdict == "custom":
-        mode = binding.policy.mode
-        try:
-            verdict = binding.modes[mode](tool, parse(input), binding.policy)
-        except Exception as error:  # noqa: BLE001 - a broken mode allows nothing
-            return "deny", f"Permission mode {mode!r} failed ({type(error).__name__}), so the call is denied."
-        if verdict not in ("allow", "ask", "deny"):
-            return "deny", f"Permission mode {mode!r} gave no verdict, so the call is denied."
-        reason = f"Mode {mode} says {verdict}."
+    """The strictest word of the agent's own policy and of those that it lies within."""
+    judged = [_judge_link(binding, link, tool, input) for link in binding.policy.links]
+    verdict, reason = max(judged, key=lambda one: ("allow", "ask", "deny").index(one[0]))
     if verdict == "allow" and tool.needs_approval:
         return "ask", f"{tool.name} always asks."
     return verdict, reason
 
 
+def _judge_link(binding: Binding, link: PolicyRules, tool: Tool, input: Json) -> tuple[Verdict, str | None]:
+    judged = judge(link, tool.name, readonly=tool.readonly, input=input)
+    if judged.verdict != "custom":
+        return judged.verdict, judged.reason
+    mode = link.mode
+    try:
+        verdict = binding.modes[mode](tool, parse(input), link)
+    except Exception as error:  # noqa: BLE001 - a broken mode allows nothing
+        return "deny", f"Permission mode {mode!r} failed ({type(error).__name__}), so the call is denied."
+    if verdict not in ("allow", "ask", "deny"):
+        return "deny", f"Permission mode {mode!r} gave no verdict, so the call is denied."
+    return verdict, f"Mode {mode} says {verdict}."
+
+
 def _plan(tool: Tool, verdict: Verdict, reason: str | None) -> Plan:
-    return Plan(verdict, tool.digest[:16], tool.readonly, tool.recovery, tool.timeout_s, reason)
+    return Plan(verdict, tool.digest[:16], tool.readonly, tool.recovery, tool.timeout_s, reason, tool.spawns)

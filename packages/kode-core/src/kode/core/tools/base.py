@@ -10,10 +10,10 @@ cancellation passes through, and the user's Ctrl-C.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import anyio.from_thread
 
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from anyio import CancelScope
 
     from kode.core.clock import Clock
+    from kode.core.hook.base import Hooks
     from kode.core.sandbox.base import Sandbox
 
-__all__ = ["Suspended", "Tool", "ToolContext", "ToolError", "ToolFunction", "ToolOutcome", "ToolResult"]
+__all__ = ["Subagents", "Suspended", "Tool", "ToolContext", "ToolError", "ToolFunction", "ToolOutcome", "ToolResult"]
 
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
 """What every provider takes as a tool's name."""
@@ -115,6 +116,35 @@ class Suspended:
 ToolResult: TypeAlias = ToolOutcome | Suspended
 
 
+class Subagents(Protocol):
+    """Starts the sub-agent that works for a call."""
+
+    async def start(
+        self,
+        template: str,
+        prompt: str,
+        *,
+        model: str | None = None,
+        tools: Sequence[str] | None = None,
+        limits: Limits | None = None,
+    ) -> Suspended:
+        """Make the sub-agent, give it its task, and return what the tool must *return*; its answer is the call's.
+
+        A call has one sub-agent: to start it again, also after a crash, changes nothing.
+
+        Args:
+            template: One of ``AgentTemplate.subagents``.
+            prompt: The task: all that it is told.
+            model: In the place of its template's.
+            tools: Of its template's tools only these.
+            limits: Within its template's.
+
+        Raises:
+            UsageError: The template is not allowed or not known, the budget is spent, the agents are nested too deep.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ToolContext:
     """What a tool may know and use while it runs. Made by the shell for one attempt at one call."""
@@ -135,6 +165,8 @@ class ToolContext:
     """What the host put into ``Dependencies`` for its tools, by name."""
     documents: Documents = field(default_factory=Documents)
     """What this agent's tools remember; one made by the shell is durable."""
+    subagents: Subagents | None = None
+    """For tools that are declared with ``spawns``."""
     cancel_scope: CancelScope | None = None
     """The scope that the call runs in."""
     timeout_s: float | None = None
@@ -223,6 +255,10 @@ class Tool:
     """Guidance that is put into the system prompt of agents that have this tool."""
     validate: Callable[[Json], dict[str, Any] | str] | None = field(default=None, repr=False)
     """Turns argument text into what ``function`` takes, or says what is wrong; None: any JSON object."""
+    hooks: Hooks | None = field(default=None, repr=False)
+    """Hooks around this tool; they see its own calls only, after those of the agent."""
+    spawns: bool = False
+    """It works through a sub-agent (``ToolContext.subagents``), which is interrupted if the call is given up."""
     digest: str = field(init=False)
     """SHA-256 over name, schema and flags."""
 
@@ -240,6 +276,8 @@ class Tool:
             raise self._bad(f"recovery is {self.recovery!r}; give 'retry', 'seal' or 'ask'")
         if self.timeout_s is not None and not 0 < self.timeout_s < float("inf"):
             raise self._bad(f"timeout_s is {self.timeout_s!r}; give seconds above 0, or None")
+        if self.hooks is not None and self.hooks.beyond_tools:
+            raise self._bad(f"its hooks {self.hooks.name!r} have {self.hooks.beyond_tools}; an agent may name such")
         facts = {
             "name": self.name,
             "schema": schema,
@@ -248,6 +286,8 @@ class Tool:
             "timeout_s": self.timeout_s,
             "needs_approval": self.needs_approval,
         }
+        if self.spawns:
+            facts["spawns"] = True
         object.__setattr__(self, "digest", jsontext.digest(facts))
 
     def _bad(self, what: str) -> UsageError:

@@ -14,7 +14,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, get_type_hints, overload
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints, overload
 
 import anyio.from_thread
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
@@ -29,6 +29,9 @@ from kode.core.kernel.toolcall import Recovery
 from kode.core.tools.base import Suspended, Tool, ToolContext, ToolOutcome, ToolResult
 from kode.core.tools.docstring import parse_docstring
 from kode.core.tools.threads import in_thread
+
+if TYPE_CHECKING:
+    from kode.core.hook.base import Hooks
 
 __all__ = ["to_result", "tool"]
 
@@ -50,6 +53,8 @@ def tool(
     timeout_s: float | None = None,
     needs_approval: bool = False,
     prompt: str | None = None,
+    hooks: Hooks | None = None,
+    spawns: bool = False,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 
 
@@ -64,6 +69,8 @@ def tool(
     timeout_s: float | None = None,
     needs_approval: bool = False,
     prompt: str | None = None,
+    hooks: Hooks | None = None,
+    spawns: bool = False,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a tool of a function; use it as ``@tool`` or ``@tool(readonly=True, …)``.
 
@@ -82,6 +89,8 @@ def tool(
         timeout_s: Seconds for one call.
         needs_approval: Ask a person before each call.
         prompt: Guidance for the system prompt.
+        hooks: Hooks around its calls.
+        spawns: It works through a sub-agent (``context.subagents``).
 
     Raises:
         UsageError: The definition cannot be a tool; the message says why.
@@ -109,6 +118,8 @@ def tool(
             needs_approval=needs_approval,
             prompt=prompt,
             validate=arguments.check,
+            hooks=hooks,
+            spawns=spawns,
         )
 
     return define if function is None else define(function)
