@@ -135,21 +135,26 @@ async def test_one_agents_failure_is_its_own(lab: Any, caplog: pytest.LogCapture
 
 
 async def test_the_pool_is_bounded(lab: Any) -> None:
-    deps = lab.deps(echo)
+    """An idle agent makes room for another one; agents at work do not, and it is said what to do."""
+    gate = Gate()
+    deps = lab.deps({"a": [say("later", gate=gate)], "b": [say("later", gate=gate)], "c": [say("now")]})
     for id in "abc":
         await lab.agent((), deps=deps, id=id)
     pool = AgentPool(deps, limits=Limits(max_agents=2), find=False)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as outside:
         await pool.open("a")
+    assert outside.value.code == "pool_closed"
     async with pool:
-        await pool.open("a")
-        await pool.open("b")
-        assert await pool.open("a") is await pool.open("a")
+        for id in "cab":
+            await (await pool.open(id)).send("go")
+            assert [agent.agent_id for agent in pool] == list({"c": "c", "a": "ca", "b": "ab"}[id])
+            await lab.clock.advance(0)
         with pytest.raises(UsageError) as caught:
             await pool.open("c")
-        assert caught.value.code == "pool_full"
-        assert "max_agents" in caught.value.message
-        await pool.evict("a")
+        assert (caught.value.code, caught.value.fields) == ("pool_full", {"limit": 2, "count": 2})
+        assert "max_agents is 2" in caught.value.message
+        gate.release()
+        await pool.wait_idle()
         await pool.open("c")
         assert len(pool) == 2
     assert len(pool) == 0
