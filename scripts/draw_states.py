@@ -56,7 +56,8 @@ def _lines() -> Iterator[str]:
     yield ""
     yield "What each input does in each phase. *wait*: offered again after the next change. *late*: nobody"
     yield "waits for it, dropped with an event. *reject*: an inbox item used up with an event."
-    yield "*illegal*: an error, nothing changes."
+    yield "*illegal*: an error, nothing changes. `Instructed` has no row: it is judged as the input it carries,"
+    yield "and rejected with an event where that would be illegal, for it comes from the inbox."
     yield ""
     yield f"| input | {' | '.join(PHASES)} |"
     yield "|---|" + "---|" * len(PHASES)

@@ -10,13 +10,13 @@ from kode.core.errors import IllegalInputError
 from kode.core.kernel import inputs as i
 from kode.core.kernel.invariants import check_transition
 from kode.core.kernel.machine import Context, advance, transition
-from kode.core.kernel.message import TextBlock
+from kode.core.kernel.message import Json, TextBlock
 from kode.core.kernel.state import RunError, State
 from kode.core.kernel.table import ILLEGAL, LATE, POSTPONE, REJECT, TABLE, cell
 from kode.core.kernel.toolcall import Plan
 from kode.core.kernel.words import Phase, StopReason
 
-KINDS = get_args(i.Input)
+KINDS = [kind for kind in get_args(i.Input) if kind is not i.Instructed]
 TEXT = (TextBlock("text"),)
 # One of each, naming nothing that is open.
 SAMPLES: dict[type, i.Input] = {
@@ -39,6 +39,7 @@ SAMPLES: dict[type, i.Input] = {
         i.DeadlineReached(StopReason.DEADLINE),
         i.TimerSet("t", 5, data="Wake up."),
         i.TimerCancelled("t"),
+        i.LimitsChanged(Json('{"max_steps_per_run":9}')),
         i.CompactionRequested(0, 1),
         i.SnapshotTaken("s"),
         i.DocumentsChanged(),

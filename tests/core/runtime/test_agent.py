@@ -53,6 +53,31 @@ async def test_create_and_talk(lab: Any) -> None:
     assert (view.status, view.messages, view.driven, view.waiting) == (Status.READY, 6, False, 0)
 
 
+async def test_an_agent_may_be_given_its_time(lab: Any) -> None:
+    agent = await lab.agent(echo, expires_in_s=1.5)
+    born = await lab.store.read_state("a")
+    assert born.expires_at == born.created_at + 1_500_000
+    assert (await lab.store.list_agents())[0].version == 1  # in the commit that made it
+    await lab.agent(echo, id="b")
+    assert (await lab.store.read_state("b")).expires_at is None
+    await agent.run("one")
+    fork = await agent.fork("c")
+    assert (await lab.store.read_state(fork.agent_id)).expires_at == born.expires_at
+    await lab.clock.advance(1.499)
+    assert (await lab.store.expire()).erased == ()
+    await lab.clock.advance(0.001)
+    assert sorted((await lab.store.expire()).erased) == ["a", "c"]
+    assert await lab.store.exists("b")
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+async def test_a_time_that_is_none_is_refused(lab: Any, seconds: float) -> None:
+    with pytest.raises(UsageError, match="expires_in_s") as caught:
+        await lab.agent(echo, expires_in_s=seconds)
+    assert caught.value.code == "bad_expiry"
+    assert not await lab.store.exists("a")
+
+
 async def test_an_id_is_taken_once(lab: Any) -> None:
     agent = await lab.agent(echo)
     await agent.run("one")
@@ -246,6 +271,19 @@ async def test_a_model_that_does_not_answer(lab: Any) -> None:
 
 
 # ---- snapshots, forks, deletion -------------------------------------------------------------------------------
+
+
+async def test_many_forks_at_once(lab: Any) -> None:
+    agent = await lab.agent(["1", "2", "3"])
+    await agent.run("one")
+    forks = await agent.batch_fork(3)
+    assert len({fork.uid for fork in (agent, *forks)}) == 4
+    assert (await forks[2].run("two")).text == "2"
+    for fork in forks[:2]:
+        assert await lab.texts(fork.agent_id) == await lab.texts(agent.agent_id)
+    assert await agent.batch_fork(0) == []
+    with pytest.raises(UsageError):
+        await agent.batch_fork(True)
 
 
 async def test_snapshot_and_fork(lab: Any) -> None:

@@ -41,7 +41,13 @@ KINDS: dict[codec.BodyKind, st.SearchStrategy[Any]] = {
     "document": st.tuples(draw.texts),
     "orphan": st.tuples(draw.texts, draw.texts),
 }
-INPUTS: list[codec.BodyKind] = ["input.message", "input.decision", "input.resolve", "input.interrupt"]
+INPUTS: list[codec.BodyKind] = [
+    "input.message",
+    "input.decision",
+    "input.resolve",
+    "input.interrupt",
+    "input.instruction",
+]
 
 
 def whole(value: Any, like: Any) -> Any:

@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from kode.core.config import AgentConfig, Dependencies
     from kode.core.errors import KodeError
     from kode.core.event.base import Envelope
+    from kode.core.hook.base import Hooks
     from kode.core.kernel.limits import Limits
     from kode.core.kernel.message import MediaBlock, TextBlock, Usage
     from kode.core.kernel.permission import PermissionPolicy, Rule
+    from kode.core.plugin import Plugin
     from kode.core.provider.openai.chat import OpenAIProvider
     from kode.core.provider.scripted import ScriptedProvider
     from kode.core.runtime.agent import Agent
     from kode.core.runtime.pool import AgentPool
     from kode.core.runtime.result import RunResult
+    from kode.core.runtime.sending import decide
+    from kode.core.runtime.stateless import StatelessAgent
     from kode.core.sandbox.local import LocalSandbox
     from kode.core.store.json import JSONStore
     from kode.core.store.memory import MemoryStore
@@ -44,6 +48,7 @@ __getattr__, __dir__ = exports(
         "Dependencies": "config",
         "Envelope": "event.base",
         "FileCheckpointer": "checkpoint",
+        "Hooks": "hook.base",
         "JSONStore": "store.json",
         "KodeError": "errors",
         "Limits": "kernel.limits",
@@ -53,15 +58,18 @@ __getattr__, __dir__ = exports(
         "MemoryStore": "store.memory",
         "OpenAIProvider": "provider.openai",
         "PermissionPolicy": "kernel.permission",
+        "Plugin": "plugin",
         "Rule": "kernel.permission",
         "RunResult": "runtime.result",
         "ScriptedProvider": "provider.scripted",
         "SqliteStore": "store.sqlite",
+        "StatelessAgent": "runtime.stateless",
         "TextBlock": "kernel.message",
         "Tool": "tools.base",
         "ToolContext": "tools.base",
         "ToolError": "tools.base",
         "Usage": "kernel.message",
+        "decide": "runtime.sending",
         "open_store": "store.open",
         "templates": "template",
         "tool": "tools.define",
@@ -77,6 +85,7 @@ __all__ = [
     "Dependencies",
     "Envelope",
     "FileCheckpointer",
+    "Hooks",
     "JSONStore",
     "KodeError",
     "Limits",
@@ -86,15 +95,18 @@ __all__ = [
     "MemoryStore",
     "OpenAIProvider",
     "PermissionPolicy",
+    "Plugin",
     "Rule",
     "RunResult",
     "ScriptedProvider",
     "SqliteStore",
+    "StatelessAgent",
     "TextBlock",
     "Tool",
     "ToolContext",
     "ToolError",
     "Usage",
+    "decide",
     "open_store",
     "templates",
     "tool",

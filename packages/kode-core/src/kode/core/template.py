@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kode.core.errors import NotBoundError, RecordCorruptError, SchemaTooNewError, UsageError
-from kode.core.kernel.limits import Limits
+from kode.core.kernel.limits import Limits, named, only_named, unlike_defaults
 from kode.core.kernel.message import Json
 from kode.core.kernel.permission import PermissionPolicy
 
@@ -127,7 +127,8 @@ templates = TemplateRegistry()
 def encode_template(template: AgentTemplate) -> tuple[Json, str]:
     """Template to the text that is stored, and its digest."""
     body = _adapter().write(template)
-    text = Json(f'{{"v":{VERSION},"template":{body.decode()}}}')
+    spoken = json.dumps(named(template.limits), separators=(",", ":"))
+    text = Json(f'{{"v":{VERSION},"template":{body.decode()},"named":{spoken}}}')
     return text, hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -148,6 +149,9 @@ def decode_template(text: Json) -> AgentTemplate:
                 known=VERSION,
             )
         template: AgentTemplate = _adapter().read(json.dumps(body).encode())
+        # Which limits were named is written beside them; who wrote before that was so said what differs.
+        spoken = found.get("named", unlike_defaults(template.limits))
+        template = replace(template, limits=only_named(template.limits, spoken))
     except (ValueError, TypeError, KeyError, UsageError) as error:
         raise RecordCorruptError(
             f"The stored template cannot be read ({type(error).__name__}); it was left as it is.",

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from kode.core.kernel.effects import Attempt, Effect
 from kode.core.kernel.events import Event, Ref, Scalar, preview
-from kode.core.kernel.limits import Limits
+from kode.core.kernel.limits import Limits, narrowed
 from kode.core.kernel.message import Block, Message, Role, TextBlock, Usage
 from kode.core.kernel.state import (
     Document,
@@ -139,8 +139,9 @@ class Draft:
 
     @property
     def limits(self) -> Limits:
-        """The bounds of this batch."""
-        return self.context.limits
+        """The bounds of this batch, within those of the run."""
+        run, limits = self.run, self.context.limits
+        return limits if run is None or run.limits is None else narrowed(limits, run.limits)
 
     @property
     def phase(self) -> Phase:

@@ -15,6 +15,7 @@ from kode.core.kernel.inputs import (
     Delivered,
     DocumentsChanged,
     HistoryCompacted,
+    LimitsChanged,
     Noted,
     Reverted,
     SandboxBound,
@@ -35,6 +36,7 @@ __all__ = [
     "cancel_compaction",
     "cancel_timer",
     "change_documents",
+    "change_limits",
     "compacted",
     "compaction_failed",
     "delivered",
@@ -164,6 +166,11 @@ def change_documents(draft: Draft, got: DocumentsChanged) -> None:
         raise IllegalInputError(f"An agent names at most {MAX_DOCUMENTS} documents; this makes {len(table)}.")
     draft.documents = tuple(table.values())
     draft.note("documents_changed", count=len(got.documents), removed=len(got.removed))
+
+
+def change_limits(draft: Draft, got: LimitsChanged) -> None:
+    """Tell observers. The bounds themselves come with the context of each batch."""
+    draft.note("limits_changed", preview_of=got.limits)
 
 
 def bind_sandbox(draft: Draft, got: SandboxBound) -> None:

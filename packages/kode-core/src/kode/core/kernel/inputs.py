@@ -27,7 +27,10 @@ __all__ = [
     "HistoryCompacted",
     "InboxInput",
     "Input",
+    "Instructed",
+    "Instruction",
     "InterruptRequested",
+    "LimitsChanged",
     "MessageReceived",
     "ModelFailed",
     "ModelReplied",
@@ -241,6 +244,7 @@ class TimerSet:
     schedule: str | None = None
     due_step: int | None = None
     every_steps: int | None = None
+    type: Literal["timer"] = "timer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +252,7 @@ class TimerCancelled:
     """Take a timer away; unknown ids are fine."""
 
     id: str
+    type: Literal["cancel_timer"] = "cancel_timer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +262,7 @@ class CompactionRequested:
     start: int
     stop: int
     method: str = "model"
+    type: Literal["compact"] = "compact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,12 +314,34 @@ class Parked:
     reason: StopReason = StopReason.CRASH_LOOP
 
 
-InboxInput: TypeAlias = MessageReceived | ApprovalDecided | CallResolved | InterruptRequested
+@dataclass(frozen=True, slots=True)
+class LimitsChanged:
+    """Other bounds from now on. The shell keeps them in the stored recipe; the kernel tells observers."""
+
+    limits: Json
+    """As a JSON object of the ``Limits`` fields that change."""
+    type: Literal["limits"] = "limits"
+
+
+Instruction: TypeAlias = LimitsChanged | TimerSet | TimerCancelled | CompactionRequested
+"""Facts of a driver that any process may also ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instructed:
+    """Somebody asks for a thing that only a driver does: it is judged like that input, but refused, never illegal."""
+
+    item: str
+    what: Instruction
+
+
+InboxInput: TypeAlias = MessageReceived | ApprovalDecided | CallResolved | InterruptRequested | Instructed
 Input: TypeAlias = (
     MessageReceived
     | ApprovalDecided
     | CallResolved
     | InterruptRequested
+    | Instructed
     | ModelReplied
     | ModelFailed
     | ToolFinished
@@ -327,6 +355,7 @@ Input: TypeAlias = (
     | DeadlineReached
     | TimerSet
     | TimerCancelled
+    | LimitsChanged
     | CompactionRequested
     | SnapshotTaken
     | Reverted

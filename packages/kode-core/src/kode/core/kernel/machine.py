@@ -15,7 +15,7 @@ from kode.core.kernel.draft import Context, Draft
 from kode.core.kernel.effects import Effect
 from kode.core.kernel.events import Event
 from kode.core.kernel.history import may_fire, timer_moment
-from kode.core.kernel.inputs import Input, Proceed
+from kode.core.kernel.inputs import Input, Instructed, Proceed
 from kode.core.kernel.message import Message
 from kode.core.kernel.state import RunRecord, State
 from kode.core.kernel.step import proceed
@@ -89,6 +89,8 @@ def _offer(draft: Draft, inputs: Sequence[Input]) -> list[Input]:
 
 
 def _apply(draft: Draft, input: Input) -> bool:
+    if isinstance(input, Instructed):
+        return _obey(draft, input)
     what = cell(input, draft.phase)
     if callable(what):
         what(draft, input)
@@ -105,6 +107,15 @@ def _apply(draft: Draft, input: Input) -> bool:
             f"{name} is illegal while the agent is {draft.phase}.", input=name, phase=draft.phase.value
         )
     return True
+
+
+def _obey(draft: Draft, input: Instructed) -> bool:
+    """Apply what somebody asked for; what is illegal is theirs to mend, not the shell's."""
+    try:
+        return _apply(draft, input.what)
+    except IllegalInputError as error:
+        draft.reject(input.item, error.message)
+        return True
 
 
 def _subject(input: Input, *names: str) -> str:

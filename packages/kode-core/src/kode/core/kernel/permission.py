@@ -1,7 +1,8 @@
 """Permission as data: lists of rules and a mode, judged by a pure function.
 
 Order, first match wins: deny rules, ask rules, allow rules, then the mode. When allow rules are given and
-``exclusive`` is set, what they do not name is denied.
+``exclusive`` is set, what they do not name is denied. A sub-agent's policy lies within those of all above it: each is
+judged by itself, and the strictest verdict counts.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from kode.core.errors import UsageError
 from kode.core.kernel.message import Json
 
-__all__ = ["Judgement", "PermissionPolicy", "Rule", "judge"]
+__all__ = ["Judgement", "PermissionPolicy", "PolicyRules", "Rule", "judge"]
 
 Mode = str
 """``auto``, ``approval``, ``readonly``, or the name of a mode registered in ``Dependencies``."""
@@ -59,8 +60,8 @@ def _text(value: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class PermissionPolicy:
-    """What an agent's tools may do without being asked."""
+class PolicyRules:
+    """One agent's own word about its tools."""
 
     mode: Mode = "auto"
     deny: tuple[Rule, ...] = ()
@@ -68,6 +69,24 @@ class PermissionPolicy:
     allow: tuple[Rule, ...] = ()
     exclusive: bool = False
     """Deny every tool that no allow rule names."""
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionPolicy(PolicyRules):
+    """What an agent's tools may do without being asked."""
+
+    within: tuple[PolicyRules, ...] = ()
+    """The rules of those that it works for, its parent's first; none of them can be got around."""
+
+    @property
+    def links(self) -> tuple[PolicyRules, ...]:
+        """Its own rules and all that they lie within."""
+        return (self, *self.within)
+
+    def bounded(self, by: PermissionPolicy) -> PermissionPolicy:
+        """The same policy, within another one and all that that one lies within."""
+        rules = PolicyRules(**{one.name: getattr(by, one.name) for one in fields(PolicyRules)})
+        return replace(self, within=tuple(dict.fromkeys((*self.within, rules, *by.within))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +98,8 @@ class Judgement:
     reason: str | None = None
 
 
-def judge(policy: PermissionPolicy, tool: str, *, readonly: bool, input: Json) -> Judgement:
-    """Judge one call. Pure; the same call under the same policy gets the same answer."""
+def judge(policy: PolicyRules, tool: str, *, readonly: bool, input: Json) -> Judgement:
+    """Judge one call by one link of a policy. Pure; the same call under the same rules gets the same answer."""
     arguments = json.loads(input) if policy.deny or policy.ask or policy.allow else {}
     if not isinstance(arguments, dict):
         arguments = {}

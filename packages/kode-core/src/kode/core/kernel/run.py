@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kode.core.errors import UsageError
 from kode.core.kernel.draft import Draft, first_text
 from kode.core.kernel.effects import Deliver
 from kode.core.kernel.events import Ref
 from kode.core.kernel.inputs import MessageReceived
+from kode.core.kernel.limits import limits_of
 from kode.core.kernel.message import Json
 from kode.core.kernel.state import Parent, Run, RunError, RunRecord
 from kode.core.kernel.toolcall import CallStatus
@@ -23,6 +25,10 @@ def take_message(draft: Draft, got: MessageReceived) -> None:
     """Append a message; a user's message starts a run where there is none."""
     if not got.blocks or any(block.type in _MODELS_OWN for block in got.blocks):
         draft.reject(got.item, "A message needs blocks, and none that only a model or a tool may make.")
+        return
+    if got.limits is not None and (problem := _unreadable(got.limits)):
+        # A bound that cannot be read must not be taken for none.
+        draft.reject(got.item, problem)
         return
     if draft.run is None and got.kind == "user":
         start_run(draft, got.context, got.item, got.limits)
@@ -48,7 +54,7 @@ def start_run(draft: Draft, context: Json | None = None, item: str | None = None
         draft.next_cursor,
         item=item,
         context=_small(context),
-        limits=_small(limits),
+        limits=limits,
     )
     draft.next_run += 1
     draft.step = 0
@@ -58,6 +64,16 @@ def start_run(draft: Draft, context: Json | None = None, item: str | None = None
 
 MAX_CONTEXT = 1_024
 """Characters of trace context, and of limits, that a run carries in the header."""
+
+
+def _unreadable(limits: Json) -> str | None:
+    if len(limits) > MAX_CONTEXT:
+        return f"The limits have {len(limits):,} characters; at most {MAX_CONTEXT:,} are taken."
+    try:
+        limits_of(limits)
+    except UsageError as error:
+        return error.message
+    return None
 
 
 def _small(text: Json | None) -> Json | None:

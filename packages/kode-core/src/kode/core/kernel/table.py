@@ -63,6 +63,7 @@ _ROWS: dict[type, tuple[Cell, Cell, Cell, Cell]] = {
     inputs.DeadlineReached:      (LATE,              step.deadline,   step.deadline,   step.deadline),
     inputs.TimerSet:             _always(history.set_timer),
     inputs.TimerCancelled:       _always(history.cancel_timer),
+    inputs.LimitsChanged:        _always(history.change_limits),
     inputs.SnapshotTaken:        (_snapshot,         _snapshot,       ILLEGAL,         _snapshot),
     inputs.Reverted:             (history.revert,    ILLEGAL,         ILLEGAL,         ILLEGAL),
     inputs.DocumentsChanged:     _always(history.change_documents),
@@ -78,5 +79,5 @@ TABLE: dict[tuple[type, Phase], Cell] = {
 
 
 def cell(input: inputs.Input, phase: Phase) -> Cell:
-    """What that input does in that phase."""
+    """What that input does in that phase. An ``Instructed`` has no row of its own: ask for what it carries."""
     return TABLE.get((type(input), phase), ILLEGAL)

@@ -6,73 +6,37 @@ nothing that matters after a restart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
+import anyio
+
 from kode.core.config import AgentConfig, Dependencies
-from kode.core.errors import (
-    ConflictError,
-    FencedError,
-    LeaseLostError,
-    NotFoundError,
-    UsageError,
-)
+from kode.core.errors import ConflictError, FencedError, LeaseLostError, NotFoundError, UsageError
 from kode.core.event.base import Position
+from kode.core.event.family import FamilySubscription
 from kode.core.event.hub import Hub, Subscription, switchboard
 from kode.core.kernel.events import Channel
-from kode.core.kernel.inputs import ApprovalDecided, InboxInput, InterruptRequested, MessageReceived, SnapshotTaken
-from kode.core.kernel.limits import Limits
+from kode.core.kernel.inputs import InboxInput, Instructed, InterruptRequested, LimitsChanged, SnapshotTaken
+from kode.core.kernel.limits import Limits, narrower
 from kode.core.kernel.message import Json
-from kode.core.kernel.run import MAX_CONTEXT
 from kode.core.kernel.state import State
-from kode.core.kernel.words import Breakpoint, ResumeStrategy, Status
+from kode.core.kernel.words import ResumeStrategy
 from kode.core.runtime.binding import Binding, bind
 from kode.core.runtime.birth import create_agent, given, read_template
 from kode.core.runtime.driver import Drive, Driver
+from kode.core.runtime.family import Family, drive_family, told_of
 from kode.core.runtime.once import apply_once
 from kode.core.runtime.resident import Resident
 from kode.core.runtime.result import RunResult, last_stored, queued, result_of, stored_for
-from kode.core.runtime.sending import Content, check_text, content_blocks, json_option, whole_number
+from kode.core.runtime.sending import Content, Sent, check_text, decide, enqueue, message_of, whole_number
 from kode.core.runtime.streaming import Stream
-from kode.core.store.contract import Enqueued
-from kode.core.store.records import input_item
+from kode.core.runtime.subagent import Household, at_work, delegated
+from kode.core.runtime.view import AgentView, view_of
 from kode.core.template import AgentTemplate
 
 __all__ = ["Agent", "AgentView", "Content", "Sent"]
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """The message is durable. It is taken in its turn, also by another process, also after a crash."""
-
-    item_id: str
-    position: int
-    duplicate: bool = False
-    """The same id with the same content was sent before; nothing was added."""
-
-
-@dataclass(frozen=True, slots=True)
-class AgentView:
-    """What an agent is at, as stored."""
-
-    agent_id: str
-    uid: str
-    status: Status
-    breakpoint: Breakpoint
-    run: int | None
-    step: int
-    messages: int
-    cursor: int
-    version: int
-    driven: bool
-    """Whether somebody's lease on it lives."""
-    pending: tuple[str, ...]
-    """Calls that wait for a decision."""
-    waiting: int
-    """Items in the inbox."""
-    template: str
-    parked: str | None = None
 
 
 class Agent:
@@ -85,23 +49,23 @@ class Agent:
         self,
         agent_id: str,
         uid: str,
-        template: AgentTemplate,
         binding: Binding,
         deps: Dependencies,
         *,
         owns_deps: bool = False,
+        resident: Resident | None = None,
     ) -> None:
         self.agent_id = agent_id
         self.uid = uid
-        self.template = template
+        self.within: Limits | None = None
+        """Bounds of whoever holds this handle (a pool); what they name binds here as well."""
         self._binding = binding
         self._deps = deps
         self._owns_deps = owns_deps
         self.hub: Hub = switchboard(deps.store, agent_id)
-        self.hub.keep = template.limits.event_buffer
-        self.hub.keep_live = template.limits.live_buffer_bytes
-        self._resident: Resident | None = None
-        self._driver: Driver | None = None
+        self._resident = resident
+        self.drivers: list[Driver | Family] = []
+        """At work, or asking for the lease. More than one: a pool's drive and its caller's own meet here."""
 
     # ---- making handles ---------------------------------------------------------------------------------------
 
@@ -129,10 +93,10 @@ class Agent:
         uid = deps.ids.uid()
         binding = bind(recipe, deps)
         if recipe.tools == ("*",):
-            recipe = recipe.changed(tools=tuple(binding.tools))
+            recipe = binding.template = recipe.changed(tools=tuple(binding.tools))
         id = config.agent_id or deps.ids.agent_id()
-        await create_agent(id, uid, recipe, config, deps)
-        return cls(id, uid, recipe, binding, deps, owns_deps=deps is not dependencies)
+        binding.recipe = await create_agent(id, uid, recipe, config, deps)
+        return cls(id, uid, binding, deps, owns_deps=deps is not dependencies)
 
     @classmethod
     async def open(cls, agent_id: str, dependencies: Dependencies) -> Agent:
@@ -142,8 +106,8 @@ class Agent:
             NotFoundError: No such agent.
             NotBoundError: Its template names something that is not registered here.
         """
-        uid, template = await read_template(agent_id, dependencies)
-        return cls(agent_id, uid, template, bind(template, dependencies), dependencies)
+        uid, template, digest = await read_template(agent_id, dependencies)
+        return cls(agent_id, uid, bind(template, dependencies, digest), dependencies)
 
     @classmethod
     async def resume(
@@ -198,6 +162,7 @@ class Agent:
         sender: str | None = None,
         metadata: Json | None = None,
         context: Json | None = None,
+        limits: Limits | None = None,
         priority: int = 0,
         not_before: int | None = None,
     ) -> Sent:
@@ -212,6 +177,7 @@ class Agent:
             sender: Who speaks; stored.
             metadata: JSON text, stored with the message.
             context: Trace context, as JSON text.
+            limits: Bounds of the run that this message starts, within the agent's; its named fields count.
             priority: Higher is taken first.
             not_before: Microseconds since the epoch.
 
@@ -219,22 +185,9 @@ class Agent:
             UsageError: The message is empty or has a wrong shape, the inbox is full, the id was used otherwise.
             NotFoundError: The agent is gone.
         """
-        if context is not None and len(context) > MAX_CONTEXT:
-            raise UsageError(
-                f"The context has {len(context):,} characters; give at most {MAX_CONTEXT:,}: "
-                "a traceparent and little more.",
-                code="context_too_big",
-            )
         id = item_id or self._deps.ids.item_id()
-        check_text(item_id=id, sender=sender)
-        whole_number("priority", priority)
-        whole_number("not_before", not_before)
-        if kind not in ("user", "reminder"):
-            raise UsageError(f"The kind is {kind!r}; give 'user' or 'reminder'.", code="bad_option", option="kind")
-        data, trace = json_option("metadata", metadata), json_option("context", context)
-        input = MessageReceived(id, content_blocks(message), kind, sender, data, trace)
-        done = await self._enqueue(input, priority=priority, not_before=not_before)
-        return Sent(id, done.position, done.duplicate)
+        input = message_of(id, message, kind=kind, sender=sender, metadata=metadata, context=context, limits=limits)
+        return await self._enqueue(input, priority=priority, not_before=not_before)
 
     async def run(
         self, message: Content, *, item_id: str | None = None, timeout_s: float | None = None, **options: Any
@@ -242,11 +195,12 @@ class Agent:
         """Send a message and drive until the run that took it ends or rests.
 
         If somebody else drives the agent, their work is followed; if they die, it is taken over here.
-        ``timeout_s``: the run then rests (status ``deadline``) and goes on with the next call.
+        ``timeout_s``: the run then rests (status ``deadline``) and goes on with the next call. The other options are
+        those of ``send``.
         """
-        until = None if timeout_s is None else self._deps.clock.monotonic() + timeout_s
+        until = self._until(timeout_s)
         sent = await self.send(message, item_id=item_id, **options)
-        return await self._follow(sent, until)
+        return await self.finish(sent, until=until)
 
     chat = run
 
@@ -254,16 +208,50 @@ class Agent:
         """Drive until nothing is left to do, after sending a message if one is given; the last run's result."""
         if message is not None:
             return await self.run(message, timeout_s=timeout_s)
-        until = None if timeout_s is None else self._deps.clock.monotonic() + timeout_s
+        return await self.go_on(until=self._until(timeout_s))
+
+    async def go_on(self, *, until: float | None = None, margin_s: float | None = None, wait: bool = True) -> RunResult:
+        """Drive what is there; the last run's result. Arguments as ``finish``."""
         while True:
             try:
-                drive = await self.drive(until=until)
-                break
+                drive = await drive_family(self, self._deps, until=until, margin_s=margin_s, wait=wait)
+                return told_of(await self._last_result(drive), drive)
             except (LeaseLostError, ConflictError, FencedError):
-                if until is not None and self._deps.clock.monotonic() >= until:
-                    return queued(self.agent_id)
-                await self.hub.wait(self._deps.clock, self.limits.due_poll_s)
-        return await self._last_result(drive)
+                if not (wait and await self._patient(until)):
+                    return queued(self.agent_id, await self._cursor())
+
+    async def finish(
+        self, sent: Sent, *, until: float | None = None, margin_s: float | None = None, wait: bool = True
+    ) -> RunResult:
+        """Drive, or follow whoever drives, until the run that took the item ends or rests.
+
+        Args:
+            sent: What ``send`` said of the message.
+            until: ``clock.monotonic()`` by which to return.
+            margin_s: Time before that in which nothing new is started; None: 2 s, or a tenth if that is less.
+            wait: Follow somebody else who drives the agent; False: return ``queued`` at once.
+        """
+        look = sent.duplicate
+        while True:
+            if look:
+                found = await stored_for(self._deps.store, self.agent_id, sent.item_id)
+                # A pause may be over by now: somebody decided, and nobody has driven since.
+                if found is not None and found.status != "paused":
+                    return found
+            look = True
+            try:
+                drive = await drive_family(self, self._deps, until=until, margin_s=margin_s, wait=wait)
+            except (LeaseLostError, ConflictError, FencedError):
+                if wait and await self._patient(until):
+                    continue
+                return queued(self.agent_id, await self._cursor())
+            record = drive.runs.get(drive.taken.get(sent.item_id, 0))
+            if record is not None:
+                answer = None if record.answer_seq is None else drive.answers.get(record.answer_seq)
+                return told_of(result_of(self.agent_id, record, answer, drive.unfinished), drive)
+            # Nothing is open and no run took it just now: it was taken before, or it has to wait.
+            found = await stored_for(self._deps.store, self.agent_id, sent.item_id)
+            return told_of(found or await self._resting(sent, drive), drive)
 
     def stream(
         self,
@@ -284,6 +272,32 @@ class Agent:
 
         return Stream(lambda: self.subscribe(channels, kinds=kinds), run, self.hub.wake)
 
+    async def delegate(
+        self,
+        template: str | AgentTemplate,
+        prompt: Content,
+        *,
+        model: str | None = None,
+        tools: Collection[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> RunResult:
+        """Have a sub-agent of this one do a task, outside any run; for code, where the model has ``task_run``.
+
+        It lies within this agent's permission, depth and budget; what it uses is its own and counts in no run of this
+        agent's. It is an agent like any other: after ``timeout_s``, or when it waits for a person, go on with it by
+        the result's ``agent_id``.
+
+        Raises:
+            UsageError: As for `Subagents.start`; any registered template may be used.
+        """
+        until = self._until(timeout_s)
+        child = await self.open(await delegated(await self._household(), template, model, tools), self._deps)
+        try:
+            return await child.finish(await child.send(prompt, sender=self.agent_id), until=until)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await child.close()
+
     # ---- watching ---------------------------------------------------------------------------------------------
 
     async def subscribe(
@@ -303,6 +317,26 @@ class Agent:
             poll_s=self.limits.due_poll_s,
         )  # fmt: skip
 
+    async def follow(
+        self,
+        channels: Collection[Channel] | None = None,
+        *,
+        since: Position | str | int | None = None,
+        kinds: Collection[str] | None = None,
+    ) -> FamilySubscription:
+        """As ``subscribe``, with the events of all sub-agents too; each envelope says whose it is."""
+        place = since if isinstance(since, Position) or since is None else Position.parse(since)
+        store, clock = self._deps.store, self._deps.clock
+
+        def reader(id: str, cursor: int) -> Subscription:
+            poll_s = self.limits.due_poll_s
+            return Subscription(
+                switchboard(store, id), store, clock, since=Position(cursor), start=cursor, poll_s=poll_s
+            )
+
+        children = await at_work(store, self.agent_id) if place is None else {}
+        return FamilySubscription(await self.subscribe(channels, since=place, kinds=kinds), children, reader)
+
     def on(self, kind: str, handler: Callable[[Any], None]) -> Callable[[], None]:
         """Call ``handler(envelope)`` for each event of that type that a driver of this process publishes.
 
@@ -316,23 +350,7 @@ class Agent:
         loaded = await self._deps.store.load(self.agent_id)
         if loaded is None:
             raise NotFoundError(f"Agent {self.agent_id!r} is gone.", agent_id=self.agent_id)
-        state = loaded.state
-        return AgentView(
-            agent_id=self.agent_id,
-            uid=state.uid,
-            status=state.status,
-            breakpoint=state.breakpoint,
-            run=None if state.run is None else state.run.number,
-            step=state.step,
-            messages=state.next_seq,
-            cursor=state.next_cursor - 1,
-            version=loaded.version,
-            driven=loaded.lease is not None,
-            pending=tuple(c.id for c in state.calls if c.approval is not None),
-            waiting=len(loaded.inbox),
-            template=state.template,
-            parked=None if state.parked is None else state.parked.value,
-        )
+        return view_of(loaded)
 
     info = status
 
@@ -359,26 +377,9 @@ class Agent:
         Raises:
             UsageError: No question of that call is open, or somebody else answered first.
         """
-        if decision not in ("allow", "deny"):
-            raise UsageError(f"The decision is {decision!r}; give 'allow' or 'deny'.", code="bad_decision")
-        state = await self._state()
-        found = state.call(call)
-        asked = None if found is None else found.approval
-        if asked is not None and asked.kind == "recovery" and input is not None:
-            raise UsageError(
-                f"Call {call!r} may have run already, so its input cannot be changed; allow or deny it as it was.",
-                code="bad_decision",
-            )
-        if asked is None:
-            open_ = ", ".join(c.id for c in state.calls if c.approval is not None) or "none"
-            raise UsageError(
-                f"No question of call {call!r} waits for an answer (open: {open_}).", code="not_pending", call=call
-            )
-        id = f"decision:{call}:{asked.n}"
-        check_text(by=by, note=note)
-        changed = json_option("input", input)
-        done = await self._enqueue(ApprovalDecided(id, call, asked.n, decision, by, note, changed))
-        return Sent(id, done.position, done.duplicate)
+        return await decide(
+            self._deps.store, self.agent_id, call, decision, by=by, note=note, input=input, uid=self.uid
+        )
 
     async def interrupt(self, note: str | None = None, *, by: str | None = None) -> Sent:
         """Stop the run: running tools get ``cancel_grace_s``, what has not answered then is sealed.
@@ -387,8 +388,24 @@ class Agent:
         """
         id = self._deps.ids.item_id()
         check_text(note=note, by=by)
-        done = await self._enqueue(InterruptRequested(id, note, by))
-        return Sent(id, done.position, done.duplicate)
+        return await self._enqueue(InterruptRequested(id, note, by))
+
+    async def set_limits(self, **fields: Any) -> Sent:
+        """Change bounds of the agent for good, also while it runs: ``await agent.set_limits(max_steps_per_run=500)``.
+
+        Durable like a message: whoever drives the agent takes it up, and a handle of another process with its next
+        drive. What is not named stays.
+
+        Raises:
+            UsageError: A field or a value is wrong.
+        """
+        strange = sorted(set(fields) - set(Limits.__dataclass_fields__))
+        if strange or not fields:
+            named = f"no field {strange[0]!r}" if strange else "nothing to change"
+            raise UsageError(f"set_limits got {named}; name fields of Limits.", code="bad_limit")
+        Limits(**fields)
+        change = LimitsChanged(Json(json.dumps(fields, separators=(",", ":"))))
+        return await self._enqueue(Instructed(self._deps.ids.item_id(), change))
 
     async def snapshot(self, id: str | None = None, *, tags: Collection[str] = ()) -> str:
         """Name the present safe point, to fork from it later.
@@ -403,16 +420,27 @@ class Agent:
 
     async def fork(self, agent_id: str | None = None, *, at: str | None = None) -> Agent:
         """Make another agent with this one's history, up to now or to a snapshot. It starts READY, with its own uid."""
-        new_id = agent_id or self._deps.ids.agent_id()
-        state = await self._deps.store.fork(self.agent_id, new_id, new_uid=self._deps.ids.uid(), at=at)
-        # A fork of a handle that owns its dependencies shares them, and so their connections: whoever is last closes.
-        binding = bind(self.template, self._deps)
-        return Agent(new_id, state.uid, self.template, binding, self._deps, owns_deps=self._owns_deps)
+        (made,) = await self._forked([agent_id or self._deps.ids.agent_id()], at)
+        return made
+
+    async def batch_fork(self, count: int, *, at: str | None = None) -> list[Agent]:
+        """Make many forks with new ids, reading this agent once; see ``Store.batch_fork`` for what an error leaves."""
+        whole_number("count", count)
+        return await self._forked([self._deps.ids.agent_id() for _ in range(count)], at)
+
+    async def _forked(self, ids: Sequence[str], at: str | None) -> list[Agent]:
+        made = await self._deps.store.batch_fork(self.agent_id, {id: self._deps.ids.uid() for id in ids}, at=at)
+        # Forks of a handle that owns its dependencies share them, and so their connections: whoever is last closes.
+        recipe = self._binding.recipe
+        return [
+            Agent(s.agent_id, s.uid, bind(self.template, self._deps, recipe), self._deps, owns_deps=self._owns_deps)
+            for s in made
+        ]
 
     def stop(self) -> None:
         """Have a drive of this handle rest at the next moment: tools get the grace, the agent stays resumable."""
-        if self._driver is not None:
-            self._driver.stop()
+        for driver in self.drivers:
+            driver.stop()
 
     async def close(self) -> None:
         """Let go of the sandbox and what is resident; the agent stays stored and can be opened again.
@@ -435,71 +463,82 @@ class Agent:
         await self.close()
 
     @property
+    def template(self) -> AgentTemplate:
+        """The recipe it runs by, as this process last read it."""
+        return self._binding.template
+
+    @property
+    def driving(self) -> bool:
+        """Whether this handle drives the agent just now, or is about to."""
+        return bool(self.drivers)
+
+    @property
     def limits(self) -> Limits:
         """The bounds it runs under."""
-        return self.template.limits
+        own = self.template.limits
+        return own if self.within is None else narrower(own, self.within)
 
     def release_window(self) -> None:
         """Let the messages and events in memory go; they are read again when somebody needs them."""
-        if self._resident is not None and self._driver is None:
+        if self._resident is not None and not self.drivers:
             self._resident.release()
             self.hub.forget()
 
     # ---- inside -----------------------------------------------------------------------------------------------
 
     async def drive(
-        self, *, strategy: ResumeStrategy = "continue", by_hand: bool = False, until: float | None = None
+        self,
+        *,
+        strategy: ResumeStrategy = "continue",
+        by_hand: bool = False,
+        until: float | None = None,
+        margin_s: float | None = None,
     ) -> Drive:
         """Drive until nothing is open, under a lease of our own; see ``Driver.run``. What a pool calls."""
-        driver = Driver(self.agent_id, self.uid, self._resident, self._binding, self._deps, self.hub, self.limits)
-        self._driver, former = driver, self._driver
+        driver = Driver(
+            self.agent_id, self.uid, self._resident, self._binding, self._deps, self.hub, self.limits, self.within
+        )
+        self.drivers.append(driver)
         try:
-            return await driver.run(strategy=strategy, by_hand=by_hand, until=until)
+            return await driver.run(strategy=strategy, by_hand=by_hand, until=until, margin_s=margin_s)
         finally:
             self._resident = driver.resident
-            self._driver = former
+            self.drivers.remove(driver)
 
-    async def _follow(self, sent: Sent, until: float | None) -> RunResult:
-        """Drive, or follow whoever drives, until the run that took the item ends or rests."""
-        clock = self._deps.clock
-        look = sent.duplicate
-        while True:
-            if look:
-                found = await stored_for(self._deps.store, self.agent_id, sent.item_id)
-                # A pause may be over by now: somebody decided, and nobody has driven since.
-                if found is not None and found.status != "paused":
-                    return found
-            look = True
-            try:
-                drive = await self.drive(until=until)
-            except (LeaseLostError, ConflictError, FencedError):
-                left = None if until is None else until - clock.monotonic()
-                if left is not None and left <= 0:
-                    return queued(self.agent_id)
-                poll = self.limits.due_poll_s
-                await self.hub.wait(clock, poll if left is None else min(poll, left))
-                continue
-            record = drive.runs.get(drive.taken.get(sent.item_id, 0))
-            if record is not None:
-                answer = None if record.answer_seq is None else drive.answers.get(record.answer_seq)
-                return result_of(self.agent_id, record, answer)
-            # Nothing is open and no run took it just now: it was taken before, or it has to wait.
-            found = await stored_for(self._deps.store, self.agent_id, sent.item_id)
-            return found or queued(self.agent_id, await self._cursor())
+    async def _household(self) -> Household:
+        return Household(await self._state(), self.template, self.limits, self._deps)
+
+    def _until(self, timeout_s: float | None) -> float | None:
+        return None if timeout_s is None else self._deps.clock.monotonic() + timeout_s
+
+    async def _patient(self, until: float | None) -> bool:
+        """Wait a little while somebody else drives; False: time is up."""
+        poll = self.limits.due_poll_s
+        if until is not None:
+            poll = min(poll, until - self._deps.clock.monotonic())
+        if poll <= 0:
+            return False
+        await self.hub.wait(self._deps.clock, poll)
+        return True
+
+    async def _resting(self, sent: Sent, drive: Drive) -> RunResult:
+        """What to say of an item whose run was not moved here: where that run rests, or that it waits."""
+        number = await self._deps.store.consumed_by(self.agent_id, sent.item_id)
+        record = drive.runs.get(number or 0)
+        if record is None:
+            return queued(self.agent_id, await self._cursor())
+        return result_of(self.agent_id, record, None, drive.unfinished)
 
     async def _last_result(self, drive: Drive) -> RunResult:
         if drive.runs:
             record = drive.runs[max(drive.runs)]
             answer = None if record.answer_seq is None else drive.answers.get(record.answer_seq)
-            return result_of(self.agent_id, record, answer)
+            return result_of(self.agent_id, record, answer, drive.unfinished)
         return await last_stored(self._deps.store, self.agent_id) or queued(self.agent_id)
 
-    async def _enqueue(self, input: InboxInput, *, priority: int = 0, not_before: int | None = None) -> Enqueued:
-        now = self._deps.clock.now()
-        item = input_item(input, at=now, priority=priority, not_before=not_before)
-        done = await self._deps.store.enqueue(self.agent_id, item, uid=self.uid)
-        self.hub.ring()
-        return done
+    async def _enqueue(self, input: InboxInput, *, priority: int = 0, not_before: int | None = None) -> Sent:
+        store = self._deps.store
+        return await enqueue(store, self.agent_id, input, uid=self.uid, priority=priority, not_before=not_before)
 
     async def _state(self) -> State:
         return await self._deps.store.read_state(self.agent_id)

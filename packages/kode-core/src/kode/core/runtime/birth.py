@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from kode.core.config import AgentConfig, Dependencies
 from kode.core.errors import RecordCorruptError, UsageError
 from kode.core.kernel.events import Event
+from kode.core.kernel.limits import Limits
+from kode.core.kernel.message import Json
 from kode.core.kernel.state import Document, State
 from kode.core.store.contract import Bounds, Commit, DocumentBody
 from kode.core.template import AgentTemplate, decode_template, encode_template
 
-__all__ = ["create_agent", "given", "read_template"]
+__all__ = ["bounds_of", "create_agent", "given", "read_template", "recipe_digest", "stored_recipe"]
+
+LONGEST = 1e11
+"""Seconds that an agent may be kept for: some 3,000 years."""
 
 
-async def create_agent(id: str, uid: str, recipe: AgentTemplate, config: AgentConfig, deps: Dependencies) -> State:
+async def create_agent(id: str, uid: str, recipe: AgentTemplate, config: AgentConfig, deps: Dependencies) -> str:
     """Store a new agent: its header, its recipe, its first event, in one commit that expects absence.
+
+    Returns the digest of the recipe as stored.
 
     Raises:
         AgentExistsError: The id is taken.
+        UsageError: ``bad_expiry``.
     """
     at = deps.clock.now()
     text, digest = encode_template(recipe)
@@ -32,24 +41,41 @@ async def create_agent(id: str, uid: str, recipe: AgentTemplate, config: AgentCo
         template=recipe.label,
         tenant=config.tenant,
         parent=config.parent,
+        expires_at=_expiry(config.expires_in_s, at),
     )
-    limits = recipe.limits
     commit = Commit(
         state=state,
         commit_id=deps.ids.commit_id(),
         version=None,
         fence=None,
         at=at,
-        bounds=Bounds(limits.max_inbox, limits.max_message_bytes, limits.dedupe_for_s),
+        bounds=bounds_of(recipe.limits),
         events=(Event("agent_created", at, 1, data={"template": recipe.label}),),
         documents=(DocumentBody("template", "", text),),
     )
     await deps.store.commit(commit)
-    return state
+    return digest
 
 
-async def read_template(agent_id: str, deps: Dependencies) -> tuple[str, AgentTemplate]:
-    """The uid of an agent and the recipe that it was made from.
+def _expiry(in_s: float | None, at: int) -> int | None:
+    if in_s is None:
+        return None
+    if not 0 < in_s <= LONGEST:
+        raise UsageError(
+            f"expires_in_s is {in_s}; give seconds above 0 and up to {LONGEST:,.0f}, or None to keep the agent.",
+            code="bad_expiry",
+        )
+    return at + round(in_s * 1_000_000)
+
+
+def bounds_of(limits: Limits) -> Bounds:
+    """The bounds that a store checks by itself."""
+    # Columns hold plain numbers; a default is a kind of its own (`Limits`).
+    return Bounds(int(limits.max_inbox), int(limits.max_message_bytes), float(limits.dedupe_for_s))
+
+
+async def read_template(agent_id: str, deps: Dependencies) -> tuple[str, AgentTemplate, str]:
+    """The uid of an agent, its recipe, and that one's digest.
 
     Raises:
         NotFoundError: No such agent.
@@ -57,9 +83,30 @@ async def read_template(agent_id: str, deps: Dependencies) -> tuple[str, AgentTe
     """
     state = await deps.store.read_state(agent_id)
     document = await deps.store.read_document(agent_id, "template", "")
-    if document is None:
+    template = stored_recipe(agent_id, None if document is None else document.data)
+    return state.uid, template, recipe_digest(state)
+
+
+def stored_recipe(agent_id: str, text: Json | None) -> AgentTemplate:
+    """Decode an agent's template, as its document was read.
+
+    Raises:
+        RecordCorruptError: It has none.
+    """
+    if text is None:
         raise RecordCorruptError(f"Agent {agent_id!r} has no template stored.", agent_id=agent_id, raw=b"")
-    return state.uid, decode_template(document.data)
+    return _decoded(text)
+
+
+@lru_cache(maxsize=64)
+def _decoded(text: Json) -> AgentTemplate:
+    """The few templates that a process meets are decoded once."""
+    return decode_template(text)
+
+
+def recipe_digest(state: State) -> str:
+    """The digest of the recipe an agent has now; "" if it has none."""
+    return next((d.digest for d in state.documents if d.kind == "template"), "")
 
 
 def given(
@@ -83,14 +130,14 @@ def given(
             f"it takes {', '.join(sorted(config_names | deps_names))}.",
             code="bad_argument",
         )
-    if "tools" in bound and dependencies is None and config is None:
-        # Tools themselves are bound and used; names are looked up among the installed ones.
-        given = list(bound.pop("tools"))
-        bound["tools"] = [one for one in given if not isinstance(one, str)] or None
-        loose: dict[str, Any] = {"tools": tuple(one if isinstance(one, str) else one.name for one in given)}
-    else:
-        loose = {}
-    loose |= {name: bound[name] for name in bound if name in config_names and name != "tools"}
+    loose: dict[str, Any] = {}
+    for kind in ("tools", "hooks", "plugins"):
+        if kind in bound and dependencies is None and config is None:
+            # Things themselves are bound and used; names are looked up among the installed ones.
+            listed = list(bound.pop(kind))
+            bound[kind] = [one for one in listed if not isinstance(one, str)] or None
+            loose[kind] = tuple(one if isinstance(one, str) else one.name for one in listed)
+    loose |= {name: bound[name] for name in bound if name in config_names - deps_names}
     if template is not None:
         loose["template"] = template
     if agent_id is not None:

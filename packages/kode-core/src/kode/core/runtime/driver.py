@@ -6,6 +6,7 @@ drops what it holds and never reloads.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +16,7 @@ from kode.core.config import Dependencies
 from kode.core.errors import (
     ConflictError,
     FencedError,
+    KodeError,
     LeaseLostError,
     NotFoundError,
     SchemaTooNewError,
@@ -22,18 +24,25 @@ from kode.core.errors import (
 )
 from kode.core.event.hub import Hub
 from kode.core.kernel.events import Event
-from kode.core.kernel.inputs import Input, Parked, Resumed
-from kode.core.kernel.limits import Limits
+from kode.core.kernel.inputs import Input, Noted, Parked, Resumed
+from kode.core.kernel.limits import Limits, narrower
 from kode.core.kernel.message import Message
 from kode.core.kernel.state import RunRecord
+from kode.core.kernel.toolcall import CallStatus, Wait
 from kode.core.kernel.words import ResumeStrategy, StopReason
 from kode.core.runtime.binding import Binding
+from kode.core.runtime.birth import read_template, recipe_digest
 from kode.core.runtime.lease import Holding
 from kode.core.runtime.loop import Loop, acknowledge
 from kode.core.runtime.mailbox import Mailbox
+from kode.core.runtime.observing import Observers
+from kode.core.runtime.once import apply_once
 from kode.core.runtime.resident import Resident
+from kode.core.template import AgentTemplate
 
 __all__ = ["Drive", "Driver"]
+
+_log = logging.getLogger("kode")
 
 _NO_BREAKDOWN = (StoreUnavailableError, SchemaTooNewError, NotFoundError, ConflictError, FencedError, LeaseLostError)
 """What another process, or a newer one, may do better."""
@@ -50,6 +59,22 @@ class Drive:
     """Messages that answered them, by sequence number."""
     taken: dict[str, int] = field(default_factory=dict)
     """Which run took which inbox item."""
+    unfinished: tuple[str, ...] = ()
+    """Calls that had been started and had not answered when it stopped; recovery rules on them."""
+    children: dict[str, Wait] = field(default_factory=dict)
+    """Which sub-agents are waited for, by call."""
+    interrupted: set[str] = field(default_factory=set)
+    """Sub-agents that were told to stop."""
+    seen: int = 0
+    """Inbox position up to which it looked."""
+    due: int | None = None
+    """When it is to go on by itself, microseconds."""
+
+    def leave(self, resident: Resident) -> None:
+        """Write down how it leaves the agent."""
+        waiting = (call for call in resident.state.calls if call.status is CallStatus.WAITING)
+        self.children = {call.id: call.wait for call in waiting if call.wait is not None and call.wait.child}
+        self.seen, self.due = resident.seen, resident.wake_at_of(resident.state)
 
 
 class Driver:
@@ -63,7 +88,8 @@ class Driver:
         binding: What its template names.
         deps: This process.
         hub: Where it publishes.
-        limits: Its bounds.
+        limits: Its bounds, at the moment.
+        within: Bounds of whoever has it driven, which bind as well.
     """
 
     def __init__(
@@ -75,6 +101,7 @@ class Driver:
         deps: Dependencies,
         hub: Hub,
         limits: Limits,
+        within: Limits | None = None,
     ) -> None:
         self.agent_id = agent_id
         self.uid = uid
@@ -83,6 +110,7 @@ class Driver:
         self.deps = deps
         self.hub = hub
         self.limits = limits
+        self.within = within
         self.drive = Drive()
         self.box = Mailbox()
 
@@ -95,7 +123,12 @@ class Driver:
         self.box.stop()
 
     async def run(
-        self, *, strategy: ResumeStrategy = "continue", by_hand: bool = False, until: float | None = None
+        self,
+        *,
+        strategy: ResumeStrategy = "continue",
+        by_hand: bool = False,
+        until: float | None = None,
+        margin_s: float | None = None,
     ) -> Drive:
         """Drive until nothing is open.
 
@@ -103,13 +136,16 @@ class Driver:
             strategy: What to do about effects that a dead driver left open.
             by_hand: Also drive an agent that is parked after too many crashes.
             until: ``clock.monotonic()`` by which it must have rested; a margin before that nothing new is started.
+            margin_s: That margin; None: 2 s, or a tenth of the time if that is less.
 
         Raises:
             LeaseLostError: Someone else drives it (``code="held"``), or took over meanwhile.
             ConflictError, FencedError: Someone else wrote; what was not committed is dropped.
             StoreUnavailableError: The store stayed away for as long as the lease lasted.
         """
-        holding = await Holding.acquire(self.deps, self.agent_id, self.limits)
+        if self.binding.plugins:
+            await self.deps.start(self.binding.plugins)
+        holding = await Holding.acquire(self.deps, self.agent_id, self.limits, self.resident)
         try:
             resident = await self._settle(holding)
             if resident.state.parked is not None and not by_hand:
@@ -117,7 +153,7 @@ class Driver:
                 await acknowledge(resident, holding, self.deps)
             else:
                 first = await self._first(resident, holding, strategy, by_hand)
-                await self._with_tasks(resident, holding, first, until)
+                await self._with_tasks(resident, holding, first, until, margin_s)
         except BaseException as error:
             self.resident = None
             if isinstance(error, ConflictError | FencedError | LeaseLostError):
@@ -125,7 +161,10 @@ class Driver:
             broken = isinstance(error, Exception) and not isinstance(error, _NO_BREAKDOWN)
             await holding.let_go(failed=broken)
             raise
+        self.drive.leave(resident)
         await holding.let_go()
+        if self.box.noted:
+            await self._leave_word()
         return self.drive
 
     async def _settle(self, holding: Holding) -> Resident:
@@ -140,9 +179,24 @@ class Driver:
             )
         if resident is None or resident.version != lease.version:
             resident = self.resident = await Resident.load(self.deps.store, self.agent_id)
+        elif holding.waiting:
+            resident.add(holding.waiting)
         else:
             await resident.read_inbox(self.deps.store)
+        await self._reread(resident)
         return resident
+
+    async def _reread(self, resident: Resident) -> None:
+        """Read the recipe again if another process changed it since it was bound."""
+        digest = recipe_digest(resident.state)
+        if digest != self.binding.recipe:
+            _, template, self.binding.recipe = await read_template(self.agent_id, self.deps)
+            self.adopt(template)
+
+    def adopt(self, template: AgentTemplate) -> None:
+        """Go on by a recipe whose limits were changed."""
+        self.binding.template = template
+        self.limits = template.limits if self.within is None else narrower(template.limits, self.within)
 
     async def _first(
         self, resident: Resident, holding: Holding, strategy: ResumeStrategy, by_hand: bool
@@ -164,14 +218,19 @@ class Driver:
                 self.box.noted.append(Event("error", preview=text, data={"code": "orphans", "killed": killed}))
         return [Resumed(strategy, by_hand)]
 
-    async def _with_tasks(self, resident: Resident, holding: Holding, first: list[Input], until: float | None) -> None:
+    async def _with_tasks(
+        self, resident: Resident, holding: Holding, first: list[Input], until: float | None, margin_s: float | None
+    ) -> None:
         """Run the loop inside the task group that owns all it starts."""
         self.hub.begin(resident.state.next_cursor - 1, self.ring)
         failure: Exception | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 try:
-                    await Loop(self, resident, holding, tasks, until).run(first)
+                    observers = Observers(resident, self.binding, self.deps, self.hub, self.box)
+                    observers.start(tasks)
+                    await Loop(self, resident, holding, tasks, until, margin_s).run(first)
+                    await observers.finish(until, self.limits.cancel_grace_s)
                 except Exception as error:  # noqa: BLE001 - raised again below, without the group around it
                     failure = error
                 finally:
@@ -184,3 +243,12 @@ class Driver:
         if self.box.look:
             # Somebody rang after the last look. Whoever owns the agent must hear it, for we are done.
             self.hub.ring()
+
+    async def _leave_word(self) -> None:
+        """Store that hooks failed after the last commit: nothing follows that it could ride in."""
+        failed = tuple(event for event in self.box.noted if event.type == "hook_failed")
+        try:
+            if failed:
+                await apply_once(self.agent_id, Noted(failed), self.deps, self.limits)
+        except KodeError as error:
+            _log.warning("Agent %s has no event of %d failures of hooks: %s", self.agent_id, len(failed), error)

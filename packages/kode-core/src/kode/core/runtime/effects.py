@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import anyio
 
@@ -16,7 +17,10 @@ from kode.core.config import Dependencies
 from kode.core.errors import NotFoundError, ProviderError, UsageError
 from kode.core.event.base import Envelope
 from kode.core.event.hub import Hub, switchboard
-from kode.core.kernel.effects import CallModel, CompactHistory, Deliver, Effect, RunTool
+from kode.core.hook.asking import Asker
+from kode.core.hook.base import ToolUse
+from kode.core.hook.chain import Chain
+from kode.core.kernel.effects import Attempt, CallModel, CompactHistory, Deliver, Effect, RunTool
 from kode.core.kernel.events import Event, preview
 from kode.core.kernel.inputs import (
     CallResolved,
@@ -26,11 +30,12 @@ from kode.core.kernel.inputs import (
     InterruptRequested,
     ModelFailed,
     ModelReplied,
+    PlannedCall,
     ToolFinished,
     ToolSuspended,
 )
 from kode.core.kernel.limits import Limits
-from kode.core.kernel.message import Json, ResultContent, TextBlock
+from kode.core.kernel.message import Json, ResultContent, TextBlock, Usage
 from kode.core.kernel.state import RunError
 from kode.core.kernel.toolcall import Call
 from kode.core.provider.assemble import Assembler, Reply, Shown
@@ -42,15 +47,38 @@ from kode.core.runtime.compaction import digest_of
 from kode.core.runtime.documents import documents_of
 from kode.core.runtime.plan import plan_calls
 from kode.core.runtime.resident import Resident
+from kode.core.runtime.subagent import Spawner
 from kode.core.store.base import Store
 from kode.core.store.records import input_item
-from kode.core.tools.base import Suspended, ToolContext, ToolOutcome
+from kode.core.tools.base import Suspended, ToolContext, ToolOutcome, ToolResult
 from kode.core.tools.documents import Documents
 
 __all__ = ["Worker"]
 
 MAX_EMIT = 16_384
 """Characters of an event that a tool emits: events are for watchers, not for data."""
+
+
+@dataclass(slots=True)
+class _Asking:
+    """One model call in progress: which attempt it is at, and what was used by replies that are not its answer."""
+
+    attempt: Attempt
+    unused: Usage = field(default_factory=Usage)
+    last: Usage = field(default_factory=Usage)
+    _begun: bool = False
+
+    def next(self) -> str:
+        """Number the next try."""
+        if self._begun:
+            self.attempt = replace(self.attempt, n=self.attempt.n + 1)
+        self._begun = True
+        return str(self.attempt)
+
+    def used(self, usage: Usage) -> None:
+        """Count what the last try used."""
+        self.unused += self.last
+        self.last = usage
 
 
 @dataclass(slots=True)
@@ -64,12 +92,17 @@ class Worker:
     limits: Limits
     note: Callable[[Event], None]
     """Takes durable events that ride in the next commit."""
+    chain: Chain = field(init=False)
+    """The agent's hooks."""
     documents: Documents = field(init=False)
     """What the tools remember. It ends with the drive: what an abandoned tool puts later goes nowhere."""
+    interrupted: set[str] = field(default_factory=set)
+    """Sub-agents that were told to stop."""
     _scopes: dict[str, anyio.CancelScope] = field(default_factory=dict)
     _dropped: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.chain = Chain(self.binding.hooks, Asker(self.clock, self.note))
         self.documents = documents_of(self.resident, self.store)
 
     @property
@@ -107,57 +140,72 @@ class Worker:
     # ---- the model --------------------------------------------------------------------------------------------
 
     async def _call_model(self, effect: CallModel) -> Input | None:
+        with anyio.CancelScope() as scope:
+            self._enter(effect.id, scope)
+            return await self._replied(effect)
+        return None
+
+    async def _replied(self, effect: CallModel) -> Input:
+        """The reply and its plan, with all hooks about it asked; or how it failed."""
+        chain, asking = self.chain, _Asking(effect.attempt)
+        try:
+            request = await chain.before_model(await self._request(effect))
+            reply = await chain.ask_model(request, partial(self._ask_often, asking))
+            reply = await chain.after_model(request, reply)
+        except ProviderError as error:
+            final = RunError(error.code, error.message, error.retryable)
+            return ModelFailed(effect.id, final, stop_for(error), asking.unused + asking.last)
+        planned = await plan_calls(self.binding, reply, chain, self.resident.state)
+        return ModelReplied(
+            effect.id, reply.blocks, reply.stop, reply.usage + asking.unused, tuple(map(self._bounded, planned)),
+            reply.provider, reply.model, str(asking.attempt),
+        )  # fmt: skip
+
+    def _bounded(self, call: PlannedCall) -> PlannedCall:
+        """Hold a result that a hook gave to the bound of every result."""
+        if call.answer is None:
+            return call
+        return replace(call, answer=cap(call.answer, self.limits.max_tool_result_bytes)[0])
+
+    async def _ask_often(self, asking: _Asking, request: ModelRequest) -> Reply:
+        """Ask until there is a reply or the policy gives up. Each try is an attempt of its own number."""
         policy = self.deps.retry or RetryPolicy()
         began = self.clock.monotonic()
-        attempt = effect.attempt
         tried, why = 0, ""
         while True:
             tried += 1
-            assembler = Assembler(self.binding.provider.name, self.binding.provider.model)
+            assembler = Assembler(self.binding.provider.name, request.model)
             try:
-                reply = await self._ask(effect, str(attempt), assembler, why)
+                reply = await self._ask(request, asking.next(), assembler, why)
             except ProviderError as error:
                 elapsed = self.clock.monotonic() - began
                 delay = next_delay(policy, error, tried=tried, elapsed_s=elapsed, draw=self.deps.random())
                 if delay is None:
-                    final = RunError(error.code, error.message, error.retryable)
-                    return ModelFailed(effect.id, final, stop_for(error), assembler.usage)
+                    asking.used(assembler.usage)
+                    raise
                 why = preview(error.message)
                 self.note(Event("error", preview=why, data={"code": error.code, "phase": "retry"}))
-                with anyio.CancelScope() as scope:
-                    self._enter(effect.id, scope)
-                    await self.clock.sleep(delay)
-                attempt = replace(attempt, n=attempt.n + 1)
-                if effect.id not in self._dropped:
-                    continue
-                return None
-            if reply is None:
-                return None
-            return ModelReplied(
-                effect.id, reply.blocks, reply.stop, reply.usage, plan_calls(self.binding, reply),
-                reply.provider, reply.model, str(attempt),
-            )  # fmt: skip
+            else:
+                asking.used(reply.usage)
+                return reply
+            await self.clock.sleep(delay)
 
-    async def _ask(self, effect: CallModel, attempt: str, assembler: Assembler, why: str) -> Reply | None:
+    async def _ask(self, request: ModelRequest, attempt: str, assembler: Assembler, why: str) -> Reply:
         """Ask once. ``why``: what became of the try before; watchers are told now, not with the next commit."""
         hub, provider = self.hub, self.binding.provider
-        request = await self._request(effect)
         hub.step, hub.attempt, hub.reply = self.resident.state.step, attempt, assembler
         hub.show_thinking = self.binding.template.expose_thinking
         self._live("attempt_started", attempt, why=why)
         try:
-            with self.clock.move_on_after(effect.timeout_s) as scope:
-                self._enter(effect.id, scope)
+            with self.clock.move_on_after(request.timeout_s):
                 async with provider.stream(request) as chunks:
                     async for chunk in chunks:
                         shown = assembler.feed(chunk)
                         if shown is not None:
                             self._show(shown, attempt)
                 return assembler.finish()
-            if effect.id in self._dropped:
-                return None
             raise provider_error(
-                "timeout", f"{provider.name} did not answer within {effect.timeout_s} s; raise Limits.model_timeout_s."
+                "timeout", f"{provider.name} did not answer within {request.timeout_s} s; raise Limits.model_timeout_s."
             )
         except ProviderError:
             raise
@@ -211,21 +259,40 @@ class Worker:
         tool = None if call is None else self.binding.tools.get(call.tool)
         if call is None or tool is None:
             return ToolFinished(effect.id, (TextBlock("This tool is not there any more; it was not run."),), True)
-        arguments = tool.check(call.changed_input or call.input or Json("{}"))
+        input = call.changed_input or call.input or Json("{}")
+        arguments = tool.check(input)
         if isinstance(arguments, str):
             return ToolFinished(effect.id, (TextBlock(arguments),), True)
+        use = ToolUse(self.resident.agent_id, self.resident.state.uid, tool, input, call.id)
+        outcome: ToolResult | None = None
         with self.clock.move_on_after(effect.timeout_s) as scope:
             self._enter(effect.id, scope)
-            outcome = await tool.call(self._context(call, effect, scope), arguments)
-            if isinstance(outcome, Suspended):
-                return ToolSuspended(effect.id, outcome.due_at, outcome.child, outcome.child_uid)
-            return self._finished(effect.id, outcome)
-        if effect.id in self._dropped:
+            run = partial(tool.call, self._context(call, effect, scope), arguments)
+            outcome = await self._refused(call, use) or await self.chain.run_tool(use, run)
+        if isinstance(outcome, Suspended):
+            return ToolSuspended(effect.id, outcome.due_at, outcome.child, outcome.child_uid)
+        if outcome is None:
+            if effect.id in self._dropped:
+                return None
+            outcome = ToolOutcome.of(
+                f"{call.tool} did not end within {effect.timeout_s} s and was stopped; "
+                "it may have had part of its effect.",
+                is_error=True,
+            )
+        return self._finished(effect.id, await self.chain.after_tool(use, outcome))
+
+    async def _refused(self, call: Call, use: ToolUse) -> ToolOutcome | None:
+        """Ask the gates again about a call that somebody approved, perhaps a month later and with other arguments.
+
+        What they deny or answer counts; what they ask has been answered, and what was approved is not replaced.
+        """
+        if not call.approvals:
             return None
-        text = (
-            f"{call.tool} did not end within {effect.timeout_s} s and was stopped; it may have had part of its effect."
-        )
-        return ToolFinished(effect.id, (TextBlock(text),), True)
+        ruling = await self.chain.gate(use)
+        if ruling.verdict not in ("deny", "answer"):
+            return None
+        content = ruling.result or (TextBlock(ruling.reason or f"{call.tool} was denied."),)
+        return ToolOutcome(content, ruling.verdict == "deny")
 
     def _context(self, call: Call, effect: RunTool, scope: anyio.CancelScope) -> ToolContext:
         state = self.resident.state
@@ -243,6 +310,8 @@ class Worker:
         def progress(text: str) -> None:
             self._live("tool_progress", str(effect.attempt), call.id, text)
 
+        tool = self.binding.tools[call.tool]
+        parts = (self.resident, self.binding.template, self.limits, self.deps, call.id)
         return ToolContext(
             agent_id=state.agent_id,
             uid=state.uid,
@@ -254,6 +323,7 @@ class Worker:
             sandbox=self.binding.sandbox,
             services=self.deps.services,
             documents=self.documents,
+            subagents=Spawner(*parts) if tool.spawns else None,
             cancel_scope=scope,
             timeout_s=effect.timeout_s,
             on_emit=emit,
@@ -277,24 +347,30 @@ class Worker:
         except UsageError as error:
             return Delivered(effect.id, "error", RunError(error.code, error.message))
         switchboard(self.store, effect.target).ring()
+        if effect.item_kind == "interrupt":
+            self.interrupted.add(effect.target)
         return Delivered(effect.id)
 
     async def _answer(self, effect: Deliver) -> CallResolved | InterruptRequested:
         if effect.item_kind == "interrupt" or effect.call is None or effect.run is None:
             return InterruptRequested(effect.item_id, "The call that waited for this agent was closed.", "parent")
         record = await self.store.read_run(self.resident.agent_id, effect.run)
-        content: tuple[ResultContent, ...] = (TextBlock("The sub-agent ended without an answer."),)
         if record is None:
+            content: tuple[ResultContent, ...] = (TextBlock("The sub-agent ended without an answer."),)
             return CallResolved(effect.item_id, effect.call, content, True)
-        if record.error is not None:
-            content = (TextBlock(f"The sub-agent failed: {record.error.text}"),)
-        elif record.answer_seq is not None:
+        said: tuple[ResultContent, ...] = ()
+        if record.answer_seq is not None:
             found = await self.store.read_messages(
                 self.resident.agent_id, after=record.answer_seq - 1, before=record.answer_seq + 1
             )
-            texts = tuple(b for m in found.items for b in m.blocks if isinstance(b, TextBlock))
-            content = texts or content
-        return CallResolved(effect.item_id, effect.call, content, record.status != "ok", record.usage)
+            said = tuple(b for m in found.items for b in m.blocks if isinstance(b, TextBlock))
+        failed = record.status != "ok"
+        if failed or not said:
+            why = record.stop_reason.value if record.error is None else record.error.text
+            how = "failed" if record.status == "error" else "did not finish" if failed else "answered nothing"
+            said = (TextBlock(f"The sub-agent {how}: {why}"), *said)
+        content, _ = cap(said, self.limits.max_tool_result_bytes)
+        return CallResolved(effect.item_id, effect.call, content, failed, record.usage)
 
     async def _compact(self, effect: CompactHistory) -> Input:
         messages = await self.resident.window(self.store, effect.stop)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kode.core.config import Dependencies
 from kode.core.errors import KodeError, LeaseLostError, NotFoundError
 from kode.core.kernel.limits import Limits
-from kode.core.store.contract import Lease
+from kode.core.runtime.resident import Resident
+from kode.core.store.contract import Item, Lease
 from kode.core.store.liveness import holder_name
 
 __all__ = ["Holding"]
@@ -17,13 +20,15 @@ class Holding:
     That clock counts suspension and is read before the store is asked, so we never think it lasts longer than it does.
     """
 
-    __slots__ = ("_deps", "_read_at", "ends", "lease", "lost", "term")
+    __slots__ = ("_deps", "_read_at", "ends", "lease", "lost", "term", "waiting")
 
     def __init__(self, deps: Dependencies, lease: Lease, term: float, asked_at: float) -> None:
         self._deps = deps
         self.term = term
         self.lost = False
         """It is not ours any more, or was given back with a commit."""
+        self.waiting: Sequence[Item] = ()
+        """What the store said of the inbox with the lease; it need not have looked."""
         self._set(lease, asked_at)
 
     def _set(self, lease: Lease, asked_at: float) -> None:
@@ -32,8 +37,10 @@ class Holding:
         self._read_at = self._deps.clock.monotonic()
 
     @classmethod
-    async def acquire(cls, deps: Dependencies, agent_id: str, limits: Limits) -> Holding:
-        """Get the right to drive.
+    async def acquire(
+        cls, deps: Dependencies, agent_id: str, limits: Limits, resident: Resident | None = None
+    ) -> Holding:
+        """Get the right to drive; in one write, if the agent was loaded just now and nothing has changed since.
 
         Raises:
             LeaseLostError: ``held`` by someone else who lives.
@@ -43,6 +50,10 @@ class Holding:
         # Each drive is a holder of its own: two tasks of one process must not take the lease from each other.
         holder = holder_name(f"{deps.holder or 'kode'}-{deps.ids.commit_id()}")
         try:
+            if resident is not None:
+                holding = await cls._on(resident, deps, holder, limits)
+                if holding is not None:
+                    return holding
             lease = await deps.store.acquire(agent_id, holder, limits.lease_s)
         except (LeaseLostError, NotFoundError):
             raise
@@ -51,6 +62,19 @@ class Holding:
             await _give_back(deps, agent_id, holder)
             raise
         return cls(deps, lease, limits.lease_s, asked_at)
+
+    @classmethod
+    async def _on(cls, resident: Resident, deps: Dependencies, holder: str, limits: Limits) -> Holding | None:
+        """Take the lease on what was found when the agent was loaded. Once: the next time that is an old story."""
+        footing, resident.footing = resident.footing, None
+        if footing is None or deps.clock.monotonic() - resident.asked_at > limits.lease_s / 4:
+            return None
+        found = await deps.store.acquire_on(footing, holder, limits.lease_s)
+        if found is None:
+            return None
+        holding = cls(deps, found[0], limits.lease_s, resident.asked_at)
+        holding._read_at, holding.waiting = resident.read_at, found[1]
+        return holding
 
     def left(self) -> float:
         """Seconds until it runs out."""

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import TaskGroup
 
-from kode.core.errors import IllegalInputError, RecordCorruptError, StoreUnavailableError
+from kode.core.errors import IllegalInputError, RecordCorruptError, SchemaTooNewError, StoreUnavailableError, UsageError
 from kode.core.event.base import Envelope
-from kode.core.kernel.effects import Deliver, Effect
+from kode.core.kernel.effects import Deliver, Effect, RunTool
 from kode.core.kernel.events import Event, preview
 from kode.core.kernel.inputs import (
     ApprovalDecided,
     DeadlineReached,
     HistoryCompacted,
     Input,
+    Instructed,
     InterruptRequested,
+    LimitsChanged,
     ModelFailed,
     ModelReplied,
     Noted,
@@ -33,8 +35,11 @@ from kode.core.kernel.inputs import (
     ToolFinished,
     ToolSuspended,
 )
+from kode.core.kernel.limits import laid_over, narrowed
 from kode.core.kernel.machine import Context, Transition, advance, next_due
+from kode.core.kernel.message import Json
 from kode.core.kernel.words import Status, StopReason
+from kode.core.runtime.birth import bounds_of
 from kode.core.runtime.documents import bodies, said
 from kode.core.runtime.effects import Worker
 from kode.core.runtime.lease import Holding
@@ -42,6 +47,7 @@ from kode.core.runtime.plan import plan_input
 from kode.core.runtime.resident import Resident
 from kode.core.store.contract import Commit, Committed, Item
 from kode.core.store.records import item_input
+from kode.core.template import encode_template
 
 if TYPE_CHECKING:
     from kode.core.config import Dependencies
@@ -90,8 +96,15 @@ class Loop:
     """One drive in progress. Lives as long as its task group."""
 
     def __init__(
-        self, driver: Driver, resident: Resident, holding: Holding, tasks: TaskGroup, until: float | None
+        self,
+        driver: Driver,
+        resident: Resident,
+        holding: Holding,
+        tasks: TaskGroup,
+        until: float | None,
+        margin_s: float | None,
     ) -> None:
+        self.driver = driver
         self.resident = resident
         self.holding = holding
         self.tasks = tasks
@@ -103,9 +116,11 @@ class Loop:
         self.deps = driver.deps
         self.hub = driver.hub
         self.limits = driver.limits
+        """Those of the agent, within those of its run; see ``_bound``."""
         self.clock = driver.deps.clock
         self.store = driver.deps.store
         self.worker = Worker(resident, driver.binding, driver.deps, driver.hub, driver.limits, driver.box.noted.append)
+        self.worker.interrupted = driver.drive.interrupted
         self._offered: dict[int, tuple[Item, Input]] = {}
         """Inbox items and the inputs made of them, by position."""
         self._active: set[str] = set()
@@ -113,9 +128,10 @@ class Loop:
         self._idle: list[_Hand] = []
         """Runners that wait for an effect."""
         self._used_from = self.clock.monotonic()
-        self._rest_at = None if until is None else until - min(MARGIN_S, max(until - self._used_from, 0.0) / 10)
+        self._rest_at = None if until is None else until - _margin(until - self._used_from, margin_s)
         """From here on nothing new is started."""
         self._next_beat = self._used_from + self.limits.due_poll_s
+        self._bound()
 
     async def run(self, first: list[Input]) -> None:
         """Go round until nothing is open, or until it is time to stop."""
@@ -124,7 +140,10 @@ class Loop:
         while True:
             inputs += await self._gather()
             stopping = self.drive.stop != "idle"
-            step = await self._step(inputs, hold=stopping)
+            late = self._rest_at is not None and self.clock.monotonic() >= self._rest_at
+            step = await self._step(inputs, hold=stopping or late)
+            if stopping:
+                self.drive.unfinished = tuple(e.id for e in self.resident.state.effects if isinstance(e, RunTool))
             if stopping or step.released or (step.idle and not await self._look_again()):
                 return
             if not step.idle:
@@ -198,7 +217,36 @@ class Loop:
             call = self.resident.state.call(input.call)
             if call is not None:
                 return replace(input, plan=plan_input(self.binding, call.tool, input.input))
+        if isinstance(input, Instructed) and isinstance(input.what, LimitsChanged):
+            return self._change_limits(input, input.what.limits)
         return input
+
+    def _change_limits(self, input: Instructed, text: Json) -> Input:
+        """Lay named fields over the recipe's; it rides in the commit that takes the instruction."""
+        recipe = self.binding.template
+        try:
+            recipe = recipe.changed(limits=laid_over(recipe.limits, text))
+        except UsageError as error:
+            return Noted((Event("input_rejected", preview=preview(error.message), data={"item": input.item}),))
+        body, digest = encode_template(recipe)
+        self.worker.documents.rewrite_recipe(body, digest)
+        self.resident.bounds = bounds_of(recipe.limits)
+        self.binding.recipe = digest
+        self.driver.adopt(recipe)
+        return input
+
+    def _bound(self) -> None:
+        """Bind what happens here by the limits of the agent and of the run in progress."""
+        limits, run = self.driver.limits, self.resident.state.run
+        if run is not None and run.limits is not None:
+            try:
+                limits = narrowed(limits, run.limits)
+            except UsageError as error:
+                # They were checked before they were stored, by who knows more limits than this one.
+                text = f"Run {run.number} has limits that this KODE cannot keep; upgrade it. {error.message}"
+                raise SchemaTooNewError(text, run=run.number) from None
+        self.limits = self.worker.limits = limits
+        self.hub.keep, self.hub.keep_live = limits.event_buffer, limits.live_buffer_bytes
 
     # ---- advance and commit -----------------------------------------------------------------------------------
 
@@ -208,7 +256,7 @@ class Loop:
         monotonic = self.clock.monotonic()
         working = before.run is not None and before.status is Status.WORKING
         used = round((monotonic - self._used_from) * 1e6) if working else 0
-        context = Context(self.holding.now(), self.holding.lease.fence, self.limits, used)
+        context = Context(self.holding.now(), self.holding.lease.fence, self.driver.limits, used)
         changes = self.worker.documents.pending()
         transition = advance(before, [*inputs, *self._sandbox(), *said(changes)], context, hold=hold)
         state = transition.state
@@ -220,7 +268,7 @@ class Loop:
         committed = await self._save(commit)
         self._used_from = monotonic
         self._adopt(transition, commit, committed)
-        if not hold:
+        if not (hold or self.box.told):  # whoever is told to stop meanwhile starts nothing that it would cancel
             await self._start(transition.effects)
         return _Step(idle, committed.released)
 
@@ -310,6 +358,7 @@ class Loop:
         """Become what is durable now, show it, and stop what is not wanted any more."""
         resident, drive = self.resident, self.drive
         resident.take(transition, commit, committed)
+        self._bound()
         for position in commit.consumed:
             del self._offered[position]
         if committed.released:
@@ -379,6 +428,7 @@ class Loop:
         unread = 0
         while True:
             await self.clock.sleep(every)
+            every = self.limits.due_poll_s
             self._next_beat = self.clock.monotonic() + every
             unread = unread + 1 if self.box.tick else 0
             if unread > 1 and self.holding.left() <= 0:
@@ -446,6 +496,12 @@ class Loop:
             self.drive.stop = "told"
             await self._cancel_effects()
         return []
+
+
+def _margin(left: float, asked: float | None) -> float:
+    """How long before the end to rest; never more than half of what is left."""
+    left = max(left, 0.0)
+    return min(MARGIN_S, left / 10) if asked is None else min(asked, left / 2)
 
 
 def _taken(transition: Transition) -> dict[str, int]:

@@ -10,7 +10,7 @@ from kode.core.kernel.message import Block, Message
 from kode.core.kernel.state import State
 from kode.core.store import records
 from kode.core.store.base import Store
-from kode.core.store.contract import Bounds, Commit, Committed, Item, Key, Loaded, Record
+from kode.core.store.contract import Bounds, Commit, Committed, Footing, Item, Key, Loaded, Record
 
 __all__ = ["Resident"]
 
@@ -21,9 +21,25 @@ class Resident:
     The window is kept as stored records until somebody needs it as messages.
     """
 
-    __slots__ = ("_rows", "_summary", "_window", "agent_id", "bounds", "inbox", "seen", "state", "version", "wake_at")
+    __slots__ = (
+        "_rows",
+        "_summary",
+        "_window",
+        "agent_id",
+        "asked_at",
+        "bounds",
+        "footing",
+        "inbox",
+        "read_at",
+        "seen",
+        "state",
+        "version",
+        "wake_at",
+    )
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(
+        self, loaded: Loaded, footing: Footing | None = None, asked_at: float = 0.0, read_at: float = 0.0
+    ) -> None:
         self.agent_id = loaded.state.agent_id
         self.state: State = loaded.state
         self.version = loaded.version
@@ -33,6 +49,10 @@ class Resident:
         """When the store was to wake it, as loaded; None once this process has committed."""
         self.inbox: list[Item] = list(loaded.inbox)
         """Items that wait, those offered and postponed included."""
+        self.footing = footing
+        """What the first lease may be taken on, if it was loaded just now, for that."""
+        self.asked_at, self.read_at = asked_at, read_at
+        """``clock.monotonic()`` before and after that."""
         self._rows: Sequence[Record] = loaded.window
         self._window: dict[int, Message] | None = None
         self._summary: tuple[str, tuple[Block, ...]] | None = None
@@ -60,7 +80,7 @@ class Resident:
         if commit.consumed:
             self.inbox = [item for item in self.inbox if item.position not in commit.consumed]
         if committed.inbox:
-            self._add(committed.inbox)
+            self.add(committed.inbox)
         for compaction in transition.compactions:
             self._summary = (compaction.id, compaction.summary)
         if transition.messages:
@@ -81,11 +101,12 @@ class Resident:
     async def read_inbox(self, store: Store) -> None:
         """Read what was enqueued beyond what was offered; a store that is away just now is asked with the next look."""
         try:
-            self._add(await store.read_inbox(self.agent_id, self.state.uid, after=self.seen))
+            self.add(await store.read_inbox(self.agent_id, self.state.uid, after=self.seen))
         except StoreUnavailableError:
             return
 
-    def _add(self, items: Iterable[Item]) -> None:
+    def add(self, items: Iterable[Item]) -> None:
+        """Take in items that wait, known or not."""
         known = {item.position for item in self.inbox}
         self.inbox += [item for item in items if item.position not in known]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kode.core.jsontext import parse
@@ -34,6 +35,11 @@ class RunResult:
     """Last durable event of the run so far; subscribe from here for what follows."""
     pending: tuple[str, ...] = ()
     """Calls that wait for a decision."""
+    unfinished: tuple[str, ...] = ()
+    """Calls that were running when time was up. They may have had part of their effect; each tool's ``recovery``
+    decides what becomes of them when the agent goes on. Known to the request that started them."""
+    children: Mapping[str, str] = field(default_factory=dict)
+    """Sub-agents that are waited for, by call; ask them what they wait for."""
     steps: int = 0
     error: RunError | None = None
 
@@ -43,11 +49,11 @@ class RunResult:
         return self.status == "ok"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values."""
+        """Plain values that ``json.dumps`` takes."""
         return asdict(self)
 
 
-def result_of(agent_id: str, record: RunRecord, answer: Message | None) -> RunResult:
+def result_of(agent_id: str, record: RunRecord, answer: Message | None, unfinished: tuple[str, ...] = ()) -> RunResult:
     """Make the result of a run record and the message that answered it."""
     text = "" if answer is None else "\n".join(b.text for b in answer.blocks if isinstance(b, TextBlock))
     return RunResult(
@@ -60,6 +66,7 @@ def result_of(agent_id: str, record: RunRecord, answer: Message | None) -> RunRe
         usage=record.usage,
         cursor=record.last_cursor,
         pending=record.pending,
+        unfinished=unfinished if record.status == "deadline" else (),
         steps=record.steps,
         error=record.error,
     )

@@ -1,20 +1,177 @@
-"""What a caller hands in to be sent, checked at the door: a wrong value is refused here, not found in a driver."""
+"""What goes into an agent's inbox, checked at the door: a wrong value is refused here, not found in a driver.
+
+Nothing in here opens the agent: any process that has the store may send, decide and interrupt.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from kode.core.errors import UsageError
+from kode.core.event.hub import switchboard
 from kode.core.jsontext import canonical
+from kode.core.kernel.inputs import ApprovalDecided, InboxInput, MessageReceived
+from kode.core.kernel.limits import Limits, limits_text
 from kode.core.kernel.message import Block, Json, TextBlock
+from kode.core.kernel.run import MAX_CONTEXT
+from kode.core.kernel.state import State
+from kode.core.store.base import Store
+from kode.core.store.contract import Key
+from kode.core.store.records import call_key, input_item, read_call
 
-__all__ = ["Content", "check_text", "content_blocks", "json_option", "whole_number"]
+__all__ = [
+    "Content",
+    "Sent",
+    "check_text",
+    "content_blocks",
+    "decide",
+    "enqueue",
+    "json_option",
+    "message_of",
+    "whole_number",
+]
 
 Content = str | Sequence[Block]
 """What a caller may send: text, or content blocks."""
 
 _ALLOWED = ("text", "image", "audio", "video", "file", "blob")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The item is durable. It is taken in its turn, also by another process, also after a crash."""
+
+    item_id: str
+    position: int
+    duplicate: bool = False
+    """The same id with the same content was sent before; nothing was added."""
+
+
+async def enqueue(
+    store: Store,
+    agent_id: str,
+    input: InboxInput,
+    *,
+    uid: str | None = None,
+    priority: int = 0,
+    not_before: int | None = None,
+) -> Sent:
+    """Put an input into an agent's inbox, durably, and ring whoever drives it in this process.
+
+    Raises:
+        NotFoundError: No such agent, or not of that ``uid``.
+        UsageError: The inbox is full, the input too big, or its id was used otherwise.
+    """
+    whole_number("priority", priority)
+    whole_number("not_before", not_before)
+    item = input_item(input, at=0, priority=priority, not_before=not_before)
+    done = await store.enqueue(agent_id, item, uid=uid)
+    switchboard(store, agent_id).ring()
+    return Sent(input.item, done.position, done.duplicate)
+
+
+def message_of(
+    item_id: str,
+    message: Content,
+    *,
+    kind: Literal["user", "reminder"] = "user",
+    sender: str | None = None,
+    metadata: Json | None = None,
+    context: Json | None = None,
+    limits: Limits | None = None,
+) -> MessageReceived:
+    """Make the input of a message; the arguments are those of ``Agent.send``.
+
+    Raises:
+        UsageError: A value is wrong.
+    """
+    check_text(item_id=item_id, sender=sender)
+    if kind not in ("user", "reminder"):
+        raise UsageError(f"The kind is {kind!r}; give 'user' or 'reminder'.", code="bad_option", option="kind")
+    if context is not None and len(context) > MAX_CONTEXT:
+        raise UsageError(
+            f"The context has {len(context):,} characters; give at most {MAX_CONTEXT:,}: "
+            "a traceparent and little more.",
+            code="context_too_big",
+        )
+    if limits is not None and not isinstance(limits, Limits):
+        raise UsageError(f"limits is {type(limits).__name__}; give Limits(…).", code="bad_option", option="limits")
+    data, trace = json_option("metadata", metadata), json_option("context", context)
+    bounds = None if limits is None else limits_text(limits)
+    return MessageReceived(item_id, content_blocks(message), kind, sender, data, trace, bounds)
+
+
+async def decide(
+    store: Store,
+    agent_id: str,
+    call: str,
+    decision: Literal["allow", "deny"],
+    *,
+    by: str | None = None,
+    note: str | None = None,
+    input: Json | None = None,
+    uid: str | None = None,
+) -> Sent:
+    """Answer the open question of a call, from any process; the agent is not opened and nothing runs here.
+
+    Of several deciders exactly one wins; who says the same again is told so. A pool anywhere wakes the agent, or the
+    next ``complete()`` goes on.
+
+    Args:
+        store: Where the agent lives.
+        agent_id: Which.
+        call: ``run.step.n``, as ``permission_required`` and ``RunResult.pending`` name it.
+        decision: ``allow`` or ``deny``.
+        by: Who; stored, and told to the model on a denial.
+        note: Why; stored, and told to the model on a denial.
+        input: Other arguments to run it with, as JSON text; they are checked again.
+        uid: The agent's identity, if it must be that very one.
+
+    Raises:
+        NotFoundError: No such agent.
+        UsageError: ``not_pending``: no question of that call is open. ``duplicate_id``: somebody else answered it
+            otherwise. ``bad_decision``: it cannot be answered so.
+    """
+    if decision not in ("allow", "deny"):
+        raise UsageError(f"The decision is {decision!r}; give 'allow' or 'deny'.", code="bad_decision")
+    check_text(call=call, by=by, note=note)
+    changed = json_option("input", input)
+    state = await store.read_state(agent_id)
+    found = state.call(call)
+    asked = None if found is None else found.approval
+    if asked is None:
+        return await _told_before(store, state, call, decision, by)
+    if asked.kind == "recovery" and input is not None:
+        raise UsageError(
+            f"Call {call!r} may have run already, so its input cannot be changed; allow or deny it as it was.",
+            code="bad_decision",
+        )
+    answer = ApprovalDecided(f"decision:{call}:{asked.n}", call, asked.n, decision, by, note, changed)
+    return await enqueue(store, agent_id, answer, uid=uid or state.uid)
+
+
+async def _told_before(store: Store, state: State, call: str, decision: str, by: str | None) -> Sent:
+    """A decision that comes twice, for a delivery was repeated, counts once."""
+    row = None
+    if re.fullmatch(r"\d{1,15}\.\d{1,15}\.\d{1,15}", call):
+        (row,) = await store.get(state.agent_id, [Key("call", state.uid, call_key(call))])
+    last = () if row is None else read_call(row).approvals[-1:]
+    for answer in last:
+        if answer.state == _DECIDED[decision] and answer.by == by:
+            return Sent(f"decision:{call}:{answer.n}", 0, duplicate=True)
+    open_ = ", ".join(c.id for c in state.calls if c.approval is not None) or "none"
+    raise UsageError(
+        f"No question of call {call!r} waits for an answer (open: {open_}).", code="not_pending", call=call
+    )
+
+
+_DECIDED = {"allow": "approved", "deny": "refused"}
+
+
+# ---- single values --------------------------------------------------------------------------------------------
 
 
 def content_blocks(message: Content) -> tuple[Block, ...]:

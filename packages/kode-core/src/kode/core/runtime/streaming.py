@@ -23,10 +23,12 @@ class Stream(AsyncIterator[Envelope]):
         subscribe: Callable[[], Awaitable[Subscription]],
         run: Callable[[], Awaitable[RunResult]],
         wake: Callable[[], None],
+        close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._subscribe = subscribe
         self._run = run
         self._wake = wake
+        self._close = close
         self._events: Subscription | None = None
         self._tasks: TaskGroup | None = None
         self._finished = False
@@ -35,7 +37,11 @@ class Stream(AsyncIterator[Envelope]):
         """Of the run, once it ended."""
 
     async def __aenter__(self) -> Stream:
-        self._events = await self._subscribe()
+        try:
+            self._events = await self._subscribe()
+        except BaseException:
+            await self._let_go()
+            raise
         self._events.done = lambda: self._finished
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
@@ -46,11 +52,19 @@ class Stream(AsyncIterator[Envelope]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         tasks, self._tasks = self._tasks, None
-        if tasks is not None:
-            tasks.cancel_scope.cancel()
-            await tasks.__aexit__(None, None, None)
+        try:
+            if tasks is not None:
+                tasks.cancel_scope.cancel()
+                await tasks.__aexit__(None, None, None)
+        finally:
+            await self._let_go()
         if error is None and self._failure is not None:
             raise self._failure
+
+    async def _let_go(self) -> None:
+        close, self._close = self._close, None
+        if close is not None:
+            await close()
 
     def __aiter__(self) -> Stream:
         return self

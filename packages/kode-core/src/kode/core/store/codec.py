@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from kode.core.errors import RecordCorruptError, SchemaTooNewError, UsageError
 from kode.core.jsontext import well_formed
-from kode.core.kernel.inputs import ApprovalDecided, CallResolved, InterruptRequested, MessageReceived
+from kode.core.kernel.inputs import ApprovalDecided, CallResolved, Instructed, InterruptRequested, MessageReceived
 from kode.core.kernel.message import Message
 from kode.core.kernel.state import Parent, RunRecord, State
 from kode.core.kernel.toolcall import Call
@@ -54,6 +54,7 @@ BodyKind: TypeAlias = Literal[
     "input.decision",
     "input.resolve",
     "input.interrupt",
+    "input.instruction",
 ]
 
 _PREFIX: Final = re.compile(rb"([0-9]{1,9})(?=[{\[])")
@@ -94,6 +95,7 @@ APART: Final[dict[type, frozenset[str]]] = {
     ApprovalDecided: frozenset({"item", "plan"}),
     CallResolved: frozenset({"item"}),
     InterruptRequested: frozenset({"item"}),
+    Instructed: frozenset({"item"}),
 }
 
 _TYPES: Final[dict[BodyKind, Any]] = {
@@ -112,6 +114,7 @@ _TYPES: Final[dict[BodyKind, Any]] = {
     "input.decision": ApprovalDecided,
     "input.resolve": CallResolved,
     "input.interrupt": InterruptRequested,
+    "input.instruction": Instructed,
 }
 
 

@@ -136,7 +136,7 @@ class Writing(Staging):
         record = rec.inbox_record(uid or "", item)
         bounded = item.kind in ("message", "reminder")
         if not bounded and len(record.body) > MAX_CONTROL_BYTES:
-            raise _too_big(agent_id, item.kind, len(record.body), MAX_CONTROL_BYTES)
+            raise _too_big(agent_id, item.kind, len(record.body), MAX_CONTROL_BYTES, "the most for this kind")
         done = await self.append_inbox(agent_id, record, now=now, bounded=bounded)
         if done.outcome == "new":
             if self._watching:
@@ -441,12 +441,13 @@ def _refused(agent_id: str, record: Record, done: Appended) -> KodeError:
             agent_id=agent_id,
             limit=done.limit,
         )
-    return _too_big(agent_id, str(record.columns["kind"]), integer(record.columns["size"]), done.limit)
+    kind, size = str(record.columns["kind"]), integer(record.columns["size"])
+    return _too_big(agent_id, kind, size, done.limit, "its max_message_bytes")
 
 
-def _too_big(agent_id: str, kind: str, size: int, limit: int) -> UsageError:
+def _too_big(agent_id: str, kind: str, size: int, limit: int, whose: str) -> UsageError:
     return UsageError(
-        f"The {kind} is {size} bytes; {agent_id!r} takes at most {limit}.",
+        f"The {kind} is {size} bytes; {agent_id!r} takes at most {limit}, {whose}. Send less, or put it into a file.",
         code="too_big",
         agent_id=agent_id,
         size=size,

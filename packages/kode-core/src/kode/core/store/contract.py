@@ -25,6 +25,7 @@ __all__ = [
     "DocumentBody",
     "Due",
     "Enqueued",
+    "Footing",
     "Item",
     "ItemKind",
     "Key",
@@ -124,7 +125,7 @@ class Due:
 
 # ---- the inbox ------------------------------------------------------------------------------------------------
 
-ItemKind = Literal["message", "reminder", "decision", "resolve", "interrupt"]
+ItemKind = Literal["message", "reminder", "decision", "resolve", "interrupt", "instruction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +252,20 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Footing:
+    """What a lease can be taken on in one write, for whoever has just loaded the agent: see ``Store.acquire_on``."""
+
+    agent_id: str
+    uid: str
+    version: int
+    seen: int
+    lease: Record | None = field(repr=False)
+    """The lease's record, which nobody holds; None: there never was one."""
+    at: int = 0
+    """When that was so, by the store's clock."""
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """An agent as it is stored. ``window`` holds undecoded message records in rising order."""
 
@@ -262,6 +277,10 @@ class Loaded:
     inbox: Sequence[Item]
     lease: Lease | None
     wake_at: int | None = None
+    recipe: Json | None = field(default=None, repr=False)
+    """The template's document, if it was asked for."""
+    footing: Footing | None = field(default=None, repr=False, compare=False)
+    """None while somebody drives it."""
 
 
 @dataclass(frozen=True, slots=True)

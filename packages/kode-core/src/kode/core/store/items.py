@@ -17,6 +17,7 @@ from kode.core.kernel.inputs import (
     ApprovalDecided,
     CallResolved,
     InboxInput,
+    Instructed,
     MessageReceived,
 )
 from kode.core.kernel.message import Json
@@ -122,6 +123,7 @@ _BODY: Final[dict[str, codec.BodyKind]] = {
     "decision": "input.decision",
     "resolve": "input.resolve",
     "interrupt": "input.interrupt",
+    "instruction": "input.instruction",
 }
 
 
@@ -150,6 +152,8 @@ def input_item(
         kind = "decision"
     elif isinstance(input, CallResolved):
         kind = "resolve"
+    elif isinstance(input, Instructed):
+        kind = "instruction"
     else:
         kind = "interrupt"
     payload = codec.encode_json(_BODY[kind], input).decode()

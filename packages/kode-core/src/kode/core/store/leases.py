@@ -12,7 +12,7 @@ from kode.core.clock import Clock
 from kode.core.errors import LeaseLostError, StoreUnavailableError
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.contract import Condition, Lease, Record
+from kode.core.store.contract import Condition, Footing, Item, Lease, Record
 from kode.core.store.plans import header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id, check_name
 from kode.core.store.watch import WatchSupport
@@ -52,23 +52,27 @@ class Leasing(WatchSupport):
             held = self._live_lease(old, header, now)
             if held is not None and held.holder != holder:
                 raise _held(agent_id, held)
-            uid, version = uid_of(header), integer(header.columns["version"])
-            fence, takes = 1, 0
-            conditions = [
-                Condition("equals", header_key(agent_id), "uid", uid),
-                Condition("equals", header_key(agent_id), "version", version),
-            ]
-            if old is None:
-                conditions.append(Condition("absent", lease_key(uid)))
-            else:
-                fence = integer(old.columns["fence"]) + 1
-                takes = integer(old.columns["takes"]) + (old.columns["holder"] is not None)
-                conditions += unchanged(old)
-            lease = Lease(agent_id, uid, holder, fence, now + micros(ttl_s), version, takes)
+            on = Footing(agent_id, uid_of(header), integer(header.columns["version"]), 0, old, now)
+            lease, conditions = _claim(on, holder, ttl_s)
             if await self.apply(agent_id, conditions, [rec.lease_record(lease)], ()) is None:
                 self._remember(lease)
                 return lease
         raise _busy(agent_id)
+
+    async def acquire_on(self, footing: Footing, holder: str, ttl_s: float) -> tuple[Lease, tuple[Item, ...]] | None:
+        """Do `acquire` in one write, on what `load` has just found; None: something has changed since then.
+
+        The term counts from that `load` on. Also gives items that wait; none if the store did not look.
+        """
+        check_name("holder", holder, most=MAX_HOLDER)
+        lease, conditions = _claim(footing, holder, ttl_s)
+        failed, waiting = await self.apply_and_look(
+            lease.agent_id, conditions, [rec.lease_record(lease)], (), uid=lease.uid, after=rec.int_key(footing.seen)
+        )
+        if failed is not None:
+            return None
+        self._remember(lease)
+        return lease, tuple(rec.read_item(row) for row in waiting)
 
     async def renew(self, lease: Lease, ttl_s: float) -> Lease:
         """Hold a lease longer; the fence stays. A lapsed one that nobody took may be renewed.
@@ -152,6 +156,22 @@ def _read_both(agent_id: str) -> plans.Plan[tuple[Record, Record | None]]:
     header = yield from plans.need_header(agent_id)
     (lease,) = yield from plans.get(lease_key(uid_of(header)))
     return header, lease
+
+
+def _claim(on: Footing, holder: str, ttl_s: float) -> tuple[Lease, list[Condition]]:
+    """The next lease, and what must still hold for it to be given."""
+    fence, takes = 1, 0
+    conditions = [
+        Condition("equals", header_key(on.agent_id), "uid", on.uid),
+        Condition("equals", header_key(on.agent_id), "version", on.version),
+    ]
+    if on.lease is None:
+        conditions.append(Condition("absent", lease_key(on.uid)))
+    else:
+        fence = integer(on.lease.columns["fence"]) + 1
+        takes = integer(on.lease.columns["takes"]) + (on.lease.columns["holder"] is not None)
+        conditions += unchanged(on.lease)
+    return Lease(on.agent_id, on.uid, holder, fence, on.at + micros(ttl_s), on.version, takes), conditions
 
 
 def unchanged(record: Record) -> list[Condition]:

@@ -59,10 +59,10 @@ class Reading(Records):
             value: T = end.value
             return value
 
-    async def load(self, agent_id: str) -> Loaded | None:
+    async def load(self, agent_id: str, *, recipe: bool = False) -> Loaded | None:
         """Read an agent with all a driver needs; None if there is none. The window stays undecoded.
 
-        `Loaded.lease` is the lease while it lives.
+        `Loaded.lease` is the lease while it lives. `recipe`: read the template's document too.
         """
         check_agent_id(agent_id)
         now = await self._time()
@@ -70,7 +70,7 @@ class Reading(Records):
         def live(lease: Record | None, header: Record) -> Lease | None:
             return self._live_lease(lease, header, now)
 
-        return await self._settled(agent_id, lambda: plans.load(agent_id, live))
+        return await self._settled(agent_id, lambda: plans.load(agent_id, live, now, recipe=recipe))
 
     async def read_state(self, agent_id: str) -> State:
         """Read an agent's state, without its window and inbox."""

@@ -96,6 +96,7 @@ __all__ = [
     "document_record",
     "events_record",
     "header_call_keys",
+    "header_recipe",
     "header_record",
     "inbox_record",
     "input_item",
@@ -194,6 +195,13 @@ def header_call_keys(record: Record) -> list[Key]:
     body: codec.HeaderBody = read_body(record, "header")
     uid = text(record.columns["uid"])
     return [Key("call", uid, call_key(id)) for id in body.calls]
+
+
+@reader
+def header_recipe(record: Record) -> Document | None:
+    """Say which document of a header is its template."""
+    body: codec.HeaderBody = read_body(record, "header")
+    return next((Document(*named) for named in body.documents if named[0] == "template"), None)
 
 
 @reader

@@ -7,6 +7,7 @@ repeats a journey and hypothesis (``strategies.randoms()``) can shrink one.
 
 from __future__ import annotations
 
+import typing
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from kode.core.kernel.words import Phase, StopReason
 __all__ = ["Journey", "Rows", "legal_input", "legal_inputs"]
 
 Rows = Counter[tuple[str, Phase]]
-"""How often each row of the table was hit: (name of the input, phase)."""
+"""How often each row of the table was hit: (name of the input, phase); of instructions, ``Instructed TimerSet``."""
 
 _TEXT = (TextBlock("text"),)
 _SECOND = 1_000_000
@@ -51,7 +52,7 @@ def legal_inputs(
         state: Where the agent is.
         random: What chooses.
         context: The one to apply the batch with. ``Resumed`` is legal only under a fence above all others.
-        waiting: Messages that had to wait before; they come first in the batch.
+        waiting: What had to wait before; they come first in the batch.
         most: Add at most so many inputs to those.
         rows: Counts the rows that the batch hits.
     """
@@ -60,7 +61,7 @@ def legal_inputs(
     for _ in range(random.randint(1, most)):
         context = replace(context, used_us=0)
         input = legal_input(state, random, context)
-        if isinstance(input, i.CompactionRequested) and any(isinstance(b, i.CompactionRequested) for b in batch):
+        if isinstance(input, i.CompactionRequested) and any(map(_compacts, batch)):
             continue
         batch.append(input)
         phase = state.phase
@@ -72,12 +73,22 @@ def legal_inputs(
     return batch
 
 
+def _compacts(input: i.Input) -> bool:
+    return isinstance(input.what if isinstance(input, i.Instructed) else input, i.CompactionRequested)
+
+
+def _name(input: i.Input) -> str:
+    """What a row is called; of an instruction, by what it carries."""
+    name = type(input).__name__
+    return f"{name} {type(input.what).__name__}" if isinstance(input, i.Instructed) else name
+
+
 def _look(state: State, inputs: Sequence[i.Input], context: Context, rows: Rows | None) -> tuple[State, list[i.Input]]:
     """Apply one by one, counting and checking; what had to wait is handed back."""
     waiting: list[i.Input] = []
     for input in inputs:
         if rows is not None:
-            rows[type(input).__name__, state.phase] += 1
+            rows[_name(input), state.phase] += 1
         after = transition(state, input, context)
         check_transition(state, after)
         state = after.state
@@ -93,7 +104,7 @@ def legal_input(state: State, random: Random, context: Context) -> i.Input:
             made = _FITTING[state.phase](state, random)
         else:
             kind, make = random.choice(_MAKERS)
-            made = None if TABLE[kind, state.phase] == ILLEGAL else make(state, random, context)
+            made = None if TABLE.get((kind, state.phase)) == ILLEGAL else make(state, random, context)
         if made is not None:
             return made
 
@@ -187,9 +198,11 @@ def _item(random: Random) -> str:
 
 def _message(state: State, random: Random, context: Context | None = None) -> i.MessageReceived:
     blocks = _TEXT if random.random() < 0.95 else ()
+    limits = random.choice((None, None, None, None, '{"max_steps_per_run":2}', '{"max_tokens_per_run":90}', '{"no":1}'))
     return i.MessageReceived(
-        _item(random), blocks, random.choice(("user", "user", "reminder")), random.choice((None, "Ann"))
-    )
+        _item(random), blocks, random.choice(("user", "user", "reminder")), random.choice((None, "Ann")),
+        limits=None if limits is None else Json(limits),
+    )  # fmt: skip
 
 
 def _boundary(state: State, random: Random) -> i.Input:
@@ -241,6 +254,20 @@ def _compaction(state: State, random: Random, context: Context) -> i.Input | Non
     return i.CompactionRequested(start, random.randint(start + 1, state.next_seq))
 
 
+_WRONG: tuple[i.Instruction, ...] = (i.CompactionRequested(0, 0), i.TimerSet("t", 5), i.TimerSet("t", 2**60, "signal"))
+
+
+def _limits(state: State, random: Random, context: Context) -> i.LimitsChanged:
+    return i.LimitsChanged(Json(f'{{"max_steps_per_run":{random.randint(1, 99)}}}'))
+
+
+def _instructed(state: State, random: Random, context: Context) -> i.Instructed:
+    """Something a driver does, asked for by a person: it may as well be nonsense."""
+    kind = random.choice((i.LimitsChanged, i.TimerSet, i.TimerCancelled, i.CompactionRequested))
+    made = None if random.random() < 0.2 else _OTHERS[kind](state, random, context)
+    return i.Instructed(_item(random), random.choice(_WRONG) if made is None else typing.cast(i.Instruction, made))
+
+
 def _documents(state: State, random: Random, context: Context) -> i.DocumentsChanged:
     return i.DocumentsChanged(
         (Document("todos", random.choice("ab"), _item(random)),), (("todos", random.choice("ab")),)
@@ -252,6 +279,7 @@ _OTHERS: dict[type, Callable[[State, Random, Context], i.Input | None]] = {
     i.ApprovalDecided: _decided,
     i.CallResolved: _resolved,
     i.InterruptRequested: _interrupt,
+    i.Instructed: _instructed,
     i.ModelReplied: _replied,
     i.ModelFailed: _failed,
     i.ToolFinished: _finished,
@@ -265,6 +293,7 @@ _OTHERS: dict[type, Callable[[State, Random, Context], i.Input | None]] = {
     i.TimePassed: lambda s, r, c: i.TimePassed(),
     i.DeadlineReached: _deadline,
     i.TimerSet: _timer,
+    i.LimitsChanged: _limits,
     i.TimerCancelled: lambda s, r, c: i.TimerCancelled(f"timer-{r.randint(1, 4)}"),
     i.SnapshotTaken: lambda s, r, c: i.SnapshotTaken(_item(r)),
     i.Reverted: lambda s, r, c: i.Reverted(s.window, s.documents[:1], "snapshot"),
@@ -293,7 +322,7 @@ class Journey:
     calls: dict[str, Call] = field(default_factory=dict)
     runs: dict[int, RunRecord] = field(default_factory=dict)
     inbox: list[i.Input] = field(default_factory=list)
-    """Messages that had to wait."""
+    """What people sent that had to wait."""
     starts: Counter[str] = field(default_factory=Counter)
     """How often each effect was started."""
 
@@ -335,7 +364,7 @@ class Journey:
         before = self.state
         after = advance(before, batch, context, hold=hold)
         self.state = after.state
-        self.inbox = [input for input in after.postponed if isinstance(input, i.MessageReceived)]
+        self.inbox = [input for input in after.postponed if isinstance(input, i.MessageReceived | i.Instructed)]
         self.messages += after.messages
         self.calls.update({c.id: c for c in (*after.calls, *after.state.calls)})
         self.runs.update({r.number: r for r in after.runs})

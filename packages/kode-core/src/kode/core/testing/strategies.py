@@ -23,6 +23,7 @@ from kode.core.kernel.inputs import (
     ApprovalDecided,
     CallResolved,
     InboxInput,
+    Instructed,
     InterruptRequested,
     MessageReceived,
 )
@@ -178,6 +179,7 @@ inbox_inputs: st.SearchStrategy[InboxInput] = st.one_of(
     values(ApprovalDecided).map(lambda decided: replace(decided, plan=None)),
     values(CallResolved),
     values(InterruptRequested),
+    values(Instructed),
 )
 """Inputs as they come out of an inbox: a decision has no plan yet."""
 

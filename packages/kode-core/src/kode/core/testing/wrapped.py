@@ -19,6 +19,7 @@ from kode.core.store.contract import (
     Condition,
     Due,
     Enqueued,
+    Footing,
     Item,
     Key,
     Kind,
@@ -84,6 +85,11 @@ class WrappedStore(Store):
         """See ``Leasing.acquire``."""
         call = super().acquire
         return await self.operate("acquire", lambda: call(agent_id, holder, ttl_s))
+
+    async def acquire_on(self, footing: Footing, holder: str, ttl_s: float) -> tuple[Lease, tuple[Item, ...]] | None:
+        """See ``Leasing.acquire_on``; it is called ``acquire``, too."""
+        call = super().acquire_on
+        return await self.operate("acquire", lambda: call(footing, holder, ttl_s))
 
     async def renew(self, lease: Lease, ttl_s: float) -> Lease:
         """See ``Leasing.renew``."""

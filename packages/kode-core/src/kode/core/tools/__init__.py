@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kode.core.lazy import exports
 
 if TYPE_CHECKING:
-    from kode.core.tools.base import Suspended, Tool, ToolContext, ToolError, ToolOutcome, ToolResult
+    from kode.core.tools.base import Subagents, Suspended, Tool, ToolContext, ToolError, ToolOutcome, ToolResult
     from kode.core.tools.catalog import ToolRegistry, default_tools
     from kode.core.tools.define import to_result, tool
     from kode.core.tools.documents import Documents
@@ -16,6 +16,7 @@ __getattr__, __dir__ = exports(
     __name__,
     {
         "Documents": "documents",
+        "Subagents": "base",
         "Suspended": "base",
         "Tool": "base",
         "ToolContext": "base",
@@ -31,6 +32,7 @@ __getattr__, __dir__ = exports(
 
 __all__ = [
     "Documents",
+    "Subagents",
     "Suspended",
     "Tool",
     "ToolContext",

@@ -99,6 +99,10 @@ class Documents:
         """Write what the built-in tools remember of files (``seen_files``); as ``put``, but theirs alone."""
         self._put((SEEN, ""), text)
 
+    def rewrite_recipe(self, text: Json, digest: str) -> None:
+        """Write the agent's recipe (``template``) with the next commit. The runtime's alone."""
+        self._change(("template", ""), Version(digest, text))
+
     def _put(self, key: Key, text: str) -> None:
         text = jsontext.canonical(text)
         size = len(text.encode())

@@ -1,9 +1,10 @@
-"""The tools that come with KODE: files and commands in the agent's sandbox."""
+"""The tools that come with KODE: files and commands in the agent's sandbox, and sub-agents."""
 
 from kode.core.tools.builtin.bash import bash_kill, bash_logs, bash_run
 from kode.core.tools.builtin.edit import fs_edit, fs_multi_edit
 from kode.core.tools.builtin.files import fs_read, fs_write
 from kode.core.tools.builtin.search import fs_glob, fs_grep
+from kode.core.tools.builtin.task import task_run
 
 __all__ = [
     "bash_kill",
@@ -15,4 +16,5 @@ __all__ = [
     "fs_multi_edit",
     "fs_read",
     "fs_write",
+    "task_run",
 ]

@@ -1,0 +1,192 @@
+"""An agent driven together with its sub-agents, for callers who have no pool.
+
+Each agent is driven by its own handle under its own lease; what lies between them goes through their inboxes, as it
+does between processes. Here it is only seen to that somebody drives them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.abc import TaskGroup
+
+from kode.core.config import Dependencies
+from kode.core.errors import ConflictError, FencedError, LeaseLostError, NotFoundError
+from kode.core.kernel.inputs import CallResolved
+from kode.core.kernel.message import TextBlock
+from kode.core.kernel.words import StopReason
+from kode.core.runtime.driver import Drive
+from kode.core.runtime.result import RunResult
+from kode.core.runtime.sending import enqueue
+
+if TYPE_CHECKING:
+    from kode.core.runtime.agent import Agent
+
+__all__ = ["Family", "drive_family", "told_of"]
+
+
+async def drive_family(
+    agent: Agent, deps: Dependencies, *, until: float | None, margin_s: float | None, wait: bool
+) -> Drive:
+    """Drive an agent, then the sub-agents that it waits for, until it has their answers or they all rest.
+
+    Raises:
+        As ``Agent.drive``; or what kept a sub-agent from being driven, when nothing else is left to do.
+    """
+    drive = await agent.drive(until=until, margin_s=margin_s)
+    if drive.stop != "idle" or not (drive.children or drive.interrupted):
+        return drive
+    family = Family(agent, deps, until, margin_s, wait)
+    agent.drivers.append(family)
+    failure: Exception | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            try:
+                drive = await family.run(drive, tasks)
+            except Exception as error:  # noqa: BLE001 - raised again below, without the group around it
+                failure = error
+            finally:
+                tasks.cancel_scope.cancel()
+    finally:
+        agent.drivers.remove(family)
+    if failure is not None:
+        raise failure
+    return drive
+
+
+def told_of(result: RunResult, drive: Drive) -> RunResult:
+    """The result of a run that rests, with the sub-agents that it waits for."""
+    if result.status != "paused" or not drive.children:
+        return result
+    names = {call: wait.child for call, wait in drive.children.items() if wait.child is not None}
+    if drive.stop == "deadline":
+        return replace(result, status="deadline", stop_reason=StopReason.DEADLINE, children=names)
+    return replace(result, children=names)
+
+
+class Family:
+    """The sub-agents that are driven during one call."""
+
+    def __init__(
+        self, agent: Agent, deps: Dependencies, until: float | None, margin_s: float | None, wait: bool
+    ) -> None:
+        self.agent = agent
+        self.deps = deps
+        self.until = until
+        self.margin_s = margin_s
+        self.wait = wait
+        self._running: dict[str, Agent | None] = {}
+        self._rested: set[str] = set()
+        self._late = False
+        """The time was over for one of them."""
+        self._stopped = False
+        self._news = False
+        """One of them came to rest since the agent was last looked at."""
+        self._failure: Exception | None = None
+
+    def stop(self) -> None:
+        """Have all of them rest at the next moment."""
+        self._stopped = True
+        for child in self._running.values():
+            if child is not None:
+                child.stop()
+        self.agent.hub.wake()
+
+    def ring(self) -> None:
+        """Something new is in the agent's inbox."""
+        self.agent.hub.wake()
+
+    async def run(self, drive: Drive, tasks: TaskGroup) -> Drive:
+        """Go on until the agent waits for nobody, or all that it waits for rest."""
+        while not (self._stopped or drive.stop != "idle"):
+            self._begin(drive, tasks)
+            self._news = False
+            if await self._called(drive):
+                drive = await self._drive(drive)
+            elif self._running:
+                await self._pause()
+            elif self._failure is not None:
+                raise self._failure
+            else:
+                break
+        if self._running:
+            self.stop()
+        while self._running:
+            self._news = False
+            await self._pause()
+        if drive.stop == "idle":
+            drive.stop = "told" if self._stopped else "deadline" if self._late and drive.children else "idle"
+        return drive
+
+    async def _pause(self) -> None:
+        """Wait until one of them rests, something comes in, or it is time to look."""
+        if not self._news:
+            await self.agent.hub.wait(self.deps.clock, self.agent.limits.due_poll_s)
+
+    async def _called(self, drive: Drive) -> bool:
+        """Whether the agent itself has something to do."""
+        store = self.deps.store
+        if drive.due is not None and drive.due <= await store.now():
+            return True
+        return bool(await store.read_inbox(self.agent.agent_id, self.agent.uid, after=drive.seen))
+
+    async def _drive(self, before: Drive) -> Drive:
+        """Drive the agent once more; what comes of it is laid over what came before."""
+        try:
+            drive = await self.agent.drive(until=self.until, margin_s=self.margin_s)
+        except (LeaseLostError, ConflictError, FencedError):
+            if not self._running:
+                raise
+            await self._pause()  # somebody else drives it; its sub-agents are still ours
+            return before
+        self._rested -= drive.interrupted
+        drive.runs = {**before.runs, **drive.runs}
+        drive.answers = {**before.answers, **drive.answers}
+        drive.taken = {**before.taken, **drive.taken}
+        return drive
+
+    def _begin(self, drive: Drive, tasks: TaskGroup) -> None:
+        """Have those driven that are not yet."""
+        waits = {wait.child: (call, wait.child_uid) for call, wait in drive.children.items() if wait.child}
+        for id in {**waits, **dict.fromkeys(drive.interrupted)}:
+            if id not in self._running and id not in self._rested:
+                self._running[id] = None
+                tasks.start_soon(self._child, id, *waits.get(id, (None, None)))
+
+    async def _child(self, id: str, call: str | None, uid: str | None) -> None:
+        try:
+            await self._child_driven(id, uid)
+        except NotFoundError:
+            if call is not None:
+                await self._answer_for(id, call)
+        except Exception as error:  # noqa: BLE001 - the others go on; raised when they rest
+            self._failure = self._failure or error
+        finally:
+            del self._running[id]
+            self._rested.add(id)
+            self._news = True
+            self.agent.hub.wake()
+
+    async def _child_driven(self, id: str, uid: str | None) -> None:
+        child = await type(self.agent).open(id, self.deps)
+        try:
+            if uid is not None and child.uid != uid:
+                raise NotFoundError(f"Sub-agent {id!r} was deleted and made again.", agent_id=id, uid=uid)
+            self._running[id] = child
+            if not self._stopped:
+                result = await child.go_on(until=self.until, margin_s=self.margin_s, wait=self.wait)
+                self._late = self._late or result.status == "deadline"
+        finally:
+            with anyio.CancelScope(shield=True):
+                await child.close()
+
+    async def _answer_for(self, id: str, call: str) -> None:
+        """Whoever was to answer is gone: say so in its place, or the agent waits for ever."""
+        text = TextBlock(f"The sub-agent {id} was deleted before it answered.")
+        answer = CallResolved(f"gone:{self.agent.uid}:{call}", call, (text,), True)
+        try:
+            await enqueue(self.deps.store, self.agent.agent_id, answer, uid=self.agent.uid)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failure = self._failure or error
