@@ -60,7 +60,7 @@ HEAVY = {
 """Large, or slow, rather than subtle: run only for a store that is meant to fail there."""
 
 
-ALONE = [clause for clause in clauses() if clause.group not in ("processes", "kill")]
+ALONE = [clause for clause in clauses() if clause.group not in ("processes", "kill", "requests")]
 """All that a store in memory can be asked."""
 
 

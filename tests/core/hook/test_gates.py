@@ -232,7 +232,7 @@ async def test_gates_see_what_an_approver_changed(lab: Any, born: Any) -> None:
     await agent.decide(paused.pending[0], "allow", input=jsontext.dump({"n": 7}))
     assert (await agent.complete()).text == "end"
     assert (seen, ran) == (['g {"n":1}', 'g {"n":7}'], [])
-    assert (await lab.texts())[2] == "user: [no]"
+    assert (await lab.texts())[2] == 'user: [noApproved by someone, with other arguments than you gave: {"n":7}.]'
 
 
 @pytest.mark.parametrize("word", [ASK, REPLACE, ALLOW])

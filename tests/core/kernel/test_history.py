@@ -255,8 +255,10 @@ def test_a_timer_that_repeats_is_armed_in_the_commit_it_fires_in(play: Any) -> N
     play.feed(TimerSet("t", 10_000_000, "reminder", "Tick.", every_us=10_000_000))
     play.feed(TimePassed(), after_s=9)
     assert [t.due_at for t in play.state.timers] == [20_000_000]
-    play.feed(TimePassed(), after_s=35)
+    got = play.feed(TimePassed(), after_s=35)
     assert [t.due_at for t in play.state.timers] == [50_000_000], "20, 30 and 40 were slept through: one reminder"
+    (told,) = [e for e in got.events if e.type == "scheduler_triggered"]
+    assert (told.data["due_at"], told.data["next_at"], told.data["missed"]) == (20_000_000, 50_000_000, 2)
     assert len(play.history) == 2
 
 
@@ -292,12 +294,18 @@ def test_a_timer_counts_steps(play: Any) -> None:
     assert next_due(play.state) == 0
 
 
-def test_a_timer_by_schedule_stays_until_its_next_time_is_set(play: Any) -> None:
+def test_a_timer_by_schedule_fires_only_together_with_its_next_time(play: Any) -> None:
+    """So there is no moment at which it is armed no more and not armed yet."""
     play.feed(TimerSet("c", 5, "reminder", "Daily.", schedule="0 9 * * *"), TimePassed())
-    assert [(t.due_at, t.schedule) for t in play.state.timers] == [(None, "0 9 * * *")]
-    assert next_due(play.state) is None
-    play.feed(TimePassed())
-    assert len(play.history) == 1
+    assert (next_due(play.state), len(play.history)) == (5, 0), "it stays due for who can read its schedule"
+    later = play.at + 10**9
+    got = play.feed(TimePassed((("c", later), ("other", 7))))
+    assert [(t.due_at, t.schedule) for t in play.state.timers] == [(later, "0 9 * * *")]
+    assert [(e.data["due_at"], e.data["next_at"]) for e in got.events] == [(5, later)]
+    play.feed(TimePassed((("c", 9),)))
+    assert (len(play.history), next_due(play.state)) == (1, later), "it is not due"
+    play.feed(TimePassed((("c", None),)), after_s=2_000)
+    assert (len(play.history), play.state.timers) == (2, ()), "it fires no more"
 
 
 @pytest.mark.parametrize(
@@ -306,6 +314,9 @@ def test_a_timer_by_schedule_stays_until_its_next_time_is_set(play: Any) -> None
         TimerSet("t", None, "signal", every_steps=0),
         TimerSet("t", 5, data="x" * 1_001),
         TimerSet("t", 2**70, "signal"),
+        TimerSet("t", None, "signal", schedule="0 9 * * *"),
+        TimerSet("t", 5, "signal", schedule="*" * 257),
+        TimerSet("t" * 257, 5, "signal"),
     ],
 )
 def test_a_timer_is_bounded(play: Any, wrong: TimerSet) -> None:
@@ -317,5 +328,7 @@ def test_the_header_is_bounded(play: Any) -> None:
     play.feed(*(TimerSet(f"t{n}", 10**12, "signal") for n in range(32)))
     with pytest.raises(IllegalInputError, match="at most 32 timers"):
         play.feed(TimerSet("one more", 5, "signal"))
+    play.feed(TimerSet("t3", 10**13, "signal"))
+    assert len(play.state.timers) == 32, "to change one is not one more"
     with pytest.raises(IllegalInputError, match="at most 64 documents"):
         play.feed(DocumentsChanged(tuple(Document("k", str(n), "d") for n in range(65))))

@@ -22,6 +22,7 @@ GOOD: tuple[i.Instruction, ...] = (
     i.TimerSet("t", 5, data="Wake up."),
     i.TimerCancelled("t"),
     i.CompactionRequested(0, 1),
+    i.TodosSet(Json("{}")),
 )
 BAD: tuple[i.Instruction, ...] = (
     i.TimerSet("t", 5),

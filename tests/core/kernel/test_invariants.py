@@ -62,7 +62,7 @@ def with_effect(*effects: Any) -> Callable[[State], State]:
         (with_effect(CallModel("a", ONE, 2), CallModel("b", ONE, 2)), "one model call"),
         (with_effect(CompactHistory("a", ONE, 0, 1), CompactHistory("b", ONE, 0, 1)), "one compaction"),
         (with_effect(CallModel("a", ONE, 2)), "beside calls"),
-        (with_effect(CompactHistory("a", ONE, 0, 9)), "open range"),
+        (with_effect(CompactHistory("a", ONE, 0, 9)), "lies in the history"),
         (with_state(run=None), "without a run"),
         (lambda s: replace(s, run=None, effects=(), calls=s.calls[2:]), "calls belong to a run"),
         (with_state(step=2), "calls belong to the open step"),

@@ -40,6 +40,7 @@ SAMPLES: dict[type, i.Input] = {
         i.TimerSet("t", 5, data="Wake up."),
         i.TimerCancelled("t"),
         i.LimitsChanged(Json('{"max_steps_per_run":9}')),
+        i.TodosSet(Json("{}")),
         i.CompactionRequested(0, 1),
         i.SnapshotTaken("s"),
         i.DocumentsChanged(),

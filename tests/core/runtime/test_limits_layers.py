@@ -19,6 +19,7 @@ from kode.core.runtime.agent import Agent
 from kode.core.runtime.birth import bounds_of
 from kode.core.runtime.pool import AgentPool
 from kode.core.runtime.sending import enqueue
+from kode.core.store.open import open_store
 from kode.core.store.records import input_item
 from kode.core.store.sqlite import SqliteStore
 from kode.core.template import AgentTemplate
@@ -379,9 +380,33 @@ async def test_a_change_that_could_not_be_stored_does_not_hold(lab: Any) -> None
     assert (await agent.run("go")).steps == 3, "the instruction waits still"
 
 
-async def test_a_fork_takes_the_limits_as_they_are_now(lab: Any) -> None:
-    agent = await lab.agent([say("ok")])
+@pytest.mark.parametrize("at", ["now", "then"])
+async def test_a_fork_has_the_limits_of_the_place_it_is_made_from(lab: Any, at: str) -> None:
+    agent = await lab.agent(lambda request: "ok", limits=Limits(max_inbox=50))
+    await agent.run("1")
+    snapshot = await agent.snapshot()
     await agent.set_limits(max_inbox=5)
-    await agent.complete()
-    other = await agent.fork("b")
-    assert other.limits.max_inbox == (await lab.store.load("b")).bounds.max_inbox == 5
+    await agent.run("2")
+    fork = await agent.fork("b", at=None if at == "now" else snapshot)
+    expected = 5 if at == "now" else 50
+    assert fork.limits.max_inbox == (await Agent.open("b", agent._deps)).limits.max_inbox == expected
+    await fork.run("3")
+    loaded = await lab.store.load("b")
+    assert loaded.bounds.max_inbox == expected
+    assert fork.limits.max_inbox == expected
+
+
+@pytest.mark.parametrize("kind", ["memory", "json", "sqlite"])
+async def test_every_store_keeps_an_instruction(lab: Any, tmp_path: Path, kind: str) -> None:
+    url = {"memory": "memory:", "json": f"json:{tmp_path}/json", "sqlite": f"sqlite:///{tmp_path}/a.db"}[kind]
+    async with open_store(url) as store:
+        lab.store = store
+        agent = await lab.agent(touching, touch)
+        await agent.set_limits(max_steps_per_run=3)
+        await agent.set_limits(max_steps_per_run=2, max_inbox=9)
+        result = await agent.run("go", limits=Limits(max_tool_calls_per_run=100))
+        assert (result.stop_reason, result.steps) == ("max_steps", 2)
+        loaded = await store.load("a")
+        assert loaded is not None
+        assert (loaded.inbox, loaded.bounds.max_inbox) == ((), 9)
+        assert named((await Agent.open("a", agent._deps)).limits) == ("max_steps_per_run", "max_inbox")

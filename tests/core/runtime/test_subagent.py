@@ -376,9 +376,7 @@ async def test_its_sandbox_is_the_parents_where_its_template_names_none(lab: Any
 
 def asked(lab: Any) -> Home:
     helper = template("helper", tools=("write",), permission=PermissionPolicy("approval"))
-    return Home(
-        lab, by_role(boss=asks(task()), helper=uses("write")), helper, tools=(write,), services={"written": []}
-    )
+    return Home(lab, by_role(boss=asks(task()), helper=uses("write")), helper, tools=(write,), services={"written": []})
 
 
 async def test_a_sub_agent_that_waits_for_a_person_pauses_the_parent_for_a_month(lab: Any) -> None:
@@ -461,11 +459,14 @@ async def test_an_interrupt_of_a_parent_at_rest_reaches_a_sub_agent_at_rest(lab:
     assert (child.run, child.calls, child.effects) == (None, (), ())
 
 
-async def test_a_sub_agent_that_was_deleted_is_not_waited_for(lab: Any) -> None:
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_sub_agent_that_was_deleted_is_not_waited_for(lab: Any, again: bool) -> None:
     home = asked(lab)
     parent = await home.parent()
     await parent.run("go")
     await lab.store.delete(f"{parent.uid}/1.1.1")
+    if again:
+        await home.parent(f"{parent.uid}/1.1.1")
     result = await parent.complete()
     assert result.status == "ok"
     assert "was deleted before it answered" in result.text
@@ -497,10 +498,13 @@ async def test_an_answer_before_the_suspension_is_committed(lab: Any) -> None:
         assert await context.subagents.start("helper", "work") == suspended  # again: nothing new
         return suspended
 
-    home = Home(lab, by_role(boss=uses("hire"), helper=echo), tools=(hire,))
+    # An inbox that forgets at once stands for one that was left alone for more than a week.
+    helper = template("helper", limits=Limits(dedupe_for_s=0))
+    home = Home(lab, by_role(boss=uses("hire"), helper=echo), helper, tools=(hire,))
     parent = await home.parent(tools=("hire",))
     result = await parent.run("go")
     assert (result.status, result.text) == ("ok", "did work")
+    assert (await lab.store.load(f"{parent.uid}/1.1.1")).inbox == ()
     child = await home.child(parent)
     assert (child.next_run, child.effects) == (2, ())
 
@@ -513,7 +517,9 @@ async def test_a_forged_id_is_not_taken_over(lab: Any) -> None:
 
 
 async def test_what_keeps_a_sub_agent_from_being_driven_is_raised_when_the_others_are_done(lab: Any) -> None:
-    home = Home(lab, by_role(boss=asks(task("x"), task(agent="lost")), helper=echo), template("helper"), template("lost"))
+    home = Home(
+        lab, by_role(boss=asks(task("x"), task(agent="lost")), helper=echo), template("helper"), template("lost")
+    )
     parent = await home.parent()
     await parent.send("go")
     await parent.drive()
@@ -561,7 +567,9 @@ async def test_delegate_runs_a_sub_agent_outside_any_run(lab: Any) -> None:
 
 async def test_the_family_can_be_followed(lab: Any) -> None:
     helper = template("helper", tools=("task_run",), subagents=("leaf",))
-    home = Home(lab, by_role(boss=asks(task(), task()), helper=asks(task(agent="leaf")), leaf=echo), helper, template("leaf"))
+    home = Home(
+        lab, by_role(boss=asks(task(), task()), helper=asks(task(agent="leaf")), leaf=echo), helper, template("leaf")
+    )
     parent = await home.parent(subagents=("helper",))
     seen: list[tuple[str, int]] = []
     answers: list[str] = []

@@ -31,6 +31,7 @@ SUMMARIES = {
     "demo": "See an agent killed in mid-work and resumed.",
     "events": "Show an agent's events, past and coming.",
     "interrupt": "End an agent's run for good.",
+    "limits": "Show an agent's limits, or change some.",
     "resume": "Go on where an agent was.",
     "run": "Run an agent on a task in a folder.",
     "send": "Put a message into an agent's inbox.",

@@ -191,7 +191,7 @@ async def stored_template(store: Store, agent_id: str) -> AgentTemplate:
     Raises:
         NotFoundError: No such agent, or the folder it works in is gone.
     """
-    _, template = await read_template(agent_id, Dependencies(store))
+    _, template, _ = await read_template(agent_id, Dependencies(store))
     root = parse(template.sandbox_options).get("root")
     if template.sandbox == "local" and isinstance(root, str) and not await anyio.Path(root).is_dir():
         raise NotFoundError(
@@ -208,9 +208,9 @@ async def letterbox(store: Store, agent_id: str) -> Agent:
         NotFoundError: No such agent.
     """
     deps = Dependencies(store, providers={"none": ScriptedProvider()}, tools=[])
-    uid, template = await read_template(agent_id, deps)
+    uid, template, digest = await read_template(agent_id, deps)
     bare = template.changed(model="none", tools=(), hooks=(), plugins=(), subagents=(), permission=PermissionPolicy())
-    return Agent(agent_id, uid, bare, bind(bare, deps), deps)
+    return Agent(agent_id, uid, bind(bare, deps, digest), deps)
 
 
 def _check_owner(path: Path, url: str) -> None:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -15,7 +16,7 @@ from kode.core.clock import Clock, RealClock
 from kode.core.errors import NotBoundError, UsageError
 from kode.core.kernel.limits import Limits, narrower
 from kode.core.kernel.message import Json
-from kode.core.kernel.permission import PermissionPolicy
+from kode.core.kernel.permission import MODES, PermissionPolicy
 from kode.core.kernel.state import Parent
 from kode.core.template import AgentTemplate, TemplateRegistry
 from kode.core.template import templates as default_templates
@@ -188,6 +189,14 @@ class Dependencies:
                 "SqliteStore('agents.db') or open_store('sqlite:///agents.db').",
                 code="bad_store",
             )
+        for name, mode in self.modes.items():
+            if name in MODES or not callable(mode) or iscoroutinefunction(mode):
+                raise UsageError(
+                    f"Dependencies.modes[{name!r}] is {mode!r}; give a plain function, under another name than "
+                    f"{', '.join(sorted(MODES))}.",
+                    code="bad_mode",
+                    mode=name,
+                )
 
     def __repr__(self) -> str:
         # Providers and services may hold keys.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["exports"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
+
+__all__ = ["entry_points", "exports"]
 
 
 def exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -27,3 +30,10 @@ def exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any
         return value
 
     return find, lambda: sorted(homes)
+
+
+def entry_points(**wanted: str) -> EntryPoints:
+    """Look through what installed wheels bring; reading about wheels is costly and imported when first asked for."""
+    from importlib import metadata
+
+    return metadata.entry_points(**wanted)

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kode.core.errors import NotBoundError, RecordCorruptError, SchemaTooNewError, UsageError
+from kode.core.kernel.context import ContextPolicy
 from kode.core.kernel.limits import Limits, named, only_named, unlike_defaults
 from kode.core.kernel.message import Json
 from kode.core.kernel.permission import PermissionPolicy
@@ -56,6 +57,8 @@ class AgentTemplate:
     temperature: float | None = None
     output_schema: Json | None = None
     metadata: Json | None = None
+    context: ContextPolicy = ContextPolicy()
+    """How much of its history the model is shown."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id.strip() or len(self.id) > 200:

@@ -11,9 +11,10 @@ import anyio
 import typer
 
 from kode.cli.attending import Options, attend
+from kode.cli.bounds import RunLimits, run_limits
 from kode.cli.opening import AsJson, BaseUrl, StoreUrl, Yes, bound, store_at, stored_template
 from kode.cli.recipe import Choices
-from kode.core import Agent, AgentConfig, RunResult
+from kode.core import Agent, AgentConfig, Limits, RunResult
 from kode.core.errors import UsageError
 
 __all__ = ["run"]
@@ -48,6 +49,7 @@ def run(
     yes: Yes = False,
     timeout: Annotated[float | None, Option(min=0.1, metavar="SECONDS", help="Then it rests, and can go on.")] = None,
     max_steps: Annotated[int | None, Option(min=1, metavar="N", help="Model calls at most.")] = None,
+    limit: RunLimits = None,
     isolation: Annotated[
         str | None, Option("--isolation", metavar="KIND", help="bwrap: commands see no network and change only DIR.")
     ] = None,
@@ -66,7 +68,7 @@ def run(
         raise UsageError(f"--dir is {str(work)!r}, which is no folder.", code="bad_dir")
     choices = Choices(work, model, provider, base_url, template, tools, mode, max_steps, isolation)
     options = Options(store, work, yes, timeout, quiet, as_json)
-    raise typer.Exit(anyio.run(_run, _task(task), agent, choices, options))
+    raise typer.Exit(anyio.run(_run, _task(task), agent, choices, options, run_limits(limit)))
 
 
 def _task(task: str) -> str:
@@ -76,7 +78,7 @@ def _task(task: str) -> str:
     return text
 
 
-async def _run(task: str, agent_id: str | None, choices: Choices, options: Options) -> int:
+async def _run(task: str, agent_id: str | None, choices: Choices, options: Options, bounds: Limits | None) -> int:
     async with store_at(options.store, choices.folder, make=True) as store:
         known = agent_id if agent_id is not None and await store.exists(agent_id) else None
         if known is not None:
@@ -90,7 +92,7 @@ async def _run(task: str, agent_id: str | None, choices: Choices, options: Optio
             item = code.deps.ids.item_id()
 
             async def leg(left: float | None) -> RunResult:
-                return await agent.run(task, item_id=item, timeout_s=left)
+                return await agent.run(task, item_id=item, timeout_s=left, limits=bounds)
 
             return await attend(agent, code, leg, options)
 

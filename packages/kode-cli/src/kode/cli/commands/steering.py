@@ -14,13 +14,14 @@ import anyio
 import typer
 
 from kode.cli.approving import who
+from kode.cli.bounds import RunLimits, run_limits
 from kode.cli.opening import AgentId, AsJson, StoreUrl, command, letterbox, store_at, store_option
 from kode.core import Agent
 from kode.core.errors import DuplicateIdError, UsageError
 from kode.core.jsontext import canonical
-from kode.core.runtime.agent import Sent
+from kode.core.runtime.sending import Sent
 
-__all__ = ["decide", "interrupt", "send"]
+__all__ = ["decide", "interrupt", "put", "send"]
 
 Option = typer.Option
 By = Annotated[str | None, Option("--by", metavar="NAME", help="Who says so. Default: your user name.")]
@@ -30,7 +31,7 @@ def decide(
     agent: AgentId,
     call: Annotated[str, typer.Argument(metavar="CALL", help="The call's id, such as 1.2.1.")],
     decision: Annotated[Literal["allow", "deny"], typer.Argument(metavar="allow|deny", help="The decision.")],
-    note: Annotated[str | None, Option("--note", metavar="TEXT", help="Why; the model is told on a denial.")] = None,
+    note: Annotated[str | None, Option("--note", metavar="TEXT", help="Why; stored, and told to the model.")] = None,
     arguments: Annotated[
         str | None, Option("--input", metavar="JSON", help="Other arguments to run it with; they are checked.")
     ] = None,
@@ -51,12 +52,13 @@ def decide(
             text = f"Call {call!r} was decided already, and otherwise; that decision stands."
             raise UsageError(text, code="decided", call=call) from None
 
-    _put(agent, store, as_json, f"{decision} {call}", act)
+    put(agent, store, as_json, f"{decision} {call}", act)
 
 
 def send(
     agent: AgentId,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The message; - reads it from stdin.")],
+    limit: RunLimits = None,
     by: By = None,
     store: StoreUrl = None,
     as_json: AsJson = False,
@@ -66,11 +68,12 @@ def send(
     It is durable once this returns. Nothing is started: `kode resume` goes on, or a pool of that store.
     """
     message = sys.stdin.read() if text == "-" else text
+    bounds = run_limits(limit)
 
     async def act(handle: Agent) -> Sent:
-        return await handle.send(message, sender=by)
+        return await handle.send(message, sender=by, limits=bounds)
 
-    _put(agent, store, as_json, "sent", act)
+    put(agent, store, as_json, "sent", act)
 
 
 def interrupt(
@@ -88,10 +91,10 @@ def interrupt(
     async def act(handle: Agent) -> Sent:
         return await handle.interrupt(note, by=by or who())
 
-    _put(agent, store, as_json, "interrupt", act)
+    put(agent, store, as_json, "interrupt", act)
 
 
-def _put(agent_id: str, url: str | None, as_json: bool, what: str, act: Callable[[Agent], Awaitable[Sent]]) -> None:
+def put(agent_id: str, url: str | None, as_json: bool, what: str, act: Callable[[Agent], Awaitable[Sent]]) -> None:
     """Put it in and say what happens next."""
     sent, driven = anyio.run(_act, agent_id, url, act)
     if as_json:

@@ -8,12 +8,14 @@ from kode.core.lazy import exports
 
 if TYPE_CHECKING:
     from kode.core.event.base import Envelope, Position
+    from kode.core.event.family import FamilySubscription
     from kode.core.event.hub import Hub, Subscription, switchboard
 
 __getattr__, __dir__ = exports(
     __name__,
     {
         "Envelope": "base",
+        "FamilySubscription": "family",
         "Hub": "hub",
         "Position": "base",
         "Subscription": "hub",
@@ -23,6 +25,7 @@ __getattr__, __dir__ = exports(
 
 __all__ = [
     "Envelope",
+    "FamilySubscription",
     "Hub",
     "Position",
     "Subscription",

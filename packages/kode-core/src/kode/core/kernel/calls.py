@@ -51,6 +51,10 @@ SEAL_TEXT = {
 }
 
 
+MAX_SHOWN = 1_000
+"""Characters that the model is shown of arguments which a person changed."""
+
+
 def _texts(text: str) -> tuple[ResultContent, ...]:
     return (TextBlock(text),)
 
@@ -334,4 +338,18 @@ def close_step(draft: Draft) -> None:
 
 
 def _result_block(call: Call) -> ToolResultBlock:
-    return ToolResultBlock(call.provider_id, call.result or (), call.is_error, call.id)
+    said = _texts_of_approvers(call)
+    return ToolResultBlock(call.provider_id, (*(call.result or ()), *said), call.is_error, call.id)
+
+
+def _texts_of_approvers(call: Call) -> tuple[ResultContent, ...]:
+    """What those said who allowed it: the model sees the arguments that it gave, not those that were run."""
+    said = [a for a in call.approvals if a.state == "approved" and (a.note or a.input is not None)]
+    return tuple(TextBlock(sentence(f"Approved by {a.by or 'someone'}{_instead(a.input)}", a.note)) for a in said)
+
+
+def _instead(input: Json | None) -> str:
+    if input is None:
+        return ""
+    shown = input if len(input) <= MAX_SHOWN else f"{input[:MAX_SHOWN]}…"
+    return f", with other arguments than you gave: {shown}"

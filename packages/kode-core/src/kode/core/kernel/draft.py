@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from kode.core.kernel.effects import Attempt, Effect
 from kode.core.kernel.events import Event, Ref, Scalar, preview
+from kode.core.kernel.inputs import CompactionRequested
 from kode.core.kernel.limits import Limits, narrowed
 from kode.core.kernel.message import Block, Message, Role, TextBlock, Usage
 from kode.core.kernel.state import (
@@ -46,6 +47,10 @@ class Context:
     limits: Limits = field(default_factory=Limits)
     used_us: int = 0
     """Processing time since the last batch."""
+    cut: CompactionRequested | None = None
+    """What may be summed up now, if the shell was asked or the window is full."""
+    full: bool = False
+    """The window is larger than it may be: make that ``cut`` before the model is asked again."""
 
 
 def _changer(kind: type[_T]) -> Callable[..., _T]:

@@ -23,11 +23,12 @@ from kode.core.kernel.inputs import (
     TimePassed,
     TimerCancelled,
     TimerSet,
+    TodosSet,
 )
 from kode.core.kernel.message import TextBlock
 from kode.core.kernel.run import start_run
 from kode.core.kernel.state import Timer
-from kode.core.kernel.window import Compaction, Range, Snapshot, Window, check_window
+from kode.core.kernel.window import Compaction, Snapshot, check_window
 from kode.core.kernel.words import Phase
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "request_compaction",
     "revert",
     "set_timer",
+    "set_todos",
     "take_snapshot",
     "time_passed",
 ]
@@ -51,6 +53,10 @@ __all__ = [
 # What lies in the header is written with every commit, so it is bounded.
 MAX_TIMERS = 32
 MAX_TIMER_DATA = 1_000
+MAX_TIMER_WORDS = 256
+"""Characters of a timer's id, and of its schedule."""
+TODO_TIMER = "kode:todos"
+"""Id of the timer that reminds the model of open todos; the shell sets it."""
 MAX_DOCUMENTS = 64
 LAST_MOMENT = 2**58
 """Microseconds: beyond the year 9999, and within what every store takes as a number."""
@@ -61,13 +67,15 @@ LAST_MOMENT = 2**58
 
 def request_compaction(draft: Draft, got: CompactionRequested) -> None:
     """Ask for a summary of a closed range; the window moves when it is there."""
-    if not draft.window.start <= got.start < got.stop <= draft.next_seq:
-        raise IllegalInputError(
-            f"Cannot compact messages {got.start} to {got.stop}: the open range is "
-            f"{draft.window.start} to {draft.next_seq}."
-        )
     if any(e.kind == "CompactHistory" for e in draft.effects):
         raise IllegalInputError("A compaction is open already.")
+    if got.stop == 0 and draft.context.cut is not None:
+        got = draft.context.cut
+    if not draft.first_seq <= got.start < got.stop <= draft.next_seq:
+        raise IllegalInputError(
+            f"Cannot compact messages {got.start} to {got.stop}: there are {draft.first_seq} to {draft.next_seq}, "
+            "and what is shown of them can be cut between two steps only."
+        )
     timeout_s = draft.limits.model_timeout_s
     effect = CompactHistory(draft.next_id(), draft.attempt(), got.start, got.stop, got.method, timeout_s)
     draft.start(effect)
@@ -99,10 +107,7 @@ def compacted(draft: Draft, got: HistoryCompacted) -> None:
             got.tokens_after,
         )
     )
-    kept = tuple(Range(r.start, r.stop) for r in before.ranges[:-1])
-    head = (Range(before.start, effect.start),) if before.start < effect.start else ()
-    pinned = tuple(sorted({*before.pinned, *got.pinned}))
-    draft.window = Window(got.id, pinned, (*kept, *head, Range(effect.stop)))
+    draft.window = before.without(effect.start, effect.stop, got.id, got.pinned)
     draft.tokens = got.tokens_after
     draft.note("context_compression", phase="end", id=got.id, method=got.method, start=effect.start, stop=effect.stop)
 
@@ -173,6 +178,10 @@ def change_limits(draft: Draft, got: LimitsChanged) -> None:
     draft.note("limits_changed", preview_of=got.limits)
 
 
+def set_todos(_draft: Draft, _got: TodosSet) -> None:
+    """Nothing to do: the list is a document, and what is said of it rides with that."""
+
+
 def bind_sandbox(draft: Draft, got: SandboxBound) -> None:
     """Remember how the sandbox's processes are found after a crash."""
     draft.sandbox_ref = got.ref
@@ -198,10 +207,14 @@ def time_passed(draft: Draft, got: TimePassed) -> None:
         elif call.wait_due_at is not None and call.wait_due_at <= draft.at:
             seal(draft, call, "No answer came in time.")
     close_step(draft)
+    said = dict(got.next)
     for timer in draft.timers:
         moment = timer_moment(timer, draft.steps_total)
-        if moment is not None and moment <= draft.at and may_fire(draft.phase, timer):
-            _fire(draft, timer)
+        if moment is None or moment > draft.at or not may_fire(draft.phase, timer):
+            continue
+        if timer.schedule is None or timer.id in said:
+            # One by schedule fires in the commit that says when again, or waits for a shell that can read it.
+            _fire(draft, timer, said.get(timer.id))
 
 
 def timer_moment(timer: Timer, steps: int) -> int | None:
@@ -216,27 +229,35 @@ def may_fire(phase: Phase, timer: Timer) -> bool:
     return timer.kind == "signal" or phase in (Phase.IDLE, Phase.BOUNDARY)
 
 
-def _fire(draft: Draft, timer: Timer) -> None:
-    draft.timers = (*(t for t in draft.timers if t.id != timer.id), *_again(timer, draft))
+def _fire(draft: Draft, timer: Timer, said: int | None) -> None:
+    again = _again(timer, draft, said)
+    draft.timers = (*(t for t in draft.timers if t.id != timer.id), *again)
     if timer.kind == "message" and draft.run is None:
         start_run(draft)
     ref = None
     if timer.kind != "signal":
         ref = Ref(draft.append("user", (TextBlock(timer.data),), origin=f"timer:{timer.id}"))
-    draft.note("scheduler_triggered", ref=ref, id=timer.id, kind=timer.kind, due_at=timer.due_at)
+    told = "todo_reminder" if timer.id == TODO_TIMER else "scheduler_triggered"
+    draft.note(
+        told, ref=ref, preview_of=timer.data or None, id=timer.id, kind=timer.kind, due_at=timer.due_at,
+        next_at=again[0].due_at if again else None, missed=_missed(timer, draft) or None,
+    )  # fmt: skip
 
 
-def _again(timer: Timer, draft: Draft) -> tuple[Timer, ...]:
+def _missed(timer: Timer, draft: Draft) -> int:
+    """How many times of a fixed interval went by unfired since the one that fires now."""
+    return max(draft.at - (timer.due_at or 0), 0) // timer.every_us if timer.every_us else 0
+
+
+def _again(timer: Timer, draft: Draft, said: int | None) -> tuple[Timer, ...]:
     """The timer's next time, armed in the commit in which it fired; times slept through are skipped."""
     if timer.every_steps is not None:
         return (replace(timer, due_step=draft.steps_total + timer.every_steps),)
     if timer.schedule is not None:
-        # The shell reads cron and sets the next time; a crash before it does loses nothing, the timer is there.
-        return (replace(timer, due_at=None),)
+        return () if said is None else (replace(timer, due_at=said),)
     if timer.every_us is None or timer.due_at is None:
         return ()
-    missed = max(draft.at - timer.due_at, 0) // timer.every_us
-    return (replace(timer, due_at=timer.due_at + (missed + 1) * timer.every_us),)
+    return (replace(timer, due_at=timer.due_at + (_missed(timer, draft) + 1) * timer.every_us),)
 
 
 def set_timer(draft: Draft, got: TimerSet) -> None:
@@ -248,13 +269,20 @@ def set_timer(draft: Draft, got: TimerSet) -> None:
             raise IllegalInputError(f"Timer {got.id!r} repeats every {every}; give at least 1.")
     if got.due_at is not None and abs(got.due_at) >= LAST_MOMENT:
         raise IllegalInputError(f"Timer {got.id!r} is due at {got.due_at} µs, which is no date; give less than 2**58.")
-    if len(got.data) > MAX_TIMER_DATA or len(draft.timers) >= MAX_TIMERS:
+    if got.schedule is not None and got.due_at is None:
+        raise IllegalInputError(f"Timer {got.id!r} has a schedule but no first time; give `due_at`.")
+    if max(len(got.id), len(got.schedule or "")) > MAX_TIMER_WORDS:
+        raise IllegalInputError(
+            f"Timer {got.id[:50]!r}: its id and its schedule have at most {MAX_TIMER_WORDS} characters each."
+        )
+    others = [t for t in draft.timers if t.id != got.id]
+    if len(got.data) > MAX_TIMER_DATA or len(others) >= MAX_TIMERS:
         raise IllegalInputError(
             f"Timer {got.id!r}: an agent has at most {MAX_TIMERS} timers with {MAX_TIMER_DATA} characters each, "
             "for they lie in its header; keep a longer text in a document."
         )
     timer = Timer(got.id, got.due_at, got.kind, got.data, got.every_us, got.schedule, got.due_step, got.every_steps)
-    draft.timers = (*(t for t in draft.timers if t.id != got.id), timer)
+    draft.timers = (*others, timer)
 
 
 def cancel_timer(draft: Draft, got: TimerCancelled) -> None:

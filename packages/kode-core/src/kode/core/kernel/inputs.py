@@ -45,6 +45,7 @@ __all__ = [
     "TimePassed",
     "TimerCancelled",
     "TimerSet",
+    "TodosSet",
     "ToolFinished",
     "ToolSuspended",
 ]
@@ -131,6 +132,8 @@ class ModelReplied:
     attempt: str | None = None
     output: Json | None = None
     """Structured output, checked by the shell."""
+    tokens: int = 0
+    """Size of the window with this reply, as the shell knows it; 0: what ``usage`` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +226,9 @@ class Proceed:
 class TimePassed:
     """Look at what is due: approvals, waits, timers."""
 
+    next: tuple[tuple[str, int | None], ...] = ()
+    """The next times of timers by schedule that are due, by id: the shell reads cron. None: it fires no more."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeadlineReached:
@@ -242,6 +248,7 @@ class TimerSet:
     every_us: int | None = None
     """Repeat after each such interval, microseconds, at least 1."""
     schedule: str | None = None
+    """Cron text that the next times are read from; ``due_at`` is the first."""
     due_step: int | None = None
     every_steps: int | None = None
     type: Literal["timer"] = "timer"
@@ -257,7 +264,7 @@ class TimerCancelled:
 
 @dataclass(frozen=True, slots=True)
 class CompactionRequested:
-    """Summarise messages ``start`` to ``stop``; the shell cut at a safe point before a user message."""
+    """Summarise what is shown of messages ``start`` to ``stop``; 0 to 0: as the shell finds best (``Context.cut``)."""
 
     start: int
     stop: int
@@ -323,7 +330,17 @@ class LimitsChanged:
     type: Literal["limits"] = "limits"
 
 
-Instruction: TypeAlias = LimitsChanged | TimerSet | TimerCancelled | CompactionRequested
+@dataclass(frozen=True, slots=True)
+class TodosSet:
+    """Another list of todos, whole. It is a document, which the shell writes if the present one is as expected."""
+
+    todos: Json
+    expects: str | None = None
+    """Digest of the list that it replaces; None: there is none."""
+    type: Literal["todos"] = "todos"
+
+
+Instruction: TypeAlias = LimitsChanged | TimerSet | TimerCancelled | CompactionRequested | TodosSet
 """Facts of a driver that any process may also ask for."""
 
 
@@ -356,6 +373,7 @@ Input: TypeAlias = (
     | TimerSet
     | TimerCancelled
     | LimitsChanged
+    | TodosSet
     | CompactionRequested
     | SnapshotTaken
     | Reverted

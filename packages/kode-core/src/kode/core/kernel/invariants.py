@@ -78,8 +78,8 @@ def _check_effects(state: State) -> None:
         if effect.kind == "CallModel":
             _hold("the model is shown the whole history", effect.upto == state.next_seq)
         elif effect.kind == "CompactHistory":
-            inside = state.window.start <= effect.start < effect.stop <= state.next_seq
-            _hold("a compaction lies in the window's open range", inside)
+            inside = state.first_seq <= effect.start < effect.stop <= state.next_seq
+            _hold("a compaction lies in the history", inside)
 
 
 def _check_calls(state: State) -> None:

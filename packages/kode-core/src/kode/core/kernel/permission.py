@@ -1,8 +1,9 @@
 """Permission as data: lists of rules and a mode, judged by a pure function.
 
-Order, first match wins: deny rules, ask rules, allow rules, then the mode. When allow rules are given and
-``exclusive`` is set, what they do not name is denied. A sub-agent's policy lies within those of all above it: each is
-judged by itself, and the strictest verdict counts.
+Order, first match wins: deny rules, ask rules, allow rules, then the mode. Where ``exclusive`` is set, what no allow
+rule names is denied. A rule is its owner's and an argument is the model's: what is too long to be searched is taken
+for a match by deny and ask rules, and for none by allow rules. A sub-agent's policy lies within those of all above it:
+each is judged by itself, and the strictest verdict counts.
 """
 
 from __future__ import annotations
@@ -22,46 +23,67 @@ __all__ = ["Judgement", "PermissionPolicy", "PolicyRules", "Rule", "judge"]
 Mode = str
 """``auto``, ``approval``, ``readonly``, or the name of a mode registered in ``Dependencies``."""
 MODES = frozenset({"auto", "approval", "readonly"})
+MAX_SEARCHED = 10_000
+"""Characters of an argument that patterns are held against at most: a model cannot make a search long at will."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Names tools by a glob and, if given, arguments by regular expressions that must all be found.
 
-    ``Rule("bash_run", {"cmd": "^git "})`` matches calls of ``bash_run`` whose ``cmd`` starts with ``git``.
+    ``Rule("bash_run", (("cmd", "^git "),))`` matches calls of ``bash_run`` whose ``cmd`` starts with ``git``. An
+    argument that is no text is searched as JSON: ``true``, ``3``, ``["a", "b"]``. One that is not given matches
+    nothing. Write no repeat around a repeat, as in ``(a+)+``: a few dozen characters can keep it busy for ever.
 
     Raises:
-        UsageError: A pattern does not compile.
+        UsageError: ``bad_rule``: a pattern does not compile, or something is no text.
     """
 
     tool: str
     arguments: tuple[tuple[str, str], ...] = ()
+    """Names of arguments and what must be found in them; a dict will do."""
 
     def __post_init__(self) -> None:
-        for name, pattern in self.arguments:
+        given: Any = self.arguments
+        try:
+            pairs = tuple((name, pattern) for name, pattern in (given.items() if isinstance(given, dict) else given))
+        except (TypeError, ValueError):
+            pairs = ((given, ""),)
+        if not self.tool or not all(isinstance(one, str) for one in (self.tool, *(text for p in pairs for text in p))):
+            raise UsageError(
+                f"Rule({self.tool!r}, {given!r}) is none; give the name of a tool, and pairs of an argument's name and "
+                "a pattern.",
+                code="bad_rule",
+            )
+        object.__setattr__(self, "arguments", pairs)
+        for name, pattern in pairs:
             try:
                 re.compile(pattern)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise UsageError(
                     f"Rule for {self.tool!r}: the pattern {pattern!r} for {name!r} is no regular expression: {error}.",
                     code="bad_rule",
                 ) from None
 
-    def matches(self, tool: str, arguments: Mapping[str, Any]) -> bool:
-        """Whether this rule speaks of that call."""
+    def matches(self, tool: str, arguments: Mapping[str, Any], *, unsearched: bool = False) -> bool:
+        """Whether this rule speaks of that call. ``unsearched``: what to say of an argument that is too long."""
         return fnmatchcase(tool, self.tool) and all(
-            name in arguments and re.search(pattern, _text(arguments[name])) is not None
-            for name, pattern in self.arguments
+            name in arguments and _found(pattern, arguments[name], unsearched) for name, pattern in self.arguments
         )
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _found(pattern: str, value: Any, unsearched: bool) -> bool:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return unsearched if len(text) > MAX_SEARCHED else re.search(pattern, text) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyRules:
-    """One agent's own word about its tools."""
+    """One agent's own word about its tools.
+
+    Raises:
+        UsageError: ``bad_rule``: a list holds something that is no ``Rule``, or the mode is no text.
+    """
 
     mode: Mode = "auto"
     deny: tuple[Rule, ...] = ()
@@ -69,6 +91,15 @@ class PolicyRules:
     allow: tuple[Rule, ...] = ()
     exclusive: bool = False
     """Deny every tool that no allow rule names."""
+
+    def __post_init__(self) -> None:
+        for name in ("deny", "ask", "allow"):
+            rules: Any = getattr(self, name)
+            if not isinstance(rules, list | tuple) or not all(isinstance(rule, Rule) for rule in rules):
+                raise UsageError(f"{name} is {rules!r}; give a list of Rule(…).", code="bad_rule", field=name)
+            object.__setattr__(self, name, tuple(rules))
+        if not isinstance(self.mode, str):
+            raise UsageError(f"mode is {self.mode!r}; give the name of a mode.", code="bad_rule", field="mode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +134,12 @@ def judge(policy: PolicyRules, tool: str, *, readonly: bool, input: Json) -> Jud
     arguments = json.loads(input) if policy.deny or policy.ask or policy.allow else {}
     if not isinstance(arguments, dict):
         arguments = {}
-    if any(rule.matches(tool, arguments) for rule in policy.deny):
-        return Judgement("deny", f"The policy denies {tool}.")
-    if any(rule.matches(tool, arguments) for rule in policy.ask):
-        return Judgement("ask", f"The policy asks before {tool}.")
+    denied = _spoken_of(policy.deny, tool, arguments)
+    if denied is not None:
+        return Judgement("deny", f"The policy denies {tool}{denied}.")
+    asked = _spoken_of(policy.ask, tool, arguments)
+    if asked is not None:
+        return Judgement("ask", f"The policy asks before {tool}{asked}.")
     if any(rule.matches(tool, arguments) for rule in policy.allow):
         return Judgement("allow")
     if policy.exclusive:
@@ -120,3 +153,12 @@ def judge(policy: PolicyRules, tool: str, *, readonly: bool, input: Json) -> Jud
             Judgement("allow") if readonly else Judgement("deny", f"Mode readonly denies {tool}: it may change things.")
         )
     return Judgement("custom")
+
+
+def _spoken_of(rules: tuple[Rule, ...], tool: str, arguments: Mapping[str, Any]) -> str | None:
+    """What more to say where one of these rules speaks of that call, or may; None: none does."""
+    some = [rule for rule in rules if rule.matches(tool, arguments, unsearched=True)]
+    if not some:
+        return None
+    sure = any(rule.matches(tool, arguments) for rule in some)
+    return "" if sure else f", for an argument has more than the {MAX_SEARCHED:,} characters that rules search"

@@ -39,13 +39,13 @@ class Timer:
 
     id: str
     due_at: int | None
-    """None: not by time, or its next time is still to be set."""
+    """None: not by time."""
     kind: Literal["message", "reminder", "signal"]
     data: str = ""
     every_us: int | None = None
     """Fires again after each such interval; missed ones are skipped."""
     schedule: str | None = None
-    """Cron text that the shell sets the next ``due_at`` by; having fired, the timer stays and waits for that."""
+    """Cron text; the shell reads it and says the next ``due_at`` with the ``TimePassed`` that it fires in."""
     due_step: int | None = None
     """Fires at the boundary at which the agent has made so many steps in all."""
     every_steps: int | None = None

@@ -7,7 +7,7 @@ from kode.core.kernel.calls import add_usage, open_calls, seal_all, sentence, st
 from kode.core.kernel.draft import Draft
 from kode.core.kernel.effects import CallModel
 from kode.core.kernel.events import Ref
-from kode.core.kernel.history import cancel_compaction
+from kode.core.kernel.history import cancel_compaction, request_compaction
 from kode.core.kernel.inputs import (
     DeadlineReached,
     InterruptRequested,
@@ -61,8 +61,8 @@ def _count_step(draft: Draft, got: ModelReplied) -> None:
     draft.usage_total += usage
     draft.steps_total += 1
     draft.change_run(steps=run.steps + 1, usage=run.usage + usage)
+    draft.tokens = got.tokens or usage.tokens or draft.tokens
     if usage.tokens:
-        draft.tokens = usage.tokens
         draft.note(
             "token_usage", input=usage.input, output=usage.output, cache_read=usage.cache_read or None,
             cache_write=usage.cache_write or None, reasoning=usage.reasoning or None,
@@ -79,7 +79,10 @@ def _note_blocks(draft: Draft, seq: int, got: ModelReplied) -> None:
 
 
 def failed(draft: Draft, got: ModelFailed) -> None:
-    """The provider gave up: the run ends with its error, never with an older answer."""
+    """The provider gave up: the run ends with its error, never with an older answer.
+
+    A request that was too long is made once more, with less in it, if there is anything to leave out.
+    """
     model = draft.model
     if model is None or model.id != got.effect:
         draft.late(got.effect, "ModelFailed")
@@ -87,6 +90,10 @@ def failed(draft: Draft, got: ModelFailed) -> None:
     draft.close(model.id)
     add_usage(draft, got.usage)
     draft.note("error", preview_of=got.error.text, code=got.error.code, phase="model")
+    first = model.id == f"{draft.the_run.number}.{draft.step}.0"
+    if got.stop is StopReason.CONTEXT_TOO_LONG and first and draft.context.cut is not None:
+        request_compaction(draft, draft.context.cut)
+        return
     end_run(draft, got.stop, error=got.error)
 
 
@@ -104,6 +111,8 @@ def proceed(draft: Draft, got: Proceed) -> None:
         reason = limit_reached(draft)
         if reason is not None:
             end_run(draft, reason)
+        elif draft.context.full and draft.context.cut is not None:
+            request_compaction(draft, draft.context.cut)
         else:
             _ask_model(draft)
     if draft.run is None:
@@ -120,14 +129,24 @@ def _compacting(draft: Draft) -> bool:
 
 
 def _ask_model(draft: Draft) -> None:
-    draft.step += 1
-    draft.next_n = 0
+    if draft.step == draft.the_run.steps:  # else this step was asked before, and its request was too long
+        draft.step += 1
+        draft.next_n = 0
     draft.passed.append(Breakpoint.PRE_MODEL)
     draft.start(CallModel(draft.next_id(), draft.attempt(), draft.next_seq, draft.limits.model_timeout_s))
 
 
 def interrupt(draft: Draft, got: InterruptRequested) -> None:
-    """End the run: the model is not listened to any more, what has not answered is sealed."""
+    """End the run: the model is not listened to any more, what has not answered is sealed.
+
+    Between runs there is only a compaction to stop.
+    """
+    if draft.run is None:
+        if _compacting(draft):
+            cancel_compaction(draft)
+        else:
+            draft.reject(got.item, f"InterruptRequested finds nothing to act on: the agent is {draft.phase}.")
+        return
     stop(draft, StopReason.INTERRUPTED, sentence(f"Interrupted by {got.by or 'a request'}", got.note))
 
 

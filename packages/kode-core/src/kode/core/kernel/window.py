@@ -42,6 +42,15 @@ class Window:
         singles = [Range(p, p + 1) for p in self.pinned if p < stop and not any(_holds(r, p) for r in inside)]
         return tuple(sorted((r for r in (*singles, *inside) if r.start < (r.stop or 0)), key=lambda r: r.start))
 
+    def without(self, start: int, stop: int, compaction: str, pinned: tuple[int, ...]) -> Window:
+        """The same without messages ``start`` to ``stop``, a summary and ``pinned`` in their place."""
+        *closed, last = self.ranges
+        before = [Range(r.start, min(start if r.stop is None else r.stop, start)) for r in self.ranges]
+        behind = [Range(max(r.start, stop), r.stop) for r in closed]
+        ranges = sorted((r for r in (*before, *behind) if r.start < (r.stop or 0)), key=lambda r: r.start)
+        stay = {p for p in self.pinned if not start <= p < stop}
+        return Window(compaction, tuple(sorted(stay.union(pinned))), (*ranges, Range(max(last.start, stop))))
+
     def seqs(self, stop: int) -> Iterator[int]:
         """Every message number shown when the history ends before ``stop``."""
         for r in self.bounded(stop):

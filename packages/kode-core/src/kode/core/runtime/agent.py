@@ -24,7 +24,7 @@ from kode.core.kernel.message import Json
 from kode.core.kernel.state import State
 from kode.core.kernel.words import ResumeStrategy
 from kode.core.runtime.binding import Binding, bind
-from kode.core.runtime.birth import create_agent, given, read_template
+from kode.core.runtime.birth import create_agent, given, read_template, recipe_digest
 from kode.core.runtime.driver import Drive, Driver
 from kode.core.runtime.family import Family, drive_family, told_of
 from kode.core.runtime.once import apply_once
@@ -121,7 +121,7 @@ class Agent:
         agent = await cls.open(agent_id, dependencies)
         if strategy != "manual":
             try:
-                await agent.drive(strategy=strategy, by_hand=by_hand)
+                await drive_family(agent, dependencies, strategy=strategy, by_hand=by_hand)
             except LeaseLostError as error:
                 if error.code != "held":
                     raise
@@ -364,21 +364,24 @@ class Agent:
         by: str | None = None,
         note: str | None = None,
         input: Json | None = None,
+        n: int | None = None,
     ) -> Sent:
         """Answer the open question of a call. Of several deciders exactly one wins.
 
         Args:
             call: ``run.step.n``.
             decision: ``allow`` or ``deny``.
-            by: Who; stored, and told to the model on a denial.
-            note: Why; stored, and told to the model on a denial.
-            input: Other arguments to run it with, as JSON text; they are checked again.
+            by: Who; stored, and told to the model with a denial or a note.
+            note: Why; stored, and told to the model.
+            input: Other arguments to run it with, as JSON text; they are checked again, and told to the model.
+            n: Which question of the call, as ``permission_required`` names it; None: the one that is open. Name it
+                where the decision may be delivered twice: it then never answers a question that was asked later.
 
         Raises:
             UsageError: No question of that call is open, or somebody else answered first.
         """
         return await decide(
-            self._deps.store, self.agent_id, call, decision, by=by, note=note, input=input, uid=self.uid
+            self._deps.store, self.agent_id, call, decision, by=by, note=note, input=input, n=n, uid=self.uid
         )
 
     async def interrupt(self, note: str | None = None, *, by: str | None = None) -> Sent:
@@ -407,6 +410,18 @@ class Agent:
         change = LimitsChanged(Json(json.dumps(fields, separators=(",", ":"))))
         return await self._enqueue(Instructed(self._deps.ids.item_id(), change))
 
+    async def compact(self) -> Sent:
+        """Have the older part of the history summed up at the next boundary. Durable like a message."""
+        return await self._enqueue(Instructed(self._deps.ids.item_id(), CompactionRequested(0, 0)))
+
+    async def compactions(self) -> tuple[Compaction, ...]:
+        """What was summed up so far, the oldest first."""
+        return await compactions_of(self._deps.store, self.agent_id)
+
+    async def revert(self, id: str) -> None:
+        """Show the model again what it was shown before a compaction, or at a snapshot; while no run is in progress."""
+        await revert(self.agent_id, id, self._deps, self.limits)
+
     async def snapshot(self, id: str | None = None, *, tags: Collection[str] = ()) -> str:
         """Name the present safe point, to fork from it later.
 
@@ -430,10 +445,13 @@ class Agent:
 
     async def _forked(self, ids: Sequence[str], at: str | None) -> list[Agent]:
         made = await self._deps.store.batch_fork(self.agent_id, {id: self._deps.ids.uid() for id in ids}, at=at)
+        template, recipe = self.template, self._binding.recipe
+        if made and recipe_digest(made[0]) != recipe:
+            # They are made from a point at which it had other limits.
+            _, template, recipe = await read_template(made[0].agent_id, self._deps)
         # Forks of a handle that owns its dependencies share them, and so their connections: whoever is last closes.
-        recipe = self._binding.recipe
         return [
-            Agent(s.agent_id, s.uid, bind(self.template, self._deps, recipe), self._deps, owns_deps=self._owns_deps)
+            Agent(s.agent_id, s.uid, bind(template, self._deps, recipe), self._deps, owns_deps=self._owns_deps)
             for s in made
         ]
 

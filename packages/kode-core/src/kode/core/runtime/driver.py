@@ -31,7 +31,7 @@ from kode.core.kernel.state import RunRecord
 from kode.core.kernel.toolcall import CallStatus, Wait
 from kode.core.kernel.words import ResumeStrategy, StopReason
 from kode.core.runtime.binding import Binding
-from kode.core.runtime.birth import read_template, recipe_digest
+from kode.core.runtime.birth import bounds_of, read_template, recipe_digest
 from kode.core.runtime.lease import Holding
 from kode.core.runtime.loop import Loop, acknowledge
 from kode.core.runtime.mailbox import Mailbox
@@ -192,6 +192,8 @@ class Driver:
         if digest != self.binding.recipe:
             _, template, self.binding.recipe = await read_template(self.agent_id, self.deps)
             self.adopt(template)
+        # What the store checks by itself follows the recipe, also where a fork or a revert brought an older one.
+        resident.bounds = bounds_of(self.binding.template.limits)
 
     def adopt(self, template: AgentTemplate) -> None:
         """Go on by a recipe whose limits were changed."""

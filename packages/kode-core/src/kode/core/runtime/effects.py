@@ -25,7 +25,6 @@ from kode.core.kernel.events import Event, preview
 from kode.core.kernel.inputs import (
     CallResolved,
     Delivered,
-    HistoryCompacted,
     Input,
     InterruptRequested,
     ModelFailed,
@@ -43,7 +42,7 @@ from kode.core.provider.base import ModelRequest
 from kode.core.provider.failure import provider_error, stop_for
 from kode.core.provider.retry import RetryPolicy, next_delay
 from kode.core.runtime.binding import Binding
-from kode.core.runtime.compaction import digest_of
+from kode.core.runtime.context.window import ContextWindow
 from kode.core.runtime.documents import documents_of
 from kode.core.runtime.plan import plan_calls
 from kode.core.runtime.resident import Resident
@@ -94,6 +93,8 @@ class Worker:
     """Takes durable events that ride in the next commit."""
     chain: Chain = field(init=False)
     """The agent's hooks."""
+    context: ContextWindow = field(init=False)
+    """What the model is shown."""
     documents: Documents = field(init=False)
     """What the tools remember. It ends with the drive: what an abandoned tool puts later goes nowhere."""
     interrupted: set[str] = field(default_factory=set)
@@ -103,6 +104,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.chain = Chain(self.binding.hooks, Asker(self.clock, self.note))
+        self.context = ContextWindow(self.resident, self.binding, self.deps, self.note)
         self.documents = documents_of(self.resident, self.store)
 
     @property
@@ -158,7 +160,7 @@ class Worker:
         planned = await plan_calls(self.binding, reply, chain, self.resident.state)
         return ModelReplied(
             effect.id, reply.blocks, reply.stop, reply.usage + asking.unused, tuple(map(self._bounded, planned)),
-            reply.provider, reply.model, str(asking.attempt),
+            reply.provider, reply.model, str(asking.attempt), tokens=await self.context.counted(request, reply),
         )  # fmt: skip
 
     def _bounded(self, call: PlannedCall) -> PlannedCall:
@@ -220,7 +222,7 @@ class Worker:
         template, state = self.binding.template, self.resident.state
         return ModelRequest(
             model=self.binding.provider.model,
-            messages=await self.resident.window(self.store, effect.upto),
+            messages=await self.context.shown(effect.upto),
             system=self.binding.system,
             tools=self.binding.specs,
             max_tokens=template.max_output_tokens,
@@ -372,10 +374,11 @@ class Worker:
         content, _ = cap(said, self.limits.max_tool_result_bytes)
         return CallResolved(effect.item_id, effect.call, content, failed, record.usage)
 
-    async def _compact(self, effect: CompactHistory) -> Input:
-        messages = await self.resident.window(self.store, effect.stop)
-        summary = digest_of([m for m in messages if m.seq < effect.stop])
-        return HistoryCompacted(effect.id, effect.id, (TextBlock(summary),), "digest")
+    async def _compact(self, effect: CompactHistory) -> Input | None:
+        with anyio.CancelScope() as scope:
+            self._enter(effect.id, scope)
+            return await self.context.compact(effect)
+        return None
 
 
 _START = {"text": "text_chunk_start", "think": "think_chunk_start"}

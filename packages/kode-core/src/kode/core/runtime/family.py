@@ -7,7 +7,7 @@ does between processes. Here it is only seen to that somebody drives them.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -28,14 +28,20 @@ __all__ = ["Family", "drive_family", "told_of"]
 
 
 async def drive_family(
-    agent: Agent, deps: Dependencies, *, until: float | None, margin_s: float | None, wait: bool
+    agent: Agent,
+    deps: Dependencies,
+    *,
+    until: float | None = None,
+    margin_s: float | None = None,
+    wait: bool = True,
+    **first: Any,
 ) -> Drive:
     """Drive an agent, then the sub-agents that it waits for, until it has their answers or they all rest.
 
-    Raises:
-        As ``Agent.drive``; or what kept a sub-agent from being driven, when nothing else is left to do.
+    ``first`` are further arguments of the first drive. Raises what ``Agent.drive`` does; or what kept a sub-agent from
+    being driven, when nothing else is left to do.
     """
-    drive = await agent.drive(until=until, margin_s=margin_s)
+    drive = await agent.drive(until=until, margin_s=margin_s, **first)
     if drive.stop != "idle" or not (drive.children or drive.interrupted):
         return drive
     family = Family(agent, deps, until, margin_s, wait)
@@ -177,7 +183,7 @@ class Family:
             self._running[id] = child
             if not self._stopped:
                 result = await child.go_on(until=self.until, margin_s=self.margin_s, wait=self.wait)
-                self._late = self._late or result.status == "deadline"
+                self._late = self._late or result.status in ("deadline", "queued")
         finally:
             with anyio.CancelScope(shield=True):
                 await child.close()

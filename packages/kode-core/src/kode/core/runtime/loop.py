@@ -256,7 +256,8 @@ class Loop:
         monotonic = self.clock.monotonic()
         working = before.run is not None and before.status is Status.WORKING
         used = round((monotonic - self._used_from) * 1e6) if working else 0
-        context = Context(self.holding.now(), self.holding.lease.fence, self.driver.limits, used)
+        cut, full = await self.worker.context.look(inputs)
+        context = Context(self.holding.now(), self.holding.lease.fence, self.driver.limits, used, cut, full)
         changes = self.worker.documents.pending()
         transition = advance(before, [*inputs, *self._sandbox(), *said(changes)], context, hold=hold)
         state = transition.state

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kode.core.errors import UsageError
+from kode.core.errors import DuplicateIdError, UsageError
 from kode.core.event.hub import switchboard
 from kode.core.jsontext import canonical
 from kode.core.kernel.inputs import ApprovalDecided, InboxInput, MessageReceived
@@ -113,6 +113,7 @@ async def decide(
     by: str | None = None,
     note: str | None = None,
     input: Json | None = None,
+    n: int | None = None,
     uid: str | None = None,
 ) -> Sent:
     """Answer the open question of a call, from any process; the agent is not opened and nothing runs here.
@@ -125,9 +126,11 @@ async def decide(
         agent_id: Which.
         call: ``run.step.n``, as ``permission_required`` and ``RunResult.pending`` name it.
         decision: ``allow`` or ``deny``.
-        by: Who; stored, and told to the model on a denial.
-        note: Why; stored, and told to the model on a denial.
-        input: Other arguments to run it with, as JSON text; they are checked again.
+        by: Who; stored, and told to the model with a denial or a note.
+        note: Why; stored, and told to the model.
+        input: Other arguments to run it with, as JSON text; they are checked again, and told to the model.
+        n: Which question of the call, as ``permission_required`` names it; None: the one that is open. Name it where
+            the decision may be delivered twice: it then never answers a question that was asked later.
         uid: The agent's identity, if it must be that very one.
 
     Raises:
@@ -138,34 +141,38 @@ async def decide(
     if decision not in ("allow", "deny"):
         raise UsageError(f"The decision is {decision!r}; give 'allow' or 'deny'.", code="bad_decision")
     check_text(call=call, by=by, note=note)
+    whole_number("n", n)
     changed = json_option("input", input)
     state = await store.read_state(agent_id)
     found = state.call(call)
     asked = None if found is None else found.approval
-    if asked is None:
-        return await _told_before(store, state, call, decision, by)
+    if asked is None or n not in (None, asked.n):
+        return await _told_before(store, state, call, decision, by, n)
     if asked.kind == "recovery" and input is not None:
         raise UsageError(
             f"Call {call!r} may have run already, so its input cannot be changed; allow or deny it as it was.",
             code="bad_decision",
         )
     answer = ApprovalDecided(f"decision:{call}:{asked.n}", call, asked.n, decision, by, note, changed)
-    return await enqueue(store, agent_id, answer, uid=uid or state.uid)
+    try:
+        return await enqueue(store, agent_id, answer, uid=uid or state.uid)
+    except DuplicateIdError as error:
+        text = f"Question {asked.n} of call {call!r} was answered already, and otherwise; that answer stands."
+        raise DuplicateIdError(text, **error.fields) from None
 
 
-async def _told_before(store: Store, state: State, call: str, decision: str, by: str | None) -> Sent:
+async def _told_before(store: Store, state: State, call: str, decision: str, by: str | None, n: int | None) -> Sent:
     """A decision that comes twice, for a delivery was repeated, counts once."""
     row = None
     if re.fullmatch(r"\d{1,15}\.\d{1,15}\.\d{1,15}", call):
         (row,) = await store.get(state.agent_id, [Key("call", state.uid, call_key(call))])
-    last = () if row is None else read_call(row).approvals[-1:]
-    for answer in last:
+    told = () if row is None else read_call(row).approvals
+    for answer in told[-1:] if n is None else (one for one in told if one.n == n):
         if answer.state == _DECIDED[decision] and answer.by == by:
             return Sent(f"decision:{call}:{answer.n}", 0, duplicate=True)
     open_ = ", ".join(c.id for c in state.calls if c.approval is not None) or "none"
-    raise UsageError(
-        f"No question of call {call!r} waits for an answer (open: {open_}).", code="not_pending", call=call
-    )
+    which = "No question" if n is None else f"No question {n}"
+    raise UsageError(f"{which} of call {call!r} waits for an answer (open: {open_}).", code="not_pending", call=call)
 
 
 _DECIDED = {"allow": "approved", "deny": "refused"}

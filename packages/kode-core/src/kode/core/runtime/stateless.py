@@ -136,6 +136,7 @@ class StatelessAgent:
         by: str | None = None,
         note: str | None = None,
         input: Json | None = None,
+        n: int | None = None,
         store: Store | None = None,
         timeout_s: float | None = None,
         margin_s: float | None = None,
@@ -151,7 +152,7 @@ class StatelessAgent:
         """
         async with _Request(agent_id, store, dependencies, bound, timeout_s, margin_s, on_busy) as request:
             agent = await request.open()
-            await agent.decide(call, decision, by=by, note=note, input=input)
+            await agent.decide(call, decision, by=by, note=note, input=input, n=n)
             return await request.finish(None)
 
     @staticmethod

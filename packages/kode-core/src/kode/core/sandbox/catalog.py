@@ -5,10 +5,10 @@ Those registered in this process, and those that installed wheels bring (``kode.
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import Any
 
 from kode.core.errors import NotBoundError, UsageError
+from kode.core.lazy import entry_points
 from kode.core.sandbox.base import Sandbox
 
 __all__ = ["SandboxFactory", "default_sandboxes"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from kode.core.clock import Clock
 from kode.core.errors import UsageError
+from kode.core.lazy import entry_points
 from kode.core.store.base import Store
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["check_durability", "local_options", "local_path", "open_store", "redact", "url_options"]
 
@@ -154,6 +157,8 @@ def local_path(parts: SplitResult) -> str:
 def _find(scheme: str) -> EntryPoint:
     claims = list(entry_points(group=GROUP, name=scheme)) if scheme else []
     if scheme in _BUILT_IN and not claims:
+        from importlib.metadata import EntryPoint
+
         return EntryPoint(scheme, _BUILT_IN[scheme], GROUP)
     # One wheel may be found twice, where the path lists its folder twice.
     wheels = sorted({"?" if claim.dist is None else claim.dist.name for claim in claims})

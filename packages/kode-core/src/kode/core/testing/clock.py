@@ -92,7 +92,8 @@ class VirtualClock:
         return (self._alarms[0][0] - self._elapsed) / 1_000_000 if self._alarms else None
 
     def _set(self, seconds: float, wake: Callable[[], object]) -> tuple[int, int, Callable[[], object]]:
-        alarm = (self._elapsed + round(seconds * 1_000_000), next(self._numbers), wake)
+        # Who waits for less than a microsecond would ask again at the same moment, for ever.
+        alarm = (self._elapsed + max(1, round(seconds * 1_000_000)), next(self._numbers), wake)
         heappush(self._alarms, alarm)
         return alarm
 

@@ -263,7 +263,7 @@ def _limits(state: State, random: Random, context: Context) -> i.LimitsChanged:
 
 def _instructed(state: State, random: Random, context: Context) -> i.Instructed:
     """Something a driver does, asked for by a person: it may as well be nonsense."""
-    kind = random.choice((i.LimitsChanged, i.TimerSet, i.TimerCancelled, i.CompactionRequested))
+    kind = random.choice((i.LimitsChanged, i.TimerSet, i.TimerCancelled, i.CompactionRequested, i.TodosSet))
     made = None if random.random() < 0.2 else _OTHERS[kind](state, random, context)
     return i.Instructed(_item(random), random.choice(_WRONG) if made is None else typing.cast(i.Instruction, made))
 
@@ -294,6 +294,7 @@ _OTHERS: dict[type, Callable[[State, Random, Context], i.Input | None]] = {
     i.DeadlineReached: _deadline,
     i.TimerSet: _timer,
     i.LimitsChanged: _limits,
+    i.TodosSet: lambda s, r, c: i.TodosSet(Json("{}")),
     i.TimerCancelled: lambda s, r, c: i.TimerCancelled(f"timer-{r.randint(1, 4)}"),
     i.SnapshotTaken: lambda s, r, c: i.SnapshotTaken(_item(r)),
     i.Reverted: lambda s, r, c: i.Reverted(s.window, s.documents[:1], "snapshot"),

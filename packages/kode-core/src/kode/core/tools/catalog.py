@@ -6,10 +6,14 @@ Those registered in this process, and those that installed wheels bring (``kode.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from kode.core.errors import NotBoundError, UsageError
+from kode.core.lazy import entry_points
 from kode.core.tools.base import Tool
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["ToolRegistry", "default_tools"]
 

@@ -23,7 +23,9 @@ MAX_BYTES = 262_144
 """Of one document: it is written again as a whole when it changes."""
 SEEN = "seen_files"
 """The kind of the one document that the built-in tools keep; it has a slot of its own."""
-RESERVED = frozenset({"template", SEEN})
+TODOS = "todos"
+"""The kind of the one document that holds the list of todos; it has a slot of its own."""
+RESERVED = frozenset({"template", SEEN, TODOS})
 """Kinds that no tool of others can write."""
 
 Key: TypeAlias = tuple[str, str]
@@ -99,6 +101,18 @@ class Documents:
         """Write what the built-in tools remember of files (``seen_files``); as ``put``, but theirs alone."""
         self._put((SEEN, ""), text)
 
+    def keep_todos(self, text: str) -> None:
+        """Write the list of todos; as ``keep``. Whoever writes it has read it, or knows its ``digest``."""
+        self._put((TODOS, ""), text)
+
+    def digest(self, kind: str, name: str = "") -> str | None:
+        """Return the digest of a document as it is now; None if there is none."""
+        key = (kind, name)
+        if key in self._pending:
+            put = self._pending[key]
+            return None if put is None else put.digest
+        return self._named().get(key)
+
     def rewrite_recipe(self, text: Json, digest: str) -> None:
         """Write the agent's recipe (``template``) with the next commit. The runtime's alone."""
         self._change(("template", ""), Version(digest, text))
@@ -134,10 +148,10 @@ class Documents:
     def _change(self, key: Key, version: Version | None) -> None:
         if version is not None:
             there = {*self._named(), *self._pending} - {gone for gone, put in self._pending.items() if put is None}
-            # The slot of what was seen is never another's: a file that was written must not fail for want of a note.
-            if key not in there and len({*there, (SEEN, ""), key}) > MAX_DOCUMENTS:
+            # A slot of the built-in tools is never another's: a file that was written must not fail for want of a note.
+            if key not in there and len({*there, (SEEN, ""), (TODOS, ""), key}) > MAX_DOCUMENTS:
                 raise UsageError(
-                    f"An agent has at most {MAX_DOCUMENTS} documents, of which two are the runtime's; "
+                    f"An agent has at most {MAX_DOCUMENTS} documents, of which three are the runtime's; "
                     f"{key[0]}/{key[1]} would be one more. Put more into each of them.",
                     code="too_many_documents",
                 )

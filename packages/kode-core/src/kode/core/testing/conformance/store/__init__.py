@@ -44,7 +44,7 @@ pytest.register_assert_rewrite(
                 "races",
                 "records",
             ),
-            *("removal", "repeat", "retention", "stats", "swap", "watch", "worker"),
+            *("removal", "repeat", "requests", "retention", "stats", "swap", "watch", "worker"),
         )
     )
 )

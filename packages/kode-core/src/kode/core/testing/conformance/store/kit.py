@@ -29,6 +29,7 @@ from kode.core.testing.conformance.store.races import RacesContract
 from kode.core.testing.conformance.store.records import RoundTripContract
 from kode.core.testing.conformance.store.removal import RemovalContract
 from kode.core.testing.conformance.store.repeat import RepeatContract
+from kode.core.testing.conformance.store.requests import RequestsContract
 from kode.core.testing.conformance.store.retention import RetentionContract
 from kode.core.testing.conformance.store.stats import StatsContract
 from kode.core.testing.conformance.store.swap import SwapContract
@@ -76,7 +77,7 @@ _LEVELS: Final[dict[Level, tuple[type[StoreCase], ...]]] = {
         *(BlobsContract, ForkContract, RemovalContract, RetentionContract, QueryContract, StatsContract),
         *(WatchContract, MetricsContract, HealthContract, ConsistencyContract, CorruptionContract, RacesContract),
     ),
-    "full": (FaultsContract, CancellationContract, ProcessesContract, KillContract),
+    "full": (FaultsContract, CancellationContract, ProcessesContract, KillContract, RequestsContract),
 }
 GROUPS: Final[dict[str, Group]] = {
     contract.group: Group(contract, level) for level, contracts in _LEVELS.items() for contract in contracts
@@ -122,6 +123,7 @@ class StoreConformance(
     CancellationContract,
     ProcessesContract,
     KillContract,
+    RequestsContract,
     GivenCase,
 ):
     """All of it."""

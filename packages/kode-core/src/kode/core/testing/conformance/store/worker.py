@@ -232,13 +232,13 @@ TASKS: dict[str, Callable[..., Awaitable[None]]] = {
 }
 
 
-async def work(told: Connection, place: Place, task: str, *arguments: Any) -> None:
+async def work(told: Connection, place: Place, task: str | Callable[..., Awaitable[None]], *arguments: Any) -> None:
     """Open the store, wait for the word, and do the task."""
     async with place() as store:
         await store.exists("agent")
         told.send(_READY)
         told.recv()
-        await TASKS[task](store, told, *arguments)
+        await (TASKS[task] if isinstance(task, str) else task)(store, told, *arguments)
 
 
 def _work(told: Connection, place: Place, *job: Any) -> None:

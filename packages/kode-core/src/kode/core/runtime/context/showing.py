@@ -1,0 +1,134 @@
+"""The window as a model is shown it: old media as a line of text, giant messages as their head and tail.
+
+The history stays as it is. What a provider signed, and reasoning, is never touched.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from kode.core.kernel.message import (
+    BlobBlock,
+    Block,
+    Json,
+    MediaBlock,
+    Message,
+    ResultContent,
+    TextBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+from kode.core.kernel.window import Window
+from kode.core.runtime.context.estimate import Size, size_of, text_tokens
+from kode.core.runtime.context.shorten import shorten
+
+__all__ = ["Showing", "marker"]
+
+
+@dataclass(slots=True)
+class Showing:
+    """Measures each message once, and remembers the few that cannot be shown as they are."""
+
+    keep_media: int
+    max_message: int
+    """Tokens."""
+    sizes: dict[int, Size] = field(default_factory=dict)
+    """By sequence number: of the text that is shown."""
+    _special: list[int] = field(default_factory=list)
+    """Messages with media, or too long; rising."""
+    _made: dict[int, tuple[int, Message]] = field(default_factory=dict)
+    """How they were shown, and with how many media blocks."""
+    _scanned: tuple[Window, int] | None = None
+    """The window measured last, and up to which message."""
+
+    def measure(self, window: Window, messages: Sequence[Message]) -> None:
+        """Look at what is new in a window."""
+        known = self._scanned[1] if self._scanned is not None and self._scanned[0] == window else -1
+        if known < 0:
+            seqs = {message.seq for message in messages}
+            self.sizes = {seq: size for seq, size in self.sizes.items() if seq in seqs}
+            self._made = {seq: made for seq, made in self._made.items() if seq in seqs}
+            self._special = [seq for seq in self._special if seq in seqs]
+        for message in reversed(messages):
+            if message.seq <= known and message.seq in self.sizes:
+                break
+            if message.seq not in self.sizes:
+                self._take(message)
+        self._special.sort()
+        self._scanned = (window, messages[-1].seq if messages else -1)
+
+    def _take(self, message: Message) -> None:
+        size = size_of(message.blocks)
+        if size.text > self.max_message or size.media:
+            self._special.append(message.seq)
+        self.sizes[message.seq] = Size(min(size.text, self.max_message), size.media)
+
+    def shown(self, messages: list[Message]) -> list[Message]:
+        """The messages as a model gets them; those that need no change are the same objects."""
+        if not self._special:
+            return messages
+        shown = list(messages)
+        left = self.keep_media
+        for seq in reversed(self._special):
+            at = bisect_left(messages, seq, key=lambda message: message.seq)
+            media = self.sizes[seq].media
+            keep = min(left, media)
+            left -= keep
+            shown[at] = self._fit(messages[at], keep)
+        return shown
+
+    def _fit(self, message: Message, keep: int) -> Message:
+        """One message with its newest ``keep`` media blocks, within the bound."""
+        found = self._made.get(message.seq)
+        if found is None or found[0] != keep:
+            hide = self.sizes[message.seq].media - keep
+            blocks = _hidden(message.blocks, hide)[0] if hide else message.blocks
+            size = size_of(blocks).text
+            if size > self.max_message:
+                blocks = tuple(_bounded(block, self.max_message, size) for block in blocks)
+            found = self._made[message.seq] = (keep, replace(message, blocks=blocks))
+        return found[1]
+
+
+def _hidden(blocks: Sequence[Block], hide: int) -> tuple[tuple[Block, ...], int]:
+    """Blocks with the first ``hide`` media blocks as text, and how many are still to be hidden."""
+    made: list[Block] = []
+    for block in blocks:
+        if isinstance(block, ToolResultBlock):
+            content, hide = _hidden(block.content, hide)
+            kept: tuple[ResultContent, ...] = tuple(b for b in content if isinstance(b, ResultContent))
+            made.append(replace(block, content=kept))
+        elif hide and _is_media(block):
+            made.append(TextBlock(marker(block)))
+            hide -= 1
+        else:
+            made.append(block)
+    return tuple(made), hide
+
+
+def _is_media(block: Block) -> bool:
+    return isinstance(block, MediaBlock) or (isinstance(block, BlobBlock) and not block.media_type.startswith("text/"))
+
+
+def marker(block: Block) -> str:
+    """The line that stands for media."""
+    said = [getattr(block, name, None) for name in ("name", "media_type", "url", "file_id")]
+    kind = "image" if block.type == "blob" else block.type
+    named = ", ".join(shorten(str(one), 40) for one in said if one)
+    return f"[{kind}{': ' + named if named else ''}; not shown any more]"
+
+
+def _bounded(block: Block, allowed: int, size: int) -> Block:
+    """One block of a message of ``size`` tokens that may have ``allowed``: each keeps its share."""
+    if isinstance(block, TextBlock) and block.opaque is None:
+        return TextBlock(shorten(block.text, text_tokens(block.text) * allowed // size))
+    if isinstance(block, ToolResultBlock):
+        content = [_bounded(one, allowed, size) for one in block.content]
+        return replace(block, content=tuple(one for one in content if isinstance(one, ResultContent)))
+    if isinstance(block, ToolUseBlock) and block.opaque is None and len(block.input) > 1_000:
+        text = shorten(block.input, text_tokens(block.input) * allowed // size)
+        return block if text == block.input else replace(block, input=Json(json.dumps({"not shown whole": text})))
+    return block
