@@ -16,6 +16,7 @@ from kode.core.kernel.inputs import (
     InterruptRequested,
     PlannedCall,
     TimePassed,
+    ToolFinished,
     ToolSuspended,
 )
 from kode.core.kernel.machine import next_due, wake_at
@@ -243,6 +244,27 @@ def test_allowed(play: Any) -> None:
     assert (answered.state, answered.by, answered.note, answered.at) == ("approved", "Ann", "fine", play.at)
     assert play.types(got)[0] == "permission_decided"
     assert [a.status for a in play.call().audit] == ["PENDING", "APPROVAL_REQUIRED", "APPROVED", "EXECUTING"]
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ({"by": "Ann"}, ()),
+        ({"note": "Once."}, ("Approved by someone: Once.",)),
+        ({"by": "Ann", "input": "{}"}, ("Approved by Ann, with other arguments than you gave: {}.",)),
+        (
+            {"note": "Go", "input": f'{{"n":{"9" * 2_000}}}'},
+            (f'Approved by someone, with other arguments than you gave: {{"n":{"9" * 995}…: Go.',),
+        ),
+    ],
+)
+def test_what_an_approver_said_stands_behind_the_result(play: Any, said: dict[str, Any], heard: Any) -> None:
+    (call,) = play.acting(ASK)
+    play.feed(decided(call, plan=WRITE, **said))
+    play.feed(ToolFinished(call.id, TEXT))
+    (block,) = play.history[-1].blocks
+    assert block.content == (*TEXT, *map(TextBlock, heard))
+    assert play.records[call.id].approvals[0].by == said.get("by")
 
 
 def test_an_allowed_call_may_have_to_wait_for_a_slot(play: Any) -> None:

@@ -221,6 +221,7 @@ async def test_a_request_that_comes_twice_runs_once(lab: Any) -> None:
     ]
     assert results == [results[0]] * 3
     assert len(lab.provider.requests) == 1
+    assert (await lab.store.load("a")).footing.lease.columns["fence"] == 1, "who only asks again takes no lease"
     with pytest.raises(DuplicateIdError):
         await StatelessAgent.run("a", "other", request_id="r", dependencies=deps)
 
@@ -675,20 +676,52 @@ async def test_an_item_that_comes_between_load_and_lease_is_taken(lab: Any) -> N
     ]
 
 
-async def test_a_lease_is_not_taken_on_what_is_not_so_any_more(lab: Any) -> None:
-    """Another request ran between load and lease: the agent is loaded again."""
+@pytest.mark.parametrize("by", ["a request", "a commit without a lease"])
+async def test_a_lease_is_not_taken_on_what_is_not_so_any_more(lab: Any, by: str) -> None:
+    """Somebody wrote between load and lease: the agent is loaded again."""
     await StatelessAgent.run("a", "one", template_id=PLAIN, dependencies=lab.deps(echo))
 
     class Overtaken(WrappedStore):
-        async def acquire_on(self, *args: Any) -> Any:
-            await StatelessAgent.run("a", "overtakes", dependencies=lab.deps(echo))
-            found = await super().acquire_on(*args)
+        async def acquire_on(self, footing: Any, holder: str, ttl_s: float) -> Any:
+            if by == "a request":
+                await StatelessAgent.run("a", "overtakes", dependencies=lab.deps(echo))
+            else:
+                await lab.store.append_message("a", "user", "overtakes")
+            found = await super().acquire_on(footing, holder, ttl_s)
             assert found is None
             return found
 
-    result = await StatelessAgent.run(
-        "a", "two", request_id="r", dependencies=lab.deps(echo, store=Overtaken(lab.store))
-    )
-    assert result.ok
+    assert (await StatelessAgent.run("a", "two", dependencies=lab.deps(echo, store=Overtaken(lab.store)))).ok
     said = [text for text in await lab.texts() if text.startswith("user")]
     assert sorted(said) == ["user: one", "user: overtakes", "user: two"]
+
+
+async def test_what_waits_is_known_before_anything_is_started_again(lab: Any) -> None:
+    """Also where the store does not look at the inbox while it gives the lease."""
+    deps = lab.deps([say("late", delay_s=1_000.0), say("never")])
+    await in_time(lab, lambda: StatelessAgent.run("a", "go", template_id=PLAIN, timeout_s=5, dependencies=deps))
+
+    class Blind(WrappedStore):
+        async def acquire_on(self, footing: Any, holder: str, ttl_s: float) -> Any:
+            await (await Agent.open("a", lab.deps(()))).interrupt("enough")
+            return await super().acquire_on(footing, holder, ttl_s)
+
+        async def apply_and_look(self, *args: Any, **look: Any) -> Any:
+            return (await super().apply_and_look(*args, **look))[0], []
+
+    deps = lab.deps([say("never")], store=Blind(lab.store))
+    result, _ = await in_time(lab, lambda: StatelessAgent.continue_("a", dependencies=deps))
+    assert (result.status, result.text) == ("interrupted", "")
+
+
+async def test_of_two_that_make_an_agent_one_does(lab: Any) -> None:
+    class Raced(WrappedStore):
+        async def load(self, agent_id: str, **options: Any) -> Any:
+            found = await super().load(agent_id, **options)
+            if found is None:
+                await StatelessAgent.run("a", "first", template_id=PLAIN, dependencies=lab.deps(echo))
+            return found
+
+    deps = lab.deps(echo, store=Raced(lab.store))
+    result = await StatelessAgent.run("a", "second", template_id=PLAIN, dependencies=deps)
+    assert (result.text, result.run) == ("re second", 2)

@@ -23,6 +23,7 @@ from kode.core.provider.script import Gate, Turn, call, calls, delay, fail, last
 from kode.core.runtime.agent import Agent
 from kode.core.runtime.pool import AgentPool
 from kode.core.runtime.sending import enqueue
+from kode.core.runtime.stateless import StatelessAgent
 from kode.core.template import AgentTemplate
 from kode.core.tools.base import Suspended, Tool, ToolContext
 from kode.core.tools.builtin import task_run
@@ -197,8 +198,10 @@ async def test_several_work_side_by_side(lab: Any) -> None:
 
 async def test_a_sub_agent_may_have_its_own(lab: Any) -> None:
     def deeper(request: ModelRequest) -> Turn:
-        depth = int(last_text(request)) if not results(request) else 0
-        return say(f"({results(request)[0]})") if results(request) else calls(task(str(depth + 1)))
+        if results(request):
+            return say(f"({results(request)[0]})")
+        depth = int(last_text(request))
+        return calls(task(str(depth + 1))) if depth < 6 else say("too deep")
 
     helper = template("helper", tools=("task_run",), subagents=("helper",), limits=Limits(max_subagent_depth=90))
     home = Home(lab, by_role(boss=asks(task("1")), helper=deeper), helper)
@@ -422,6 +425,69 @@ async def test_two_pools_drive_both_sides(lab: Any) -> None:
     assert len(home.more["services"]["written"]) == 1
 
 
+async def test_a_caller_and_a_pool_side_by_side(lab: Any) -> None:
+    home = Home(lab, by_role(boss=asks(task("one"), task("two")), helper=lambda r: delay(0.5, echo(r))))
+    parent = await home.parent()
+    async with AgentPool(home.process()) as pool, anyio.create_task_group() as tasks:
+        inside = lab.later(tasks, lambda: pool.run("a", "go"))
+        result = await lab.pass_until(inside, 0.1, 200)
+        outside = lab.later(tasks, lambda: parent.run("again"))
+        again = await lab.pass_until(outside, 0.1, 200)
+    assert (result.text, again.text) == ("did one | did two", "did one | did two")
+    assert len(await everyone(lab)) == 5
+
+
+async def test_requests_without_a_pool_drive_sub_agents_too(lab: Any) -> None:
+    home = asked(lab)
+    boss = template("boss", model="m", tools=("task_run",), subagents=("helper",))
+    paused = await StatelessAgent.run("s", "go", template_id=boss, dependencies=home.deps, request_id="r")
+    assert paused.status == "paused"
+    (id,) = paused.children.values()
+    child = await StatelessAgent.continue_(id, dependencies=home.process())
+    decided = await StatelessAgent.decide(id, child.pending[0], "allow", dependencies=home.process())
+    assert (decided.status, decided.text) == ("ok", "written")
+    result = await StatelessAgent.run("s", "go", template_id=boss, dependencies=home.process(), request_id="r")
+    assert (result.status, result.text) == ("ok", "written")
+
+
+async def test_a_stream_ends_with_the_run_of_the_parent(lab: Any) -> None:
+    home = Home(lab, by_role(boss=asks(task()), helper=echo))
+    parent = await home.parent()
+    async with parent.stream("go", kinds=["done", "tool_suspended"]) as events:
+        seen = [(envelope.agent_id, envelope.type) async for envelope in events]
+    assert seen == [("a", "tool_suspended"), ("a", "done")]
+    assert events.result is not None
+    assert events.result.text == "did work"
+
+
+async def test_closing_the_handle_rests_the_sub_agents(lab: Any) -> None:
+    gate = Gate()
+    home = Home(lab, by_role(boss=asks(task()), helper=lambda _: Turn(say("late").blocks, gate=gate)))
+    parent = await home.parent()
+    async with anyio.create_task_group() as tasks:
+        running = lab.later(tasks, lambda: parent.run("go"))
+        await gate.reached()
+        assert parent.driving
+        await parent.close()
+        result = await lab.pass_until(running, 0.2, 100)
+    assert (result.status, list(result.children)) == ("paused", ["1.1.1"])
+    gate.release()
+    assert (await (await Agent.open("a", home.process())).complete()).text == "late"
+
+
+async def test_a_cancelled_caller_leaves_all_resumable(lab: Any) -> None:
+    gate = Gate()
+    home = Home(lab, by_role(boss=asks(task()), helper=lambda _: Turn(say("late").blocks, gate=gate)))
+    parent = await home.parent()
+    async with anyio.create_task_group() as tasks:
+        running = lab.later(tasks, lambda: parent.run("go"))
+        await gate.reached()
+        await running.cancel()
+    gate.release()
+    assert not parent.driving
+    assert (await parent.complete()).text == "late"
+
+
 async def test_the_deadline_leaves_both_resumable(lab: Any) -> None:
     home = Home(lab, by_role(boss=asks(task()), helper=lambda _: delay(60.0, say("late"))))
     parent = await home.parent()
@@ -494,9 +560,13 @@ async def test_an_answer_before_the_suspension_is_committed(lab: Any) -> None:
         assert context.subagents is not None
         suspended = await context.subagents.start("helper", "work")
         child = await Agent.open(str(suspended.child), home.deps)
-        assert (await child.complete()).text == "did work"
-        assert await context.subagents.start("helper", "work") == suspended  # again: nothing new
+        with anyio.CancelScope(shield=True):  # the answer closes the call, which stops this one
+            assert (await child.complete()).text == "did work"
+            await lab.clock.advance(1.0)
+            again.append(await context.subagents.start("helper", "work") == suspended)
         return suspended
+
+    again: list[bool] = []
 
     # An inbox that forgets at once stands for one that was left alone for more than a week.
     helper = template("helper", limits=Limits(dedupe_for_s=0))
@@ -506,13 +576,15 @@ async def test_an_answer_before_the_suspension_is_committed(lab: Any) -> None:
     assert (result.status, result.text) == ("ok", "did work")
     assert (await lab.store.load(f"{parent.uid}/1.1.1")).inbox == ()
     child = await home.child(parent)
-    assert (child.next_run, child.effects) == (2, ())
+    assert (child.next_run, child.effects, again) == (2, (), [True])
 
 
-async def test_a_forged_id_is_not_taken_over(lab: Any) -> None:
+@pytest.mark.parametrize("forged", [None, Parent("a", "another", "1.1.1"), Parent("a", "uid-1-1", "1.1.2")])
+async def test_a_forged_id_is_not_taken_over(lab: Any, forged: Parent | None) -> None:
     home = Home(lab, by_role(boss=asks(task()), helper=echo))
     parent = await home.parent()
-    await home.parent(f"{parent.uid}/1.1.1")
+    assert parent.uid == "uid-1-1"
+    await Agent.create(AgentConfig(template("x", model="m"), agent_id=f"{parent.uid}/1.1.1", parent=forged), home.deps)
     assert json.loads((await parent.run("go")).text)["code"] == "id_taken"
 
 

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from tests.e2e.stateless.world import TEMPLATE, dependencies, open_store
 
+from kode.core.config import Dependencies
 from kode.core.runtime.stateless import StatelessAgent
 
 
@@ -29,7 +30,7 @@ async def deliver(kind: str, folder: Path, name: str, agents: int, requests: int
                 tasks.start_soon(serve, deps, one, agents, requests)
 
 
-async def serve(deps: object, one: int, agents: int, requests: int) -> None:
+async def serve(deps: Dependencies, one: int, agents: int, requests: int) -> None:
     for n in range(one, requests, agents):
         result = await StatelessAgent.run(
             f"a{one}", f"once {n}", template_id=TEMPLATE, request_id=f"r{n}", dependencies=deps, timeout_s=60.0
@@ -46,6 +47,6 @@ async def stand(kind: str, folder: Path, request_id: str) -> None:
 if __name__ == "__main__":
     mode, kind, place, who, *rest = sys.argv[1:]
     if mode == "deliver":
-        anyio.run(deliver, kind, Path(place), who, *map(int, rest))
+        anyio.run(deliver, kind, Path(place), who, int(rest[0]), int(rest[1]))
     else:
         anyio.run(stand, kind, Path(place), who)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import time
@@ -107,6 +108,7 @@ async def served(id: str, known: bool, timeout_s: float, deps: Dependencies) -> 
 @pytest.mark.parametrize("kind", ["sqlite", "json"])
 async def test_at_random_points_of_real_time(kind: str, tmp_path: Path) -> None:
     chance, late, rested = random.Random(7), [], 0
+    files, tasks_before = open_files(), len(asyncio.all_tasks())
     async with open_store(kind, tmp_path) as store:
         deps = dependencies(store, tmp_path, slow_s=0.04)
         limit = anyio.CapacityLimiter(4)
@@ -136,3 +138,10 @@ async def test_at_random_points_of_real_time(kind: str, tmp_path: Path) -> None:
     )
     assert rested > MANY / 4
     assert late[-1] < 2.0, "a request hung"
+    assert (open_files(), len(asyncio.all_tasks())) == (files, tasks_before), "something was left open"
+
+
+def open_files() -> int:
+    """Count those of this process, where the system tells."""
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.exists() else 0

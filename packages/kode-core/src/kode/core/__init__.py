@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kode.core.errors import KodeError
     from kode.core.event.base import Envelope
     from kode.core.hook.base import Hooks
+    from kode.core.kernel.context import ContextPolicy
     from kode.core.kernel.limits import Limits
     from kode.core.kernel.message import MediaBlock, TextBlock, Usage
     from kode.core.kernel.permission import PermissionPolicy, Rule
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from kode.core.runtime.agent import Agent
     from kode.core.runtime.pool import AgentPool
     from kode.core.runtime.result import RunResult
+    from kode.core.runtime.schedule import Scheduler
     from kode.core.runtime.sending import decide
     from kode.core.runtime.stateless import StatelessAgent
     from kode.core.sandbox.local import LocalSandbox
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from kode.core.template import AgentTemplate, templates
     from kode.core.tools.base import Tool, ToolContext, ToolError
     from kode.core.tools.define import tool
+    from kode.core.tools.todos import Todo
 
 __version__ = "0.1.0"
 
@@ -45,6 +48,7 @@ __getattr__, __dir__ = exports(
         "AgentPool": "runtime.pool",
         "AgentTemplate": "template",
         "Checkpointer": "checkpoint",
+        "ContextPolicy": "kernel.context",
         "Dependencies": "config",
         "Envelope": "event.base",
         "FileCheckpointer": "checkpoint",
@@ -61,10 +65,12 @@ __getattr__, __dir__ = exports(
         "Plugin": "plugin",
         "Rule": "kernel.permission",
         "RunResult": "runtime.result",
+        "Scheduler": "runtime.schedule",
         "ScriptedProvider": "provider.scripted",
         "SqliteStore": "store.sqlite",
         "StatelessAgent": "runtime.stateless",
         "TextBlock": "kernel.message",
+        "Todo": "tools.todos",
         "Tool": "tools.base",
         "ToolContext": "tools.base",
         "ToolError": "tools.base",
@@ -82,6 +88,7 @@ __all__ = [
     "AgentPool",
     "AgentTemplate",
     "Checkpointer",
+    "ContextPolicy",
     "Dependencies",
     "Envelope",
     "FileCheckpointer",
@@ -98,10 +105,12 @@ __all__ = [
     "Plugin",
     "Rule",
     "RunResult",
+    "Scheduler",
     "ScriptedProvider",
     "SqliteStore",
     "StatelessAgent",
     "TextBlock",
+    "Todo",
     "Tool",
     "ToolContext",
     "ToolError",

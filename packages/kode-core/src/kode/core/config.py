@@ -14,6 +14,7 @@ import anyio
 
 from kode.core.clock import Clock, RealClock
 from kode.core.errors import NotBoundError, UsageError
+from kode.core.kernel.context import ContextPolicy
 from kode.core.kernel.limits import Limits, narrower
 from kode.core.kernel.message import Json
 from kode.core.kernel.permission import MODES, PermissionPolicy
@@ -112,6 +113,8 @@ class AgentConfig:
     sandbox_options: Json | None = None
     tenant: str | None = None
     metadata: Json | None = None
+    context: ContextPolicy | None = None
+    """How much of its history the model is shown."""
     parent: Parent | None = None
     expires_in_s: float | None = None
     """Seconds after its creation from which on `store.expire` erases it; None: it is kept. `store.set_expiry` changes
@@ -129,6 +132,7 @@ class AgentConfig:
             sandbox=self.sandbox,
             sandbox_options=self.sandbox_options,
             metadata=self.metadata,
+            context=self.context,
         )
         if self.limits is not None:
             changed = changed.changed(limits=narrower(changed.limits, self.limits))

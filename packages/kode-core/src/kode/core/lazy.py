@@ -32,8 +32,9 @@ def exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any
     return find, lambda: sorted(homes)
 
 
-def entry_points(**wanted: str) -> EntryPoints:
+def entry_points(*, group: str, name: str | None = None) -> EntryPoints:
     """Look through what installed wheels bring; reading about wheels is costly and imported when first asked for."""
     from importlib import metadata
 
-    return metadata.entry_points(**wanted)
+    found = metadata.entry_points(group=group)
+    return found if name is None else found.select(name=name)

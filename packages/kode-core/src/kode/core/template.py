@@ -53,6 +53,8 @@ class AgentTemplate:
     """Templates its tasks may use."""
     expose_thinking: bool = False
     retain_thinking: bool = True
+    remind_todos_every: int | None = 10
+    """Steps without a change of its todos after which the model is reminded of those that are open; None: never."""
     max_output_tokens: int | None = None
     temperature: float | None = None
     output_schema: Json | None = None
@@ -70,6 +72,12 @@ class AgentTemplate:
                 raise UsageError(
                     f"AgentTemplate.{name} is {getattr(self, name)!r}; give a text.", code="bad_template", field=name
                 )
+        every = self.remind_todos_every
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or not 1 <= every < 2**31):
+            raise UsageError(
+                f"AgentTemplate.remind_todos_every is {every!r}; give a whole number from 1, or None.",
+                code="bad_template",
+            )
         for name in ("tools", "hooks", "plugins", "subagents"):
             value = getattr(self, name)
             if isinstance(value, str) or not all(isinstance(one, str) for one in value):

@@ -91,6 +91,8 @@ def _tree(state: State, events: Iterable[Event], utf8: bool, store: str) -> Tree
         if call.approval is not None:
             decide = command("decide", state.agent_id, call.id, "allow", store=store)
             root.add(Text(f"waits for a decision: {called(call)}  ({decide})", "yellow"))
+        elif call.status is CallStatus.WAITING and call.wait is not None and call.wait.child is not None:
+            root.add(Text(f"waits for sub-agent {inline(call.wait.child)}", "yellow"))
     return root
 
 
@@ -183,6 +185,7 @@ def _call(call: Call) -> dict[str, Any]:
         "finished_at": call.finished_at,
         "attempts": len(call.attempts),
         "recovery": call.plan.recovery,
+        "child": None if call.wait is None else call.wait.child,
         "is_error": call.is_error,
         "sealed": call.seal_reason if call.status is CallStatus.SEALED else None,
         "approvals": [

@@ -158,6 +158,8 @@ def revert(draft: Draft, got: Reverted) -> None:
     draft.window = got.window
     draft.documents = got.documents
     draft.tokens = got.tokens
+    # It quotes the list of todos that was: there may be another one now. The next change of the list sets it again.
+    draft.timers = tuple(t for t in draft.timers if t.id != TODO_TIMER)
     draft.note("agent_reverted", to=got.to)
 
 

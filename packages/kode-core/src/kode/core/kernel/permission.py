@@ -44,15 +44,11 @@ class Rule:
     """Names of arguments and what must be found in them; a dict will do."""
 
     def __post_init__(self) -> None:
-        given: Any = self.arguments
-        try:
-            pairs = tuple((name, pattern) for name, pattern in (given.items() if isinstance(given, dict) else given))
-        except (TypeError, ValueError):
-            pairs = ((given, ""),)
-        if not self.tool or not all(isinstance(one, str) for one in (self.tool, *(text for p in pairs for text in p))):
+        pairs = _pairs(self.arguments)
+        if not isinstance(self.tool, str) or not self.tool or pairs is None:
             raise UsageError(
-                f"Rule({self.tool!r}, {given!r}) is none; give the name of a tool, and pairs of an argument's name and "
-                "a pattern.",
+                f"Rule({self.tool!r}, {self.arguments!r}) is none; give the name of a tool, and pairs of an argument's "
+                "name and a pattern.",
                 code="bad_rule",
             )
         object.__setattr__(self, "arguments", pairs)
@@ -70,6 +66,16 @@ class Rule:
         return fnmatchcase(tool, self.tool) and all(
             name in arguments and _found(pattern, arguments[name], unsearched) for name, pattern in self.arguments
         )
+
+
+def _pairs(given: Any) -> tuple[tuple[str, str], ...] | None:
+    """What was given as pairs of texts; None: it is something else."""
+    pairs = list(given.items()) if isinstance(given, dict) else given
+    if not isinstance(pairs, list | tuple) or any(not isinstance(pair, list | tuple) for pair in pairs):
+        return None
+    if any(len(pair) != 2 or not all(isinstance(text, str) for text in pair) for pair in pairs):
+        return None
+    return tuple((name, pattern) for name, pattern in pairs)
 
 
 def _found(pattern: str, value: Any, unsearched: bool) -> bool:

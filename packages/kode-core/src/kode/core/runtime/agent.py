@@ -18,16 +18,26 @@ from kode.core.event.base import Position
 from kode.core.event.family import FamilySubscription
 from kode.core.event.hub import Hub, Subscription, switchboard
 from kode.core.kernel.events import Channel
-from kode.core.kernel.inputs import InboxInput, Instructed, InterruptRequested, LimitsChanged, SnapshotTaken
+from kode.core.kernel.inputs import (
+    CompactionRequested,
+    InboxInput,
+    Instructed,
+    InterruptRequested,
+    LimitsChanged,
+    SnapshotTaken,
+)
 from kode.core.kernel.limits import Limits, narrower
 from kode.core.kernel.message import Json
 from kode.core.kernel.state import State
+from kode.core.kernel.window import Compaction
 from kode.core.kernel.words import ResumeStrategy
 from kode.core.runtime.binding import Binding, bind
 from kode.core.runtime.birth import create_agent, given, read_template, recipe_digest
+from kode.core.runtime.context.reverting import compactions_of, revert
 from kode.core.runtime.driver import Drive, Driver
 from kode.core.runtime.family import Family, drive_family, told_of
 from kode.core.runtime.once import apply_once
+from kode.core.runtime.planning import Planning
 from kode.core.runtime.resident import Resident
 from kode.core.runtime.result import RunResult, last_stored, queued, result_of, stored_for
 from kode.core.runtime.sending import Content, Sent, check_text, decide, enqueue, message_of, whole_number
@@ -39,7 +49,7 @@ from kode.core.template import AgentTemplate
 __all__ = ["Agent", "AgentView", "Content", "Sent"]
 
 
-class Agent:
+class Agent(Planning):
     """A durable agent, by its id.
 
     Make one with ``create``, ``open``, ``resume`` or ``resume_or_create``; ``async with agent:`` closes its sandbox.

@@ -97,6 +97,8 @@ _ANY = Limits()
 
 def _bind(template: AgentTemplate, deps: Dependencies) -> Binding:
     provider = deps.provider_named(template.model)
+    if template.context.model is not None:
+        deps.provider_named(template.context.model)
     registry = deps.tool_registry()
     names = registry.names() if template.tools == ("*",) else template.tools
     tools = {name: registry.get(name) for name in names}

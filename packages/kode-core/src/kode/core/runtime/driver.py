@@ -18,6 +18,7 @@ from kode.core.errors import (
     FencedError,
     KodeError,
     LeaseLostError,
+    NotBoundError,
     NotFoundError,
     SchemaTooNewError,
     StoreUnavailableError,
@@ -44,7 +45,10 @@ __all__ = ["Drive", "Driver"]
 
 _log = logging.getLogger("kode")
 
-_NO_BREAKDOWN = (StoreUnavailableError, SchemaTooNewError, NotFoundError, ConflictError, FencedError, LeaseLostError)
+_NO_BREAKDOWN = (
+    *(StoreUnavailableError, SchemaTooNewError, NotBoundError),
+    *(NotFoundError, ConflictError, FencedError, LeaseLostError),
+)
 """What another process, or a newer one, may do better."""
 
 

@@ -85,6 +85,8 @@ class Family:
         self.wait = wait
         self._running: dict[str, Agent | None] = {}
         self._rested: set[str] = set()
+        self._answered: set[str] = set()
+        """Those that came to an end."""
         self._late = False
         """The time was over for one of them."""
         self._stopped = False
@@ -113,6 +115,9 @@ class Family:
                 drive = await self._drive(drive)
             elif self._running:
                 await self._pause()
+            elif self._answered & {wait.child for wait in drive.children.values()}:
+                self._answered.clear()
+                drive = await self._drive(drive)  # somebody else took the answer, and may be at work with it
             elif self._failure is not None:
                 raise self._failure
             else:
@@ -148,7 +153,8 @@ class Family:
             await self._pause()  # somebody else drives it; its sub-agents are still ours
             return before
         self._rested -= drive.interrupted
-        drive.runs = {**before.runs, **drive.runs}
+        # What rested may have been ended by somebody else since; then the store has the newer word.
+        drive.runs = {**{n: run for n, run in before.runs.items() if run.status != "paused"}, **drive.runs}
         drive.answers = {**before.answers, **drive.answers}
         drive.taken = {**before.taken, **drive.taken}
         return drive
@@ -183,6 +189,8 @@ class Family:
             self._running[id] = child
             if not self._stopped:
                 result = await child.go_on(until=self.until, margin_s=self.margin_s, wait=self.wait)
+                if result.status not in ("paused", "deadline", "queued"):
+                    self._answered.add(id)
                 self._late = self._late or result.status in ("deadline", "queued")
         finally:
             with anyio.CancelScope(shield=True):

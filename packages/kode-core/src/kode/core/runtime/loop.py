@@ -31,7 +31,8 @@ from kode.core.kernel.inputs import (
     ModelReplied,
     Noted,
     SandboxBound,
-    TimePassed,
+    TimerSet,
+    TodosSet,
     ToolFinished,
     ToolSuspended,
 )
@@ -45,6 +46,8 @@ from kode.core.runtime.effects import Worker
 from kode.core.runtime.lease import Holding
 from kode.core.runtime.plan import plan_input
 from kode.core.runtime.resident import Resident
+from kode.core.runtime.schedule import take_timer, time_passed
+from kode.core.runtime.todos import take_todos, told
 from kode.core.store.contract import Commit, Committed, Item
 from kode.core.store.records import item_input
 from kode.core.template import encode_template
@@ -190,8 +193,9 @@ class Loop:
         due = next_due(self.resident.state)
         # Behind the inbox: what was answered in time is not late because nobody looked. A timer may be due at the
         # boundary that this very batch reaches.
-        if self.resident.state.timers or (due is not None and due <= self.holding.now()):
-            inputs.append(TimePassed())
+        timers = self.resident.state.timers or any(isinstance(input, Instructed) for input in offers)
+        if timers or (due is not None and due <= self.holding.now()):
+            inputs.append(time_passed(self.resident.state, offers, self.holding.now()))
         return inputs
 
     def _offers(self) -> list[Input]:
@@ -219,6 +223,10 @@ class Loop:
                 return replace(input, plan=plan_input(self.binding, call.tool, input.input))
         if isinstance(input, Instructed) and isinstance(input.what, LimitsChanged):
             return self._change_limits(input, input.what.limits)
+        if isinstance(input, Instructed) and isinstance(input.what, TodosSet):
+            return take_todos(self.worker.documents, input, input.what)
+        if isinstance(input, Instructed) and isinstance(input.what, TimerSet):
+            return take_timer(input, input.what, self.holding.now())
         return input
 
     def _change_limits(self, input: Instructed, text: Json) -> Input:
@@ -259,7 +267,8 @@ class Loop:
         cut, full = await self.worker.context.look(inputs)
         context = Context(self.holding.now(), self.holding.lease.fence, self.driver.limits, used, cut, full)
         changes = self.worker.documents.pending()
-        transition = advance(before, [*inputs, *self._sandbox(), *said(changes)], context, hold=hold)
+        changed = [*said(changes), *told(changes, before, self.binding.template)]
+        transition = advance(before, [*inputs, *self._sandbox(), *changed], context, hold=hold)
         state = transition.state
         idle = not state.effects and state.status is not Status.WORKING
         answered = any(isinstance(input, _ANSWERS) for input in inputs)

@@ -246,7 +246,7 @@ def _timer(state: State, random: Random, context: Context) -> i.TimerSet:
     )
 
 
-def _compaction(state: State, random: Random, context: Context) -> i.Input | None:
+def _compaction(state: State, random: Random, context: Context) -> i.CompactionRequested | None:
     start = state.window.start
     if start >= state.next_seq or any(e.kind == "CompactHistory" for e in state.effects):
         return None
@@ -353,6 +353,7 @@ class Journey:
         crashed = draw.random() < (0.15 if self.state.parked is None else 0.7)
         self.fence += crashed
         context = Context(self.at, self.fence, self.limits, draw.choice((0, 1000)))
+        context = replace(context, cut=_compaction(self.state, draw, context), full=draw.random() < 0.1)
         if crashed and draw.random() < 0.8 and (resumed := _resumed(self.state, draw, context)) is not None:
             batch = [resumed, *self.inbox]
             self.rows["Resumed", self.state.phase] += 1

@@ -62,7 +62,7 @@ class TodoList:
 
 def counted(todos: TodoList) -> dict[str, int]:
     """Count the items of each status."""
-    found = Counter(todo.status for todo in todos.items)
+    found = Counter[str](todo.status for todo in todos.items)
     return {status: found[status] for status in STATUSES}
 
 
@@ -174,7 +174,7 @@ def read_todos(text: Json | None) -> TodoList:
         return TodoList(tuple(Todo(**row) for row in rows), found.get("by", "model"), jsontext.digest(text))
     except (UsageError, TypeError, KeyError, AttributeError, ValueError) as error:
         raise RecordCorruptError(
-            f"The stored todos cannot be read ({type(error).__name__}); they were left as they are.",
+            f"The stored todos cannot be read ({type(error).__name__}); they are left as they are.",
             kind="document",
             raw=text.encode(),
         ) from None

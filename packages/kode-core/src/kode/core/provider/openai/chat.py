@@ -7,23 +7,22 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from types import TracebackType
 from urllib.parse import urlsplit
 
 from kode.core.clock import Clock
-from kode.core.errors import NotBoundError, ProviderError, UsageError
-from kode.core.provider.base import Capabilities, Chunk, ModelRequest, Prices
+from kode.core.errors import NotBoundError, UsageError
+from kode.core.provider.base import Capabilities, ModelRequest, Prices
 from kode.core.provider.failure import provider_error
 from kode.core.provider.openai.chat_reply import ChatReply
 from kode.core.provider.openai.chat_request import Dialect, dialect_of, request_body
+from kode.core.provider.wire.address import base_url as in_one_form
 from kode.core.provider.wire.credentials import Secrets
 from kode.core.provider.wire.http import EventStream, Http, HttpOptions
+from kode.core.provider.wire.stream import ReplyStream
 
-__all__ = ["ChatStream", "OpenAIProvider"]
+__all__ = ["OpenAIProvider"]
 
 DEFAULT_URL = "https://api.openai.com/v1"
 DEFAULT_MODEL = "gpt-5"
@@ -75,7 +74,7 @@ class OpenAIProvider:
         environ = api_key = extra_headers = None
         self.name = name
         self.model = model
-        self.base_url, self._query = _base(url)
+        self.base_url, self._query = in_one_form(url)
         self.official = urlsplit(self.base_url).hostname == "api.openai.com"
         if self.official and not secrets:
             raise NotBoundError(
@@ -100,9 +99,10 @@ class OpenAIProvider:
     def __repr__(self) -> str:
         return f"OpenAIProvider(model={self.model!r}, base_url={self.base_url + self._query!r})"
 
-    def stream(self, request: ModelRequest) -> ChatStream:
+    def stream(self, request: ModelRequest) -> ReplyStream:
         """Ask; see ``Provider.stream``."""
-        return ChatStream(self, request)
+        reader = ChatReply(self.name, request.model or self.model, self.prices, self.http.secrets.hide)
+        return ReplyStream(lambda: self.post(request), reader)
 
     def post(self, request: ModelRequest) -> EventStream:
         """Write the request; entering what this returns sends it.
@@ -127,88 +127,6 @@ class OpenAIProvider:
         return self._dialect or dialect_of(model)
 
 
-class ChatStream:
-    """One reply on its way."""
-
-    __slots__ = ("_answer", "_chunks", "_ended", "_provider", "_reply", "_request")
-
-    def __init__(self, provider: OpenAIProvider, request: ModelRequest) -> None:
-        self._provider = provider
-        self._request = request
-        self._answer: EventStream | None = None
-        self._reply = ChatReply(
-            provider.name, request.model or provider.model, provider.prices, provider.http.secrets.hide
-        )
-        self._chunks: deque[Chunk] = deque()
-        self._ended = False
-
-    async def __aenter__(self) -> ChatStream:
-        answer = self._provider.post(self._request)
-        await answer.__aenter__()
-        self._answer = answer
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._answer is not None:
-            await self._answer.__aexit__(kind, error, trace)
-
-    def __aiter__(self) -> ChatStream:
-        return self
-
-    async def __anext__(self) -> Chunk:
-        while not self._chunks:
-            if self._ended or self._answer is None:
-                raise StopAsyncIteration
-            await self._fill(self._answer)
-        return self._chunks.popleft()
-
-    async def _fill(self, answer: EventStream) -> None:
-        reply = self._reply
-        try:
-            events = await answer.read()
-        except ProviderError:
-            if not reply.finished:
-                raise
-            events = None  # the model had said that this was all, so nothing of the reply can be missing
-        if events is None:
-            self._ended = True
-            self._chunks.extend(reply.end())
-            return
-        for event in events:
-            self._chunks.extend(reply.feed(event.data))
-        answer.complete = reply.finished or reply.over
-        self._ended = reply.over
-
-
 def _bearer(key: str) -> Secrets:
     key = key.strip()
     return Secrets([("authorization", f"Bearer {key}")] if key else ())
-
-
-def _base(url: str) -> tuple[str, str]:
-    """Bring a base URL into one form, no final slash, with a version, without the endpoint; and give its query."""
-    try:
-        parts = urlsplit(url.strip())
-        host = parts.hostname if parts.port != 0 else None
-    except ValueError:
-        parts, host = urlsplit(""), None
-    problem = None
-    if parts.scheme not in ("http", "https") or not host:
-        problem = "has no http:// or https:// with a host, or an odd port"
-    elif parts.username is not None or parts.password is not None:
-        problem = "holds a user or password, which would be logged: give api_key or extra_headers"
-    elif parts.fragment or (parts.query and not _QUERY.fullmatch(parts.query)):
-        problem = "has a fragment, or more of a query than api-version, which would be logged: give keys as api_key"
-    if problem is not None:
-        shown = f"{parts.scheme}://{host}{parts.path}" if host else "given"
-        raise UsageError(f"The base URL {shown} {problem}; such as http://localhost:8000/v1.", code="bad_base_url")
-    path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
-    if not parts.query and not any(_VERSION.fullmatch(part) for part in path.split("/")):
-        path += "/v1"
-    return f"{parts.scheme}://{parts.netloc}{path}", f"?{parts.query}" if parts.query else ""
-
-
-_QUERY = re.compile(r"api-version=[\w.-]{1,40}", re.ASCII)
-_VERSION = re.compile(r"v\d+\w*")

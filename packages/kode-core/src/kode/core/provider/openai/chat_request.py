@@ -7,16 +7,15 @@ in the text as a note (media it does not take), so that a history from any provi
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 from kode.core.errors import UsageError
 from kode.core.jsontext import parse
-from kode.core.kernel.message import BlobBlock, Block, MediaBlock, Message, TextBlock, ToolResultBlock, ToolUseBlock
-from kode.core.provider.base import ModelRequest, Reasoning, ToolChoice, ToolSpec
+from kode.core.kernel.message import Block, MediaBlock, Message, ToolResultBlock, ToolUseBlock
+from kode.core.provider.base import ModelRequest, ToolChoice, ToolSpec
+from kode.core.provider.wire.wording import FOLLOWS, effort_of, legal_id, legal_name, texts
 
 __all__ = ["Dialect", "dialect_of", "request_body", "write_messages"]
 
@@ -79,7 +78,7 @@ def request_body(request: ModelRequest, dialect: Dialect, *, official: bool = Fa
     given: dict[str, Any] = {
         dialect.max_tokens_field: request.max_tokens,
         "seed": request.seed,
-        "reasoning_effort": None if request.reasoning is None else _effort(request.reasoning),
+        "reasoning_effort": None if request.reasoning is None else effort_of(request.reasoning),
         "prompt_cache_key": request.cache_key if official else None,
     }
     if dialect.sampling:
@@ -91,7 +90,7 @@ def request_body(request: ModelRequest, dialect: Dialect, *, official: bool = Fa
     body.update((name, value) for name, value in given.items() if value is not None)
     if request.output_schema is not None:
         wanted = request.output_schema
-        shape = {"name": _name(wanted.name), "schema": parse(wanted.schema), "strict": wanted.strict}
+        shape = {"name": legal_name(wanted.name), "schema": parse(wanted.schema), "strict": wanted.strict}
         body["response_format"] = {"type": "json_schema", "json_schema": shape}
     if request.extra_body is not None:
         extra = parse(request.extra_body)
@@ -122,16 +121,6 @@ def _function(tool: ToolSpec) -> Iterator[tuple[str, Any]]:
     if tool.strict:
         yield "strict", True
 
-
-def _effort(reasoning: Reasoning) -> str | None:
-    """Give the effort asked for, or the one that a budget comes to."""
-    if reasoning.effort is not None or reasoning.budget_tokens is None:
-        return reasoning.effort
-    budget = reasoning.budget_tokens
-    return next((effort for most, effort in _EFFORTS if budget <= most), "high")
-
-
-_EFFORTS = ((0, "none"), (2_048, "low"), (16_384, "medium"))
 
 # ---- messages ----------------------------------------------------------------------------------------------
 
@@ -169,18 +158,18 @@ def _parts(content: Any) -> list[Any]:
 
 
 def _system(message: Message) -> Iterator[dict[str, Any]]:
-    text = "\n\n".join(_texts(message.blocks))
+    text = "\n\n".join(texts(message.blocks))
     if text:
         yield {"role": "system", "content": text}
 
 
 def _assistant(message: Message) -> Iterator[dict[str, Any]]:
-    content = "\n\n".join(_texts(message.blocks)) or None
+    content = "\n\n".join(texts(message.blocks)) or None
     calls = [
         {
             "id": _id(block.id),
             "type": "function",
-            "function": {"name": _name(block.name), "arguments": block.input},
+            "function": {"name": legal_name(block.name), "arguments": block.input},
         }
         for block in message.blocks
         if isinstance(block, ToolUseBlock)
@@ -199,17 +188,17 @@ def _user(message: Message) -> Iterator[dict[str, Any]]:
             rest.append(block)
             continue
         shown = [each for each in block.content if _media(each) is not None]
-        texts = [*_texts(each for each in block.content if _media(each) is None)]
+        said = [*texts(each for each in block.content if _media(each) is None)]
         if shown:
-            texts.append("(What the tool returned beside text follows in the next message.)")
+            said.append(FOLLOWS)
             rest.extend(shown)
-        text = "\n\n".join(texts)
+        text = "\n\n".join(said)
         # The API has no mark for a failed call.
         content = _error(text) if block.is_error else text
         yield {"role": "tool", "tool_call_id": _id(block.tool_use_id), "content": content}
     media = any(_media(block) is not None for block in rest)
     if not media:
-        text = "\n\n".join(_texts(rest))
+        text = "\n\n".join(texts(rest))
         if text:
             yield {"role": "user", "content": text}
         return
@@ -224,21 +213,8 @@ def _error(text: str) -> str:
     return text if text[:5].lower() == "error" else f"Error: {text}"
 
 
-def _texts(blocks: Iterable[Block]) -> Iterator[str]:
-    """Give what can be said in words: text, and a note for what cannot be sent."""
-    for block in blocks:
-        if isinstance(block, TextBlock):
-            if block.text:
-                yield block.text
-        elif isinstance(block, MediaBlock):
-            what = " ".join(filter(None, (block.type, block.media_type, block.name)))
-            yield f"[{what}: left out, this model's API cannot take it]"
-        elif isinstance(block, BlobBlock):
-            yield f"{block.preview}\n[{block.size} bytes of {block.media_type}: left out]".lstrip()
-
-
 def _text_part(block: Block) -> dict[str, Any] | None:
-    text = "\n\n".join(_texts((block,)))
+    text = "\n\n".join(texts((block,)))
     return {"type": "text", "text": text} if text else None
 
 
@@ -265,16 +241,4 @@ _AUDIO = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/wave": "wav", "audio/
 
 
 def _id(id: str) -> str:
-    """Keep an id that the API takes (40 characters); a longer or odd one of another vendor becomes its digest."""
-    if _LEGAL_ID.fullmatch(id):
-        return id
-    return f"call_{sha256(id.encode('utf-8', 'replace')).hexdigest()[:32]}"
-
-
-def _name(name: str) -> str:
-    """Make a name the API takes of one that a model made up."""
-    return _ILLEGAL.sub("_", name)[:64] or "unnamed"
-
-
-_LEGAL_ID = re.compile(r"[A-Za-z0-9_.:-]{1,40}")
-_ILLEGAL = re.compile(r"[^A-Za-z0-9_-]")
+    return legal_id(id, 40, ".:")

@@ -103,7 +103,13 @@ class Http:
         self._clients: RunVar[httpx.AsyncClient | None] = RunVar(f"kode.http.{next(_number)}", None)
 
     def post(
-        self, url: str, body: bytes, *, headers: Mapping[str, str] | None = None, model: str | None = None
+        self,
+        url: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        plain: Mapping[str, str] | None = None,
+        model: str | None = None,
     ) -> EventStream:
         """Ask. Entering what this returns sends the request.
 
@@ -111,9 +117,11 @@ class Http:
             url: Where to.
             body: JSON.
             headers: More of them, treated as secret.
+            plain: More that are no secret.
             model: For errors.
         """
-        return EventStream(self, url, body, self.secrets.also(headers) if headers else self.secrets, model)
+        secrets = self.secrets.also(headers) if headers else self.secrets
+        return EventStream(self, url, body, secrets, model, plain)
 
     @property
     def connected(self) -> bool:
@@ -157,17 +165,26 @@ class EventStream:
     """One answer on its way: an async context manager to ``read`` from."""
 
     __slots__ = (
-        "_body", "_bytes", "_ends", "_first", "_http", "_model", "_parser", "_response", "_secrets", "_seen", "_url",
-        "complete",
+        "_body", "_bytes", "_ends", "_first", "_headers", "_http", "_model", "_parser", "_response", "_secrets",
+        "_seen", "_url", "complete",
     )  # fmt: skip
 
-    def __init__(self, http: Http, url: str, body: bytes, secrets: Secrets, model: str | None) -> None:
+    def __init__(
+        self,
+        http: Http,
+        url: str,
+        body: bytes,
+        secrets: Secrets,
+        model: str | None,
+        plain: Mapping[str, str] | None = None,
+    ) -> None:
         self.complete = False
         """Set by who reads when the reply is whole: what is left matters less, and the connection can be kept."""
         self._ends: float | None = None  # when a complete reply waits no longer, by the monotonic clock
         self._http = http
         self._url = url
         self._body = body
+        self._headers = {**_HEADERS, **(plain or {})}
         self._secrets = secrets
         self._model = model
         self._response: httpx.Response | None = None
@@ -181,7 +198,7 @@ class EventStream:
         try:
             self._secrets.check()
             client = self._http.client()
-            request = client.build_request("POST", self._url, content=self._body, headers=_HEADERS)
+            request = client.build_request("POST", self._url, content=self._body, headers=self._headers)
             self._response = response = await client.send(
                 request, auth=self._secrets, stream=True, follow_redirects=False
             )

@@ -26,13 +26,13 @@ async def compactions_of(store: Store, agent_id: str) -> tuple[Compaction, ...]:
     """
     uid = (await store.read_state(agent_id)).uid
     found: list[Compaction] = []
-    after: str | None = None
+    after = ""
     while True:
         rows = await store.scan(agent_id, "compaction", uid, after=after, limit=PAGE)
         found += map(read_compaction, rows)
         if len(rows) < PAGE:
             return tuple(sorted(found, key=lambda one: (one.at, one.stop)))
-        after = str(rows[-1].key)
+        after = rows[-1].key
 
 
 async def revert(agent_id: str, id: str, deps: Dependencies, limits: Limits) -> None:

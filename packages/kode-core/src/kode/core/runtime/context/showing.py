@@ -102,7 +102,7 @@ def _hidden(blocks: Sequence[Block], hide: int) -> tuple[tuple[Block, ...], int]
             kept: tuple[ResultContent, ...] = tuple(b for b in content if isinstance(b, ResultContent))
             made.append(replace(block, content=kept))
         elif hide and _is_media(block):
-            made.append(TextBlock(marker(block)))
+            made.append(TextBlock(f"{marker(block)} (not shown any more)"))
             hide -= 1
         else:
             made.append(block)
@@ -118,7 +118,7 @@ def marker(block: Block) -> str:
     said = [getattr(block, name, None) for name in ("name", "media_type", "url", "file_id")]
     kind = "image" if block.type == "blob" else block.type
     named = ", ".join(shorten(str(one), 40) for one in said if one)
-    return f"[{kind}{': ' + named if named else ''}; not shown any more]"
+    return f"[{kind}{': ' + named if named else ''}]"
 
 
 def _bounded(block: Block, allowed: int, size: int) -> Block:

@@ -14,6 +14,7 @@ from kode.core.provider.base import ModelRequest, Provider
 from kode.core.provider.failure import provider_error
 from kode.core.provider.retry import RetryPolicy, retrying
 from kode.core.runtime.context.shorten import shorten
+from kode.core.runtime.context.showing import marker
 
 __all__ = ["HEAD", "PROMPT", "Asked", "Summariser", "digest_of", "transcript"]
 
@@ -63,7 +64,7 @@ def _line(block: Block, text: int, result: int, input: int) -> str:
         return f"{'error' if block.is_error else 'result'}: {shorten(inner, result)}"
     if isinstance(block, ReasoningBlock):
         return ""
-    return f"[{block.type} {getattr(block, 'name', None) or getattr(block, 'media_type', None) or ''}]".replace(" ]", "]")
+    return marker(block)
 
 
 def transcript(messages: Sequence[Message], tokens: int) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from kode.core.config import Dependencies
 from kode.core.kernel.context import ContextPolicy
 from kode.core.kernel.effects import CompactHistory
-from kode.core.kernel.events import Event, preview
+from kode.core.kernel.events import Event, Scalar, preview
 from kode.core.kernel.inputs import (
     CallResolved,
     CompactionRequested,
@@ -25,7 +25,6 @@ from kode.core.kernel.inputs import (
     ToolFinished,
 )
 from kode.core.kernel.message import Message, TextBlock, Usage
-from kode.core.kernel.state import State
 from kode.core.kernel.words import StopReason
 from kode.core.provider.assemble import Reply
 from kode.core.provider.base import CountsTokens, ModelRequest, Provider
@@ -43,6 +42,8 @@ __all__ = ["NOTHING", "Bounds", "ContextWindow", "bounds_of"]
 NOTHING: tuple[CompactionRequested | None, bool] = (None, False)
 MAX_SUMMARY = 4_000
 """Tokens of a summary; a quarter of the target if that is less."""
+WORTH = 50
+"""Tokens below which nothing is summed up, whoever asks."""
 OUTPUT = 4_096
 """Tokens kept for an answer where neither template nor provider say more."""
 
@@ -116,10 +117,10 @@ class ContextWindow:
             self._stuck = False
             return NOTHING
         target = self.bounds.target if size > self.bounds.most else min(self.bounds.target, size // 2)
-        least = 1 if asked else self.bounds.most // 10
+        least = WORTH if asked else max(self.bounds.most // 10, WORTH)
         cut = await self._cut(target - (size - await self._stored_size()), least)
         if cut is None and full and not self._stuck:
-            data = {"phase": "stuck", "tokens": size, "max_tokens": self.bounds.most}
+            data: dict[str, Scalar] = {"phase": "stuck", "tokens": size, "max_tokens": self.bounds.most}
             self.note(Event("context_compression", data=data))
         self._stuck = full and cut is None
         return cut, full
@@ -170,7 +171,8 @@ class ContextWindow:
         if not real:
             return None
         pinned = pinned_in(real, None if run is None else run.first_seq)
-        room = target - self.fixed - self.bounds.summary - self._tokens([m for m in real if m.seq in pinned])
+        summary = min(self.bounds.summary, max(target // 4, 0))
+        room = target - self.fixed - summary - self._tokens([m for m in real if m.seq in pinned])
         at = cut_at(real, self._tokens, room)
         gone = without(real[:at], pinned)
         if not gone or self._tokens(gone) < least:
@@ -210,15 +212,16 @@ class ContextWindow:
         pinned = pinned_in(inside, None if run is None else run.first_seq)
         gone = without(inside, pinned)
         before, size = await self._stored_size(), self._tokens(gone)
-        allowed = max(min(self.bounds.summary, size // 2), 50)
+        allowed = max(min(self.bounds.summary, size // 3), 50)
         asked = Asked() if effect.method == "digest" else await self._ask(effect, gone)
         if asked.problem:
             text = preview(f"No summary by the model, a digest instead: {asked.problem}")
             self.note(Event("error", preview=text, data={"code": "no_summary", "phase": "compaction"}))
         text = shorten(asked.text, allowed) if asked.text else digest_of(gone, allowed)
+        text = f"{HEAD}\n{text}"
         counted = asked.usage if asked.usage != Usage() else None
         return HistoryCompacted(
-            effect.id, effect.id, (TextBlock(f"{HEAD}\n{text}"),), "model" if asked.text else "digest",
+            effect.id, effect.id, (TextBlock(text),), "model" if asked.text else "digest",
             asked.model, counted, pinned, before, self._after(messages, gone, text_tokens(text)),
         )  # fmt: skip
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from kode.core.kernel.message import Json
 from kode.core.tools.base import ToolContext, ToolOutcome
@@ -21,9 +20,10 @@ NOTE = ""
 """What the list is called among the notes of what the model has seen; no file is called so."""
 
 
-@dataclass
-class TodoEntry:
+class TodoEntry(BaseModel):
     """One todo, as the model writes it."""
+
+    model_config = ConfigDict(extra="forbid")
 
     title: Annotated[str, Field(description="What is to be done, in one line.")]
     status: Annotated[TodoStatus, Field(description="At most one todo may be in_progress.")] = "pending"

@@ -1,0 +1,53 @@
+"""What an agent is to do later: its todos, its timers, what it is to be reminded of. A part of `Agent`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kode.core.config import Dependencies
+from kode.core.runtime.schedule import Scheduler
+from kode.core.runtime.sending import Content, Sent, enqueue, message_of
+from kode.core.runtime.todos import read_list, replace_list
+from kode.core.tools.todos import Todo, TodoList
+
+__all__ = ["Planning"]
+
+
+class Planning:
+    """The members of `Agent` that plan."""
+
+    agent_id: str
+    uid: str
+    _deps: Dependencies
+
+    @property
+    def schedule(self) -> Scheduler:
+        """Sets, lists and cancels its timers."""
+        return Scheduler(self._deps.store, self.agent_id, uid=self.uid, ids=self._deps.ids)
+
+    async def remind(self, text: Content, *, item_id: str | None = None) -> Sent:
+        """Show the model something with its next call, without starting a run: ``send`` of kind ``reminder``."""
+        input = message_of(item_id or self._deps.ids.item_id(), text, kind="reminder")
+        return await enqueue(self._deps.store, self.agent_id, input, uid=self.uid)
+
+    async def todos(self) -> TodoList:
+        """The list of todos, with what ``set_todos`` asked for and no driver has taken yet."""
+        return await read_list(self._deps.store, self.agent_id, self.uid)
+
+    async def set_todos(self, items: Sequence[Todo], *, expects: TodoList | None = None) -> TodoList:
+        """Replace the list of todos; durable like a message, taken up by whoever drives the agent.
+
+        If the model changes the list before that, this one is dropped with an ``input_rejected`` event; and the model
+        is shown it before it can replace it. So neither loses the other's work unseen.
+
+        Args:
+            items: The whole new list. What keeps its id or its title keeps its time of creation.
+            expects: The list that you made it from, as ``todos()`` gave it; None: the one that is there now.
+
+        Returns:
+            The list as it will be.
+
+        Raises:
+            UsageError: ``bad_todos``; ``todos_changed``: it is not that list any more.
+        """
+        return await replace_list(self.agent_id, self.uid, items, self._deps, expects=expects)
