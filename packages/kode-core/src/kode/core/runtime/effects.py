@@ -44,6 +44,7 @@ from kode.core.provider.retry import RetryPolicy, next_delay
 from kode.core.runtime.binding import Binding
 from kode.core.runtime.context.window import ContextWindow
 from kode.core.runtime.documents import documents_of
+from kode.core.runtime.output import structured
 from kode.core.runtime.plan import plan_calls
 from kode.core.runtime.resident import Resident
 from kode.core.runtime.subagent import Spawner
@@ -158,9 +159,10 @@ class Worker:
             final = RunError(error.code, error.message, error.retryable)
             return ModelFailed(effect.id, final, stop_for(error), asking.unused + asking.last)
         planned = await plan_calls(self.binding, reply, chain, self.resident.state)
+        output = None if self.binding.output is None else structured(reply, self.note)
         return ModelReplied(
             effect.id, reply.blocks, reply.stop, reply.usage + asking.unused, tuple(map(self._bounded, planned)),
-            reply.provider, reply.model, str(asking.attempt), tokens=await self.context.counted(request, reply),
+            reply.provider, reply.model, str(asking.attempt), output, tokens=await self.context.counted(request, reply),
         )  # fmt: skip
 
     def _bounded(self, call: PlannedCall) -> PlannedCall:
