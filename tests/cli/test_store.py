@@ -170,6 +170,9 @@ def test_import(kode: Kode) -> None:
         6,
         ["ok", "ok"],
     )
+    tree = kode("show", "my_agent", "--store", TARGET).out
+    assert "6 messages, of whose making no events are kept; the last ones:" in tree
+    assert all(f"{role}: " in tree for role in ("user", "assistant"))
 
 
 @pytest.mark.integration

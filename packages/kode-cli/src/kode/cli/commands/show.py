@@ -17,7 +17,8 @@ from kode.cli.opening import AgentId, AsJson, StoreUrl, command, store_at, store
 from kode.cli.screen import SIGNS, glyph, plain_console, speaks_utf8
 from kode.cli.telling import Line, Story, called, tokens
 from kode.cli.visible import inline
-from kode.core.kernel.events import Event
+from kode.core.kernel.events import Event, preview
+from kode.core.kernel.message import Message, TextBlock
 from kode.core.kernel.state import RunRecord, State
 from kode.core.kernel.toolcall import Call, CallStatus
 from kode.core.store.base import Store
@@ -25,6 +26,8 @@ from kode.core.store.base import Store
 __all__ = ["show"]
 
 Option = typer.Option
+BROUGHT = 6
+"""Messages shown of an agent of whose runs nothing is told: it was imported or forked, or its events were pruned."""
 
 
 def show(
@@ -48,11 +51,30 @@ async def _show(agent_id: str, last: int, url: str | None, as_json: bool) -> Non
             print(json.dumps(await _told(store, state, first)))
             return
         events = await _events(store, state, first)
+        brought = await _brought(store, state, events)
     utf8 = speaks_utf8(sys.stdout)
     tree = _tree(state, events, utf8, store_option(url))
     if first > 1:
         tree.add(Text(f"{first - 1} earlier runs: --last {state.next_run - 1} shows all", "dim"))
+    if brought:
+        branch = tree.add(Text(f"{state.next_seq} messages, of whose making no events are kept; the last ones:", "dim"))
+        for line in brought:
+            branch.add(Text(line))
     plain_console(sys.stdout).print(tree)
+
+
+async def _brought(store: Store, state: State, events: Iterable[Event]) -> list[str]:
+    """The end of a history of whose making no events are left to tell, a line a message."""
+    if not state.next_seq or any(event.type == "run_started" for event in events):
+        return []
+    page = await store.read_messages(state.agent_id, limit=BROUGHT, backwards=True)
+    return [inline(preview(f"{message.role}: {_said(message)}")) for message in reversed(page.items)]
+
+
+def _said(message: Message) -> str:
+    """What a message says, or what kinds of blocks it has."""
+    texts = [block.text for block in message.blocks if isinstance(block, TextBlock)]
+    return " ".join(texts) or ", ".join(getattr(block, "name", block.type) for block in message.blocks)
 
 
 # ---- the tree -----------------------------------------------------------------------------------------------------
