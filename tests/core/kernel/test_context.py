@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from kode.core.errors import UsageError
 from kode.core.kernel import inputs as i
+from kode.core.kernel.context import ContextPolicy
 from kode.core.kernel.invariants import check, check_transition
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.machine import Context, advance
@@ -149,10 +151,40 @@ def test_the_shell_may_know_the_size_better(play: Any) -> None:
             (),
             Window("c", (), (Range(0, 2), Range(4, 5), Range(7, 8), Range(9))),
         ),
-        (Window("b", (), (Range(0, 2), Range(4, 8), Range(9))), 1, 5, (), Window("c", (), (Range(0, 1), Range(5, 8), Range(9)))),
+        (
+            Window("b", (), (Range(0, 2), Range(4, 8), Range(9))), 1, 5, (),
+            Window("c", (), (Range(0, 1), Range(5, 8), Range(9))),
+        ),
     ],
 )  # fmt: skip
 def test_a_window_without_a_range(window: Window, start: int, stop: int, pinned: Any, after: Window) -> None:
     assert window.without(start, stop, "c", pinned) == after
     left = {*window.seqs(12)} - {*range(start, stop)} | {*pinned}
     assert [*after.seqs(12)] == sorted(left)
+
+
+# ---- policies --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"max_tokens": 5}, "max_tokens is 5"),
+        ({"max_tokens": True}, "max_tokens is True"),
+        ({"max_tokens": 1_000, "target_tokens": 1_000}, "target_tokens is 1000"),
+        ({"method": "magic"}, "method is 'magic'"),
+        ({"keep_media": None}, "keep_media is None"),
+        ({"keep_media": -1}, "keep_media is -1"),
+        ({"prompt": " "}, "prompt is ' '"),
+        ({"max_message_tokens": 1.5}, "max_message_tokens is 1.5"),
+    ],
+)
+def test_a_wrong_policy_is_refused(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        ContextPolicy(**wrong)
+
+
+def test_a_policy_says_what_it_is_told() -> None:
+    policy = ContextPolicy(1_000, 999, "off", "m", "Be brief.", 0, 50)
+    assert (policy.target_tokens, policy.keep_media) == (999, 0)
+    assert ContextPolicy() == ContextPolicy(method="model", keep_media=3)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kode.core.errors import IllegalInputError
+from kode.core.kernel.history import TODO_TIMER
 from kode.core.kernel.inputs import (
     CompactionFailed,
     CompactionRequested,
@@ -158,6 +159,13 @@ def test_a_revert_takes_only_window_and_documents(long: Any) -> None:
     assert (after.next_seq, after.next_run, after.step) == (before.next_seq, before.next_run, before.step)
     long.say()
     assert list(long.state.window.seqs(long.model.upto)) == [0, 1, 2, 3, 10]
+
+
+def test_a_revert_takes_the_reminder_of_another_list_of_todos_with_it(long: Any) -> None:
+    due = {"due_step": 99, "every_steps": 9}
+    long.feed(TimerSet(TODO_TIMER, None, "reminder", "a", **due), TimerSet("mine", None, "reminder", "b", **due))
+    long.feed(Reverted(Window()))
+    assert [t.id for t in long.state.timers] == ["mine"]
 
 
 def test_a_revert_cancels_a_compaction_of_the_window_it_leaves(long: Any) -> None:

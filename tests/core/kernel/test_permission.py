@@ -130,8 +130,7 @@ def test_what_is_no_rule_is_refused_when_it_is_made(make: Any) -> None:
 
 
 def test_lists_and_dicts_will_do_and_are_stored_as_they_are_meant() -> None:
-    given: Any = {"cmd": "^git ", "cwd": "^/src"}
-    rules: Any = [Rule("bash_run", given)]
+    rules: Any = [Rule("bash_run", {"cmd": "^git ", "cwd": "^/src"})]
     policy = PermissionPolicy("approval", allow=rules)
     assert policy == PermissionPolicy("approval", allow=(Rule("bash_run", (("cmd", "^git "), ("cwd", "^/src"))),))
     template = AgentTemplate("t", permission=policy)

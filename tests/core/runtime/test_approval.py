@@ -150,6 +150,25 @@ async def test_a_changed_input_is_planned_again(lab: Any) -> None:
     assert [c.status for c in made] == [CallStatus.DENIED, CallStatus.FAILED, CallStatus.COMPLETED]
 
 
+async def test_a_tool_that_changed_since_it_was_asked_about_checks_its_arguments(lab: Any) -> None:
+    """A month later its schema may be another: what was approved does not fit any more, and the model is told."""
+    spent: list[int] = []
+    agent = await lab.agent([call("spend", {"amount": 1})], spend(spent))
+    await agent.run("go")
+
+    @tool(name="spend", needs_approval=True)
+    async def spend_for(amount: int, reason: str) -> str:
+        """Spend."""
+        spent.append(amount)
+        return reason
+
+    other = await Agent.open("a", lab.deps([say("end")], spend_for))
+    await other.decide("1.1.1", "allow")
+    assert (await other.complete()).text == "end"
+    assert "reason: is required" in await told(lab)
+    assert spent == []
+
+
 # ---- several questions ------------------------------------------------------------------------------------------
 
 
@@ -255,7 +274,8 @@ async def test_a_decision_that_nobody_waits_for_is_refused_at_once(lab: Any) -> 
     with pytest.raises(UsageError, match="No question 2 of call"):
         await agent.decide("1.1.1", "allow", n=2)
     wrong_options: list[dict[str, Any]] = [
-        {"decision": "yes"}, {"by": 3}, {"note": b""}, {"input": "{"}, {"input": {}}, {"n": "1"}, {"call": 1},
+        {"decision": "yes"}, {"by": 3}, {"by": "x" * 201}, {"note": b""}, {"note": "x" * 10_001}, {"input": "{"},
+        {"input": {}}, {"n": "1"}, {"call": 1},
     ]  # fmt: skip
     for bad in wrong_options:
         with pytest.raises(UsageError) as caught:

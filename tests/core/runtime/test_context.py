@@ -274,7 +274,7 @@ async def test_giant_results_are_bounded_too(lab: Any) -> None:
     agent = await make(lab, world, flood, max_tokens=4_000)
     assert (await agent.run("go")).ok
     assert max(world.sizes) < 4_400, "the results of one step are one message"
-    block = world.requests[-1].messages[-1].blocks[0]
+    block: Any = world.requests[-1].messages[-1].blocks[0]
     assert block.content[0].text.startswith("first ")
     assert block.content[0].text.endswith(" last")
 
@@ -301,7 +301,7 @@ async def test_the_model_fails_and_a_digest_stands_in(lab: Any) -> None:
     assert len(made) > 3
     assert {one.method for one in made} == {"digest"}
     assert all(one.tokens_after < one.tokens_before for one in made)
-    assert "look" in made[-1].summary[0].text
+    assert "look" in str(made[-1].summary[0])
     assert max(world.sizes) < 3_400
     failures = [e for e in await lab.events() if e.type == "error" and e.data["code"] == "no_summary"]
     assert len(failures) == len(made)
@@ -518,24 +518,3 @@ async def test_no_revert_in_the_middle_of_a_run(lab: Any) -> None:
     with pytest.raises(UsageError) as caught:
         await agent.revert(one.id)
     assert caught.value.code == "not_safe"
-
-
-# ---- policies --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wrong", "named"),
-    [
-        ({"max_tokens": 5}, "max_tokens is 5"),
-        ({"max_tokens": True}, "max_tokens is True"),
-        ({"max_tokens": 1_000, "target_tokens": 1_000}, "target_tokens is 1000"),
-        ({"method": "magic"}, "method is 'magic'"),
-        ({"keep_media": None}, "keep_media is None"),
-        ({"keep_media": -1}, "keep_media is -1"),
-        ({"prompt": " "}, "prompt is ' '"),
-        ({"max_message_tokens": 1.5}, "max_message_tokens is 1.5"),
-    ],
-)
-def test_a_wrong_policy_is_refused(wrong: dict[str, Any], named: str) -> None:
-    with pytest.raises(UsageError, match=named):
-        ContextPolicy(**wrong)

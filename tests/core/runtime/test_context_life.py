@@ -148,9 +148,8 @@ async def test_a_crash_at_every_point(world: World) -> None:
     assert refused
     for point in range(0, points, world.every):
         await store.delete("a")
-        deps = world.process(crash_at(point), Model(6, limit=700))
-        crashed = deps.store._plan
-        await until_crash(crashed, partial(program, deps))
+        crashed = crash_at(point)
+        await until_crash(crashed, partial(program, world.process(crashed, Model(6, limit=700))))
         await world.clock.advance(LEASE_S + 1)
         result = await program(world.process(CrashPlan(), Model(6, limit=700)))
         assert (result.status, result.text) == ("ok", "seen 6"), plan.points[point]

@@ -105,6 +105,10 @@ async def test_a_timer_is_set_anew_and_cancelled(lab: Any) -> None:
     await agent.schedule.cancel("t")
     await agent.schedule.cancel("never was")
     assert [t.id for t in await agent.schedule.list()] == ["u"]
+    assert len({await agent.schedule.after(9, "x"), await agent.schedule.after(9, "x"), "u"}) == 3
+    for timer in await agent.schedule.list():
+        if timer.id != "u":
+            await agent.schedule.cancel(timer.id)
     await agent.complete()
     assert [t.id for t in (await lab.store.read_state("a")).timers] == ["u"]
 

@@ -13,14 +13,23 @@ import pytest
 
 from kode.core.errors import NotBoundError, UsageError
 from kode.core.provider.base import ModelRequest
-from kode.core.provider.script import last_text
+from kode.core.provider.script import call, last_text, say
 from kode.core.runtime.agent import Agent
 from kode.core.runtime.cron import EPOCH, first_time, next_time
 from kode.core.runtime.pool import AgentPool
+from kode.core.testing.crash import crash_at, until_crash
 from kode.core.testing.wrapped import WrappedStore
+from kode.core.tools.base import ToolContext
+from kode.core.tools.define import tool
 
 pytest.importorskip("cronsim")
 BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@tool(needs_approval=True)
+async def risky(context: ToolContext) -> str:
+    """Needs a person."""
+    return "done"
 
 
 def echo(request: ModelRequest) -> str:
@@ -164,6 +173,56 @@ async def test_a_pool_that_cannot_read_it_leaves_it_to_one_that_can(
     async with AgentPool(lab.deps(echo)):
         await lab.clock.advance(2)
     assert await lab.texts() == ["user: Go.", "assistant: re Go."]
+
+
+async def test_one_that_arrives_where_it_cannot_be_read_stays_in_the_inbox(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await lab.agent(echo)
+    await agent.schedule.cron("*/10 * * * *", "Go.", id="c")
+    with monkeypatch.context() as gone:
+        gone.setitem(sys.modules, "cronsim", None)
+        with pytest.raises(NotBoundError, match="kode-core"):
+            await agent.complete()
+    assert len(await lab.store.read_inbox("a", agent.uid)) == 1
+    await agent.complete()
+    assert [t.id for t in (await lab.store.read_state("a")).timers] == ["c"]
+
+
+async def test_who_cannot_read_it_does_not_wear_the_agent_out(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crashed run is taken up by who can, however often the others tried: theirs count as no crashes."""
+    agent = await lab.agent(echo)
+    await agent.schedule.cron("*/10 * * * *", kind="signal", id="c")
+    await agent.complete()
+    plan = crash_at("before model")
+    deps = lab.deps(())
+    deps.store, deps.providers["m"] = plan.store(lab.store), plan.provider(deps.providers["m"])
+    mortal = await Agent.open("a", deps)
+    await until_crash(plan, lambda: mortal.run("go"))
+    await lab.clock.advance(1_200)
+    with monkeypatch.context() as gone:
+        gone.setitem(sys.modules, "cronsim", None)
+        for _ in range(8):
+            with pytest.raises(NotBoundError):
+                await (await Agent.open("a", lab.deps(echo))).drive()
+    drive = await (await Agent.open("a", lab.deps(echo))).drive()
+    assert (drive.stop, (await lab.texts())[-1]) == ("idle", "assistant: re go")
+
+
+async def test_one_that_came_due_in_a_step_fires_after_it_though_the_clock_was_set_back(lab: Any) -> None:
+    agent = await lab.agent([call("risky", {}), say("end")], risky)
+    await agent.schedule.cron("*/10 * * * *", "Tick.", id="c")
+    (pending,) = (await agent.run("go")).pending
+    await lab.clock.advance(1_000)
+    await agent.schedule.after(0, kind="signal")
+    await agent.complete()  # something is written at that time
+    at = (await lab.store.read_state("a")).updated_at
+    lab.clock.jump(-3_600)
+    await agent.decide(pending, "allow")
+    assert (await agent.complete()).text == "end"
+    assert (await lab.texts())[2:] == ["user: [done]", "user: Tick.", "assistant: end"]
+    (timer,) = await agent.schedule.list()
+    assert (timer.due_at or 0) > at, "what was skipped is not made up for"
 
 
 def test_the_schedule_says_its_zone() -> None:

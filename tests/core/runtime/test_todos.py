@@ -76,11 +76,11 @@ async def test_a_crash_anywhere_leaves_the_list_and_its_event_together(lab: Any)
         script = [write("a", "b"), write("a", ("b", "completed")), say("end")]
         await planner(lab, script)
 
+        def turn(request: Any) -> Any:
+            return script[sum(m.role == "assistant" for m in request.messages)]
+
         def deps() -> Any:
-            made = lab.deps(
-                lambda request: script[min(sum(m.role == "assistant" for m in request.messages), 2)], *TOOLS
-            )
-            return made
+            return lab.deps(turn, *TOOLS)
 
         mortal = deps()
         mortal.store, mortal.providers["m"] = plan.store(lab.store), plan.provider(mortal.providers["m"])

@@ -41,6 +41,9 @@ def test_flags() -> None:
         ("fs_multi_edit", False, "seal"),
         ("fs_read", True, "retry"),
         ("fs_write", False, "retry"),
+        ("task_run", True, "retry"),
+        ("todo_read", True, "retry"),
+        ("todo_write", False, "retry"),
     ]
 
 

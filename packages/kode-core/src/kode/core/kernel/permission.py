@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kode.core.errors import UsageError
 from kode.core.kernel.message import Json
@@ -31,7 +31,7 @@ MAX_SEARCHED = 10_000
 class Rule:
     """Names tools by a glob and, if given, arguments by regular expressions that must all be found.
 
-    ``Rule("bash_run", (("cmd", "^git "),))`` matches calls of ``bash_run`` whose ``cmd`` starts with ``git``. An
+    ``Rule("bash_run", {"cmd": "^git "})`` matches calls of ``bash_run`` whose ``cmd`` starts with ``git``. An
     argument that is no text is searched as JSON: ``true``, ``3``, ``["a", "b"]``. One that is not given matches
     nothing. Write no repeat around a repeat, as in ``(a+)+``: a few dozen characters can keep it busy for ever.
 
@@ -41,7 +41,12 @@ class Rule:
 
     tool: str
     arguments: tuple[tuple[str, str], ...] = ()
-    """Names of arguments and what must be found in them; a dict will do."""
+    """Names of arguments and what must be found in them."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, tool: str, arguments: Mapping[str, str] | Sequence[tuple[str, str]] = ()) -> None:
+            """Take pairs, or a dict."""
 
     def __post_init__(self) -> None:
         pairs = _pairs(self.arguments)

@@ -37,6 +37,8 @@ __all__ = [
 Content = str | Sequence[Block]
 """What a caller may send: text, or content blocks."""
 
+MAX_SAID = {"by": 200, "note": 10_000}
+"""Characters of what comes with a decision: it stays with the call and goes to the model."""
 _ALLOWED = ("text", "image", "audio", "video", "file", "blob")
 
 
@@ -141,6 +143,7 @@ async def decide(
     if decision not in ("allow", "deny"):
         raise UsageError(f"The decision is {decision!r}; give 'allow' or 'deny'.", code="bad_decision")
     check_text(call=call, by=by, note=note)
+    _check_lengths(by=by, note=note)
     whole_number("n", n)
     changed = json_option("input", input)
     state = await store.read_state(agent_id)
@@ -159,6 +162,14 @@ async def decide(
     except DuplicateIdError as error:
         text = f"Question {asked.n} of call {call!r} was answered already, and otherwise; that answer stands."
         raise DuplicateIdError(text, **error.fields) from None
+
+
+def _check_lengths(**given: str | None) -> None:
+    for name, text in given.items():
+        if text is not None and len(text) > MAX_SAID[name]:
+            raise UsageError(
+                f"{name} has {len(text):,} characters; give at most {MAX_SAID[name]:,}.", code="bad_option", option=name
+            )
 
 
 async def _told_before(store: Store, state: State, call: str, decision: str, by: str | None, n: int | None) -> Sent:

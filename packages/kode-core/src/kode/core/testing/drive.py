@@ -61,7 +61,7 @@ def legal_inputs(
     for _ in range(random.randint(1, most)):
         context = replace(context, used_us=0)
         input = legal_input(state, random, context)
-        if isinstance(input, i.CompactionRequested) and any(map(_compacts, batch)):
+        if isinstance(input, i.CompactionRequested | i.ModelFailed) and any(map(_compacts, batch)):
             continue
         batch.append(input)
         phase = state.phase
@@ -74,7 +74,9 @@ def legal_inputs(
 
 
 def _compacts(input: i.Input) -> bool:
-    return isinstance(input.what if isinstance(input, i.Instructed) else input, i.CompactionRequested)
+    """Whether a compaction may follow: asked for, or because a request was too long."""
+    what = input.what if isinstance(input, i.Instructed) else input
+    return isinstance(what, i.CompactionRequested | i.ModelFailed)
 
 
 def _name(input: i.Input) -> str:

@@ -302,7 +302,7 @@ class QueryContract(StoreCase):
         await fill(store)
         (row,) = await store.get("t/a", [Key("message", "uid-0", int_key(1))])
         assert row is not None
-        await keep(store, [replace(row, columns={**row.columns, "size": "large"})], "t/a")
+        await keep(store, [replace(row, columns={**row.columns, "size": None})], "t/a")
         found = await store.query_messages()
         assert len(found.items) == 14
         (error,) = found.damaged
