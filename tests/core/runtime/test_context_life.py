@@ -187,7 +187,7 @@ async def test_an_interrupt_ends_it(lab: Any) -> None:
         work = lab.later(tasks, lambda: agent.run("go"))
         await until_compacting(lab)
         await agent.interrupt("enough")
-        result = await lab.pass_until(work, 0.1, 100)
+        result = await lab.pass_until(work, 0.1, 20)
     assert result.status == "interrupted"
     state = await lab.store.read_state("a")
     assert (state.effects, state.window.compaction, state.status) == ((), None, Status.READY)
@@ -205,7 +205,7 @@ async def test_an_interrupt_ends_one_by_hand(lab: Any) -> None:
         await until_compacting(lab)
         assert (await lab.store.read_state("a")).run is None
         await agent.interrupt("enough")
-        await lab.pass_until(work, 0.1, 100)
+        await lab.pass_until(work, 0.1, 20)
     assert (await lab.store.read_state("a")).effects == ()
     assert await agent.compactions() == ()
     assert "input_rejected" not in await lab.kinds()

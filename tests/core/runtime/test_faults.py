@@ -260,14 +260,14 @@ async def test_a_child_answers_its_parent(lab: Any, when: str) -> None:
         return context.suspend(child="a/child")
 
     agent = await lab.agent([call("ask_child", {}), say("heard")], ask_child)
-    result = await agent.run("go")
+    await agent.send("go")
+    drive = await agent.drive()
     if when == "after":
-        assert (result.status, result.stop_reason.value) == ("paused", "suspended")
+        assert drive.runs[1].stop_reason.value == "suspended"
         child = await Agent.open("a/child", lab.deps([say("the child says so")]))
         await child.complete()
         assert [d.agent_id for d in await lab.store.due(lab.clock.now(), 10)] == ["a"]
-        result = await agent.complete()
-    assert result.text == "heard"
+    assert (await agent.complete()).text == "heard"
     assert (await lab.texts())[2] == "user: [the child says so]"
     assert (await lab.store.read_state("a/child")).parent.answered
 
