@@ -90,14 +90,16 @@ def messages_server() -> Iterator[MessagesServer]:
 @pytest.mark.integration
 @EVERY
 async def test_the_key_sent_is_the_vendors_own(
-    preset: Preset, chat_server: ChatServer, messages_server: MessagesServer
+    preset: Preset, chat_server: ChatServer, messages_server: MessagesServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat = isinstance(preset.speaks, Dialect)
     server = chat_server if chat else messages_server
     server.reply("Hello" if chat else said_by_messages(text("Hello")))
-    environ = {"OPENAI_API_KEY": "sk-other", "ANTHROPIC_API_KEY": "sk-other"}
-    environ |= {name: f"sk-{preset.name}" for name in preset.keys}
-    provider = preset(model="m", base_url=server.url, environ=environ)
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(name, "sk-other")
+    for name in preset.keys:
+        monkeypatch.setenv(name, f"sk-{preset.name}")
+    provider = preset(model="m", base_url=server.url)
     async with provider.stream(ModelRequest("", (Message(0, "user", (TextBlock("hi"),), 0),))) as chunks:
         assert fold([chunk async for chunk in chunks]).text == "Hello"
     await provider.close()

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from kode.core.kernel.message import MediaBlock, TextBlock, Usage
     from kode.core.kernel.permission import PermissionPolicy, Rule
     from kode.core.plugin import Plugin
+    from kode.core.provider.anthropic.messages import AnthropicProvider
+    from kode.core.provider.gemini.content import GeminiProvider
     from kode.core.provider.openai.chat import OpenAIProvider
     from kode.core.provider.scripted import ScriptedProvider
     from kode.core.runtime.agent import Agent
     from kode.core.runtime.pool import AgentPool
-    from kode.core.runtime.result import RunResult
+    from kode.core.runtime.result import Question, RunResult
     from kode.core.runtime.schedule import Scheduler
     from kode.core.runtime.sending import decide
     from kode.core.runtime.stateless import StatelessAgent
@@ -47,11 +49,13 @@ __getattr__, __dir__ = exports(
         "AgentConfig": "config",
         "AgentPool": "runtime.pool",
         "AgentTemplate": "template",
+        "AnthropicProvider": "provider.anthropic",
         "Checkpointer": "checkpoint",
         "ContextPolicy": "kernel.context",
         "Dependencies": "config",
         "Envelope": "event.base",
         "FileCheckpointer": "checkpoint",
+        "GeminiProvider": "provider.gemini",
         "Hooks": "hook.base",
         "JSONStore": "store.json",
         "KodeError": "errors",
@@ -64,6 +68,7 @@ __getattr__, __dir__ = exports(
         "PermissionPolicy": "kernel.permission",
         "Plugin": "plugin",
         "Rule": "kernel.permission",
+        "Question": "runtime.result",
         "RunResult": "runtime.result",
         "Scheduler": "runtime.schedule",
         "ScriptedProvider": "provider.scripted",
@@ -87,11 +92,13 @@ __all__ = [
     "AgentConfig",
     "AgentPool",
     "AgentTemplate",
+    "AnthropicProvider",
     "Checkpointer",
     "ContextPolicy",
     "Dependencies",
     "Envelope",
     "FileCheckpointer",
+    "GeminiProvider",
     "Hooks",
     "JSONStore",
     "KodeError",
@@ -104,6 +111,7 @@ __all__ = [
     "PermissionPolicy",
     "Plugin",
     "Rule",
+    "Question",
     "RunResult",
     "Scheduler",
     "ScriptedProvider",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kode.core.lazy import exports
 
 if TYPE_CHECKING:
+    from kode.core.provider.anthropic.messages import AnthropicProvider
     from kode.core.provider.assemble import Assembler, BadInput, Reply, Shown, fold
     from kode.core.provider.base import (
         BlockKind,
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
     )
     from kode.core.provider.catalog import GROUP, Claim, ProviderCatalog, ProviderFactory, default_providers
     from kode.core.provider.failure import FAILURES, Failure, provider_error, retry_after_s, stop_for
+    from kode.core.provider.gemini.content import GeminiProvider
     from kode.core.provider.openai.chat import OpenAIProvider
     from kode.core.provider.openai.chat_request import Dialect
+    from kode.core.provider.presets import PRESETS, Preset
     from kode.core.provider.retry import RetryPolicy, next_delay, retrying
     from kode.core.provider.script import (
         Expect,
@@ -66,6 +69,7 @@ __getattr__, __dir__ = exports(
     __name__,
     {
         "Answer": "scripted",
+        "AnthropicProvider": "anthropic.messages",
         "Assembler": "assemble",
         "BadInput": "assemble",
         "BlockKind": "base",
@@ -85,6 +89,7 @@ __getattr__, __dir__ = exports(
         "Failure": "failure",
         "GROUP": "catalog",
         "Gate": "script",
+        "GeminiProvider": "gemini.content",
         "Http": "wire.http",
         "HttpOptions": "wire.http",
         "InputDelta": "base",
@@ -92,6 +97,8 @@ __getattr__, __dir__ = exports(
         "ModelRequest": "base",
         "OpenAIProvider": "openai.chat",
         "OutputSchema": "base",
+        "PRESETS": "presets",
+        "Preset": "presets",
         "Prices": "base",
         "Provider": "base",
         "ProviderCatalog": "catalog",
@@ -141,7 +148,9 @@ __getattr__, __dir__ = exports(
 __all__ = [
     "FAILURES",
     "GROUP",
+    "PRESETS",
     "Answer",
+    "AnthropicProvider",
     "Assembler",
     "BadInput",
     "BlockKind",
@@ -159,6 +168,7 @@ __all__ = [
     "Expect",
     "Failure",
     "Gate",
+    "GeminiProvider",
     "Http",
     "HttpOptions",
     "InputDelta",
@@ -166,6 +176,7 @@ __all__ = [
     "ModelRequest",
     "OpenAIProvider",
     "OutputSchema",
+    "Preset",
     "Prices",
     "Provider",
     "ProviderCatalog",

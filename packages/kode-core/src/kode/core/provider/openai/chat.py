@@ -90,7 +90,7 @@ class OpenAIProvider:
         known = self._of(model)
         self.window_tokens = window_tokens or known.window_tokens
         self.capabilities = capabilities or Capabilities(
-            reasoning=known.reasoning,
+            reasoning=known.reasoning or known.reasoning_field is not None,
             structured_output=True,
             prompt_cache=True,
             input_media=frozenset({"image", "audio", "file"}),
@@ -113,7 +113,7 @@ class OpenAIProvider:
         request = request if request.model else replace(request, model=self.model)
         model = request.model
         try:
-            body = request_body(request, self._of(model), official=self.official)
+            body = request_body(request, self._of(model), official=self.official, name=self.name)
         except UsageError as error:
             raise provider_error("bad_request", error.message, provider=self.name, model=model) from error
         url = f"{self.base_url}/chat/completions{self._query}"

@@ -18,7 +18,6 @@ from typing import Any
 
 from kode.core.kernel.message import Usage
 from kode.core.kernel.words import StopReason
-from kode.core.provider.assemble import count
 from kode.core.provider.base import (
     BlockKind,
     BlockStart,
@@ -32,7 +31,7 @@ from kode.core.provider.base import (
     TextDelta,
     UsageReport,
 )
-from kode.core.provider.failure import provider_error
+from kode.core.provider.wire.frames import failed, load, number
 from kode.core.provider.wire.refusal import excerpt, understood
 
 __all__ = ["ChatReply", "read_usage"]
@@ -110,7 +109,7 @@ class ChatReply:
         if data.startswith("[DONE]"):
             self.over = True
             return self.end()
-        frame = _load(data)
+        frame = load(data)
         if self.finished and (frame is None or _is_error(frame)):
             self.over = True
             return self.end()
@@ -153,11 +152,8 @@ class ChatReply:
         return [*map(BlockStop, sorted(blocks)), ReplyEnd(stop, excerpt(self._stop or "", self._hide), model, id)]
 
     def _fail(self, code: str, what: str, *, retryable: bool | None = None) -> list[Chunk]:
-        # Not raised: the frames of a traceback would hold what the server sent, and servers echo keys.
         self.over = True
-        text = f"{self.who} {what}"
-        error = provider_error(code, text, retryable=retryable, provider=self.who, model=self.model or None)
-        return [ReplyError(error)]
+        return [failed(self.who, self.model, code, what, retryable=retryable)]
 
     def _choice(self, choice: dict[str, Any], out: list[Chunk]) -> None:
         # A whole completion has a ``message``, which reads like one large delta.
@@ -249,14 +245,6 @@ class ChatReply:
         return call
 
 
-def _load(data: str) -> dict[str, Any] | None:
-    try:
-        frame = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return frame if isinstance(frame, dict) else None
-
-
 def _choice_of(frame: dict[str, Any]) -> Any:
     choices = frame.get("choices")
     return choices[0] if isinstance(choices, list) and choices else None
@@ -270,19 +258,14 @@ def read_usage(usage: dict[str, Any]) -> Usage:
     """Read what was used; a number that is missing or odd is 0."""
     asked, said = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     # DeepSeek's and Moonshot's own names come second.
-    cached = _number(asked, "cached_tokens") or _number(usage, "prompt_cache_hit_tokens", "cached_tokens")
-    input = _number(usage, "prompt_tokens")
+    cached = number(asked, "cached_tokens") or number(usage, "prompt_cache_hit_tokens", "cached_tokens")
+    input = number(usage, "prompt_tokens")
     return Usage(
         input=input,
-        output=_number(usage, "completion_tokens"),
+        output=number(usage, "completion_tokens"),
         cache_read=min(cached, input),
-        reasoning=_number(said, "reasoning_tokens"),
+        reasoning=number(said, "reasoning_tokens"),
     )
-
-
-def _number(value: Any, *names: str) -> int:
-    found = [count(value.get(name)) for name in names] if isinstance(value, dict) else []
-    return next((each for each in found if each), 0)
 
 
 def _text(value: Any) -> str:

@@ -7,15 +7,16 @@ in the text as a note (media it does not take), so that a history from any provi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from hashlib import sha256
+from typing import Any, Literal
 
 from kode.core.errors import UsageError
 from kode.core.jsontext import parse
-from kode.core.kernel.message import Block, MediaBlock, Message, ToolResultBlock, ToolUseBlock
-from kode.core.provider.base import ModelRequest, ToolChoice, ToolSpec
-from kode.core.provider.wire.wording import FOLLOWS, effort_of, legal_id, legal_name, texts
+from kode.core.kernel.message import Block, MediaBlock, Message, ReasoningBlock, ToolResultBlock, ToolUseBlock
+from kode.core.provider.base import Effort, ModelRequest, ToolChoice, ToolSpec
+from kode.core.provider.wire.wording import FOLLOWS, effort_of, in_loop, legal_id, legal_name, texts
 
 __all__ = ["Dialect", "dialect_of", "request_body", "write_messages"]
 
@@ -31,6 +32,17 @@ class Dialect:
     sampling: bool = True
     """Whether it takes ``temperature``, ``top_p`` and ``stop``; reasoning models refuse them."""
     reasoning: bool = False
+    thinking: Literal["effort", "switch", "toggle", "enable_thinking", "reasoning"] | None = "effort"
+    """How it is told how much to think; see ``_THINKING``."""
+    reasoning_field: str | None = None
+    """Where it wants its own reasoning back; None: nowhere."""
+    schemas: bool = True
+    """Whether it holds answers and arguments to a schema; else it is told of the schema and asked for JSON."""
+    short_ids: bool = False
+    """Whether ids of calls have exactly nine letters and digits."""
+    asks_usage: bool = True
+    """Whether usage comes only if asked for; who sends it anyway may refuse the question."""
+    seed_field: str = "seed"
 
 
 _REASONS = "max_completion_tokens", False, True
@@ -60,25 +72,26 @@ def dialect_of(model: str) -> Dialect:
     return next((found for beginning, found in _BY_LENGTH if name.startswith(beginning)), Dialect())
 
 
-def request_body(request: ModelRequest, dialect: Dialect, *, official: bool = False) -> bytes:
+def request_body(request: ModelRequest, dialect: Dialect, *, official: bool = False, name: str = "openai") -> bytes:
     """Write the whole body.
 
     Args:
         request: What to ask.
         dialect: Of its model.
         official: Whether it goes to the vendor itself: other servers refuse, or stumble over, what is its alone.
+        name: The provider's: whose reasoning is its own.
 
     Raises:
         UsageError: ``extra_body`` or a tool's schema is no JSON object.
     """
-    body: dict[str, Any] = {"model": request.model, "messages": write_messages(request)}
-    body.update(_tools(request.tools, request.tool_choice))
+    body: dict[str, Any] = {"model": request.model, "messages": write_messages(request, dialect, name)}
+    body.update(_tools(request.tools, request.tool_choice, dialect))
     body["stream"] = True
-    body["stream_options"] = {"include_usage": True}
+    if dialect.asks_usage:
+        body["stream_options"] = {"include_usage": True}
     given: dict[str, Any] = {
         dialect.max_tokens_field: request.max_tokens,
-        "seed": request.seed,
-        "reasoning_effort": None if request.reasoning is None else effort_of(request.reasoning),
+        dialect.seed_field: request.seed,
         "prompt_cache_key": request.cache_key if official else None,
     }
     if dialect.sampling:
@@ -87,9 +100,14 @@ def request_body(request: ModelRequest, dialect: Dialect, *, official: bool = Fa
             "top_p": request.top_p,
             "stop": list(request.stop[:4]) or None,
         }
-    body.update((name, value) for name, value in given.items() if value is not None)
-    if request.output_schema is not None:
-        wanted = request.output_schema
+    body.update((field, value) for field, value in given.items() if value is not None)
+    effort = None if request.reasoning is None else effort_of(request.reasoning)
+    if effort is not None and dialect.thinking is not None and request.reasoning is not None:
+        body.update(_THINKING[dialect.thinking](effort, request.reasoning.budget_tokens))
+    wanted = request.output_schema
+    if wanted is not None and not dialect.schemas:
+        body["response_format"] = {"type": "json_object"}
+    elif wanted is not None:
         shape = {"name": legal_name(wanted.name), "schema": parse(wanted.schema), "strict": wanted.strict}
         body["response_format"] = {"type": "json_schema", "json_schema": shape}
     if request.extra_body is not None:
@@ -100,10 +118,35 @@ def request_body(request: ModelRequest, dialect: Dialect, *, official: bool = Fa
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _tools(tools: Sequence[ToolSpec], choice: ToolChoice | None) -> Iterator[tuple[str, Any]]:
+def _switch(effort: Effort, budget: int | None) -> dict[str, Any]:
+    return _toggle(effort, budget) | ({} if effort == "none" else {"reasoning_effort": effort})
+
+
+def _toggle(effort: Effort, budget: int | None) -> dict[str, Any]:
+    return {"thinking": {"type": "disabled" if effort == "none" else "enabled"}}
+
+
+def _enable_thinking(effort: Effort, budget: int | None) -> dict[str, Any]:
+    return {"enable_thinking": effort != "none"} | ({"thinking_budget": budget} if budget else {})
+
+
+def _reasoning(effort: Effort, budget: int | None) -> dict[str, Any]:
+    return {"reasoning": {"max_tokens": budget} if budget else {"effort": effort}}
+
+
+_THINKING: Mapping[str, Callable[[Effort, int | None], dict[str, Any]]] = {
+    "effort": lambda effort, budget: {"reasoning_effort": effort},
+    "switch": _switch,
+    "toggle": _toggle,
+    "enable_thinking": _enable_thinking,
+    "reasoning": _reasoning,
+}
+
+
+def _tools(tools: Sequence[ToolSpec], choice: ToolChoice | None, dialect: Dialect) -> Iterator[tuple[str, Any]]:
     if not tools:
         return
-    yield "tools", [{"type": "function", "function": dict(_function(tool))} for tool in tools]
+    yield "tools", [{"type": "function", "function": dict(_function(tool, dialect))} for tool in tools]
     if choice is None:
         return
     if choice.mode == "tool":
@@ -114,31 +157,61 @@ def _tools(tools: Sequence[ToolSpec], choice: ToolChoice | None) -> Iterator[tup
         yield "parallel_tool_calls", choice.parallel
 
 
-def _function(tool: ToolSpec) -> Iterator[tuple[str, Any]]:
+def _function(tool: ToolSpec, dialect: Dialect) -> Iterator[tuple[str, Any]]:
     yield "name", tool.name
     yield "description", tool.description
     yield "parameters", parse(tool.input_schema)
-    if tool.strict:
+    if tool.strict and dialect.schemas:
         yield "strict", True
 
 
 # ---- messages ----------------------------------------------------------------------------------------------
 
 
-def write_messages(request: ModelRequest) -> list[dict[str, Any]]:
+def write_messages(request: ModelRequest, dialect: Dialect, name: str = "openai") -> list[dict[str, Any]]:
     """Write system prompt and history; neighbours of one role become one message."""
     out: list[dict[str, Any]] = []
-    system = "\n\n".join(part.text for part in request.system_parts if part.text)
+    system = "\n\n".join([part.text for part in request.system_parts if part.text] + [*_told(request, dialect)])
     if system:
         out.append({"role": "system", "content": system})
-    for message in request.messages:
+    retain = request.reasoning is None or request.reasoning.retain
+    since = in_loop(request.messages)
+    field = dialect.reasoning_field
+    for at, message in enumerate(request.messages):
         for entry in _ROLES[message.role](message):
-            if not _joined(out, entry):
+            # Vendors that want reasoning back refuse a message with calls that has lost its own.
+            if field and message.provider == name and (retain or at >= since or "tool_calls" in entry):
+                entry.update(_thoughts(message, field))
+            if dialect.short_ids:
+                _shorten(entry)
+            if not _joined(out, entry, field):
                 out.append(entry)
     return out
 
 
-def _joined(out: list[dict[str, Any]], entry: dict[str, Any]) -> bool:
+def _told(request: ModelRequest, dialect: Dialect) -> Iterator[str]:
+    if request.output_schema is not None and not dialect.schemas:
+        yield f"Answer with nothing but JSON that fits this JSON schema:\n{request.output_schema.schema}"
+
+
+def _thoughts(message: Message, field: str) -> Iterator[tuple[str, Any]]:
+    text = "".join(block.text for block in message.blocks if isinstance(block, ReasoningBlock))
+    if text and message.role == "assistant":
+        yield field, text
+
+
+def _shorten(entry: dict[str, Any]) -> None:
+    for call in entry.get("tool_calls", ()):
+        call["id"] = _nine(call["id"])
+    if "tool_call_id" in entry:
+        entry["tool_call_id"] = _nine(entry["tool_call_id"])
+
+
+def _nine(id: str) -> str:
+    return id if len(id) == 9 and id.isascii() and id.isalnum() else sha256(id.encode()).hexdigest()[:9]
+
+
+def _joined(out: list[dict[str, Any]], entry: dict[str, Any], field: str | None) -> bool:
     """Put an entry into the one before it, where the two are of one role that speaks and not answers to a call."""
     last = out[-1] if out else {}
     role = entry["role"]
@@ -147,6 +220,8 @@ def _joined(out: list[dict[str, Any]], entry: dict[str, Any]) -> bool:
     if role == "assistant":
         last["content"] = "\n\n".join(text for text in (last["content"], entry["content"]) if text) or None
         last.update((name, value) for name, value in entry.items() if name == "tool_calls")
+        if field in entry:
+            last[field] = "\n\n".join(filter(None, (last.get(field), entry[field])))
         return True
     a, b = last["content"], entry["content"]
     last["content"] = f"{a}\n\n{b}" if isinstance(a, str) and isinstance(b, str) else [*_parts(a), *_parts(b)]

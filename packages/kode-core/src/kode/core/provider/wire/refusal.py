@@ -35,6 +35,8 @@ class Refusal:
     text: str
     """What the server said, for a person."""
     status: int | None = None
+    retry_after_s: float | None = None
+    """What it asks to wait, where that stands in the body."""
 
     def error(
         self,
@@ -52,7 +54,7 @@ class Refusal:
             self.code,
             message.rstrip(),
             retryable=retryable,
-            retry_after_s=retry_after_s,
+            retry_after_s=self.retry_after_s if retry_after_s is None else retry_after_s,
             provider=who,
             model=model,
             status=self.status,
@@ -83,7 +85,8 @@ def understood(status: int, value: Any, hide: Callable[[str], str] = str) -> Ref
     if number is not None and status < 400:
         status = number
     text = texts[0] if texts else json.dumps(value, ensure_ascii=False) if value else ""
-    return Refusal(_code(status, words, text), _sentence(excerpt(text, hide)), status if status >= 400 else None)
+    shown = status if status >= 400 else None
+    return Refusal(_code(status, words, text), _sentence(excerpt(text, hide)), shown, _delay(told.get("details")))
 
 
 def retry_after(headers: Mapping[str, str], now_us: int) -> float | None:
@@ -165,6 +168,11 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _EXCEEDS = re.compile(r"exceed(s|ed)? .{0,40}\btokens?\b", re.IGNORECASE)
+_SAYS = (
+    # Sentences that vendors send with a word, or a status, that stands for something else.
+    (re.compile(r"credit balance is too low|insufficient (account )?balance", re.IGNORECASE), "quota"),
+    (re.compile(r"api key not valid|api key expired|api_key_invalid", re.IGNORECASE), "authentication"),
+)
 _OUTPUT = re.compile(r"max_\w*tokens|(output|completion) tokens", re.IGNORECASE)
 """Of these too many were asked for: a shorter history does not help."""
 _TODO = {
@@ -183,6 +191,9 @@ def _code(status: int, words: set[str], text: str) -> str:
             return code
     if status in (200, 400, 413, 422, 500) and _too_long(text):
         return "context_too_long"
+    told = next((code for pattern, code in _SAYS if status < 500 and pattern.search(text)), None)
+    if told is not None:
+        return told
     if status in _STATUS:
         return _STATUS[status]
     if status >= 500:
@@ -191,6 +202,18 @@ def _code(status: int, words: set[str], text: str) -> str:
         return "bad_request"
     # An error object behind a 200: the server had begun to answer, so it is not the request's fault by default.
     return next((code for code in ("rate_limited", "bad_request") if code in found), "overloaded")
+
+
+def _delay(details: Any) -> float | None:
+    """Find ``retryDelay`` (google.rpc.RetryInfo), such as ``"37s"``."""
+    for each in details if isinstance(details, list) else []:
+        found = _SECONDS.fullmatch(str(each.get("retryDelay"))) if isinstance(each, dict) else None
+        if found:
+            return float(found[1])
+    return None
+
+
+_SECONDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 
 
 def _too_long(text: str) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from hashlib import sha256
 
 from kode.core.kernel.message import BlobBlock, Block, MediaBlock, Message, TextBlock, ToolResultBlock
 from kode.core.provider.base import Effort, Reasoning
 
-__all__ = ["FOLLOWS", "effort_of", "in_loop", "legal_id", "legal_name", "texts"]
+__all__ = ["FOLLOWS", "effort_of", "in_loop", "legal_id", "legal_name", "texts", "unpacked"]
 
 FOLLOWS = "(What the tool returned beside text follows in the next message.)"
 
@@ -25,6 +26,15 @@ def texts(blocks: Iterable[Block]) -> Iterator[str]:
             yield f"[{what}: left out, this model's API cannot take it]"
         elif isinstance(block, BlobBlock):
             yield f"{block.preview}\n[{block.size} bytes of {block.media_type}: left out]".lstrip()
+
+
+def unpacked(block: MediaBlock) -> MediaBlock:
+    """Take media out of a ``data:`` URL, which not every API reads."""
+    head, comma, data = (block.url or "").partition(",")
+    if not comma or not head.startswith("data:") or not head.endswith(";base64"):
+        return block
+    kind = head.removeprefix("data:").removesuffix(";base64")
+    return replace(block, url=None, data=data, media_type=block.media_type or kind or None)
 
 
 def legal_id(id: str, most: int = 64, others: str = "") -> str:
@@ -50,13 +60,12 @@ _ODD = re.compile(r"[^A-Za-z0-9_-]")
 
 def effort_of(reasoning: Reasoning) -> Effort | None:
     """Give the effort asked for, or the one that a budget comes to."""
-    if reasoning.effort is not None or reasoning.budget_tokens is None:
-        return reasoning.effort
     budget = reasoning.budget_tokens
-    return next((effort for most, effort in _EFFORTS if budget <= most), "high")
-
-
-_EFFORTS: tuple[tuple[int, Effort], ...] = ((0, "none"), (2_048, "low"), (16_384, "medium"))
+    if reasoning.effort is not None or budget is None:
+        return reasoning.effort
+    if budget <= 0:
+        return "none"
+    return "low" if budget <= 2_048 else "medium" if budget <= 16_384 else "high"
 
 
 def in_loop(messages: Iterable[Message]) -> int:
