@@ -1,0 +1,181 @@
+"""What is read, as SQL: every statement is one round trip.
+
+Records of several kinds come by one statement too: as rows of one shape, that of the widest of these kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Final
+
+from kode.core.store import Due, Key, Kind, Record
+from kode.core.store.contract import Value
+from kode.core.store.plans import Get, Scan
+from kode.core.store.primitives import prefix_end
+from kode.store.postgres.tables import LAYOUTS
+
+__all__ = ["Merged", "Together", "agents", "due", "look", "scan"]
+
+MOST: Final = 2**62
+"""A limit that is none."""
+
+Statement = tuple[str, list[Any]]
+
+
+def scan(schema: str, ask: Scan, tenant: str | None = None) -> Statement:
+    """See `Records.scan`; of headers also those of a tenant."""
+    end = min((end for end in (ask.before, prefix_end(ask.prefix)) if end is not None), default=None)
+    values: list[Any] = [ask.uid, ask.after, ask.prefix, min(ask.limit, MOST)]
+    values += [value for value in (end, tenant) if value is not None]
+    return _scan(schema, ask.kind, end is not None, tenant is not None, ask.reverse), values
+
+
+@lru_cache(maxsize=1_000)
+def _scan(schema: str, kind: Kind, ends: bool, tenant: bool, reverse: bool) -> str:
+    more = ' AND r."key" < $5' if ends else ""
+    if tenant:
+        more += f" AND r.tenant = ${5 + ends}"
+    return (
+        f"SELECT {LAYOUTS[kind].listed} FROM {schema}.{kind} AS r "
+        f'WHERE r.owner = $1 AND r."key" > $2 AND r."key" >= $3{more} '
+        f'ORDER BY r."key"{" DESC" if reverse else ""} LIMIT $4'
+    )
+
+
+def agents(schema: str, prefix: str, after: str, limit: int, tenant: str | None) -> Statement:
+    """See `Records.agents`."""
+    return scan(schema, Scan("header", "", prefix=prefix, after=after, limit=limit), tenant)
+
+
+def due(schema: str, now: int, limit: int, after: Due | None) -> Statement:
+    """See `Records.due`."""
+    wake_at, agent_id = (-(2**63), "") if after is None else (after.wake_at, after.agent_id)
+    sql = (
+        f'SELECT h."key", h.wake_at FROM {schema}.header AS h '
+        f"LEFT JOIN {schema}.lease AS l ON l.owner = h.uid AND l.\"key\" = '' "
+        'WHERE h.wake_at <= $1 AND (h.wake_at, h."key") > ($2, $3) AND (l.holder IS NULL OR l.until <= $1) '
+        'ORDER BY h.wake_at, h."key" LIMIT $4'
+    )
+    return sql, [now, wake_at, agent_id, min(limit, MOST)]
+
+
+def look(schema: str, agent_id: str) -> Statement:
+    """Ask for what is another value after every change of an agent."""
+    sql = (
+        f'SELECT h.uid, h.version, (SELECT max(i."key") FROM {schema}.inbox AS i WHERE i.owner = h.uid) '
+        f"FROM {schema}.header AS h WHERE h.owner = '' AND h.\"key\" = $1"
+    )
+    return sql, [agent_id]
+
+
+# ---- of several kinds at once ------------------------------------------------------------------------------
+
+_KINDS: Final = list(LAYOUTS)
+_ABOVE: Final = "\U0010ffff" * 151
+"""Above every key."""
+_Part = tuple[Kind, bool]
+"""A kind, and whether its rows are asked for by key; else by range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several things that are wanted at once; a plan may ask it of this store. Of a range it is all there is."""
+
+    asks: Sequence[Get | Scan]
+
+
+class Merged:
+    """What several callers want, as one statement."""
+
+    def __init__(self, wanted: Sequence[Together]) -> None:
+        self._wanted = wanted
+        self._keys: dict[Kind, dict[Key, None]] = {}
+        self._ranges: dict[Kind, list[Scan]] = {}
+        for ask in (ask for one in wanted for ask in one.asks):
+            if isinstance(ask, Get):
+                for key in ask.keys:
+                    self._keys.setdefault(key.kind, {})[key] = None
+            else:
+                self._ranges.setdefault(ask.kind, []).append(ask)
+
+    def statement(self, schema: str) -> Statement:
+        """Write it as SQL."""
+        values: list[Any] = []
+        for keys in self._keys.values():
+            values += [[key.uid for key in keys], [key.key for key in keys]]
+        for ranges in self._ranges.values():
+            values += [[ask.uid for ask in ranges], [ask.after for ask in ranges]]
+            values.append([ask.before or _ABOVE for ask in ranges])
+        return _union(schema, self._parts), values
+
+    def answers(self, rows: Sequence[Any]) -> list[list[list[Record | None]]]:
+        """Read its rows: for each caller, for each thing asked for, what `get` or `scan` would give."""
+        texts = _widest(self._parts)[0]
+        known: dict[Key, Record] = {}
+        listed: dict[tuple[Kind, int], list[Record]] = {}
+        for kind_number, n, owner, key, body, *values in rows:
+            kind = _KINDS[kind_number]
+            layout = LAYOUTS[kind]
+            columns: dict[str, Value] = dict(zip(layout.texts, values, strict=False))
+            columns.update(zip(layout.numbers, values[texts:], strict=False))
+            record = Record(kind, owner, key, columns, body)
+            if n:
+                listed.setdefault((kind, n), []).append(record)
+            else:
+                known[record.address] = record
+        for found in listed.values():
+            found.sort(key=lambda record: record.key)
+        numbers = dict.fromkeys(self._ranges, 0)
+        return [[self._answer(ask, known, listed, numbers) for ask in one.asks] for one in self._wanted]
+
+    def _answer(
+        self,
+        ask: Get | Scan,
+        known: dict[Key, Record],
+        listed: dict[tuple[Kind, int], list[Record]],
+        numbers: dict[Kind, int],
+    ) -> list[Record | None]:
+        if isinstance(ask, Get):
+            # Columns are a caller's own, also where several ask for one record.
+            return [_copy(known.get(key)) for key in ask.keys]
+        numbers[ask.kind] += 1
+        return [*listed.get((ask.kind, numbers[ask.kind]), ())]
+
+    @property
+    def _parts(self) -> tuple[_Part, ...]:
+        return *((kind, True) for kind in self._keys), *((kind, False) for kind in self._ranges)
+
+
+def _copy(record: Record | None) -> Record | None:
+    return None if record is None else replace(record, columns={**record.columns})
+
+
+def _widest(parts: tuple[_Part, ...]) -> tuple[int, int]:
+    layouts = [LAYOUTS[kind] for kind, _ in parts]
+    return max(len(layout.texts) for layout in layouts), max(len(layout.numbers) for layout in layouts)
+
+
+@lru_cache(maxsize=1_000)
+def _union(schema: str, parts: tuple[_Part, ...]) -> str:
+    texts, numbers = _widest(parts)
+    selects = []
+    at = 1
+    for kind, by_key in parts:
+        layout = LAYOUTS[kind]
+        columns = [f'r."{name}"' for name in layout.texts] + ["NULL::text"] * (texts - len(layout.texts))
+        columns += [f'r."{name}"' for name in layout.numbers] + ["NULL::bigint"] * (numbers - len(layout.numbers))
+        if by_key:
+            n, source = "0::bigint", f'unnest(${at}::text[], ${at + 1}::text[]) AS k(owner, "key")'
+            on = 'r."key" = k."key"'
+        else:
+            n, source = "k.n", f"unnest(${at}::text[], ${at + 1}::text[], ${at + 2}::text[]) WITH ORDINALITY"
+            source += " AS k(owner, low, high, n)"
+            on = 'r."key" > k.low AND r."key" < k.high'
+        at += 2 if by_key else 3
+        selects.append(
+            f'SELECT {_KINDS.index(kind)}, {n}, r.owner, r."key", r.body, {", ".join(columns)} '
+            f"FROM {source} JOIN {schema}.{kind} AS r ON r.owner = k.owner AND {on}"
+        )
+    return " UNION ALL ".join(selects)

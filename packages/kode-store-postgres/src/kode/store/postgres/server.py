@@ -1,0 +1,189 @@
+"""The way to a server: a pool, tasks of the store's own, and what is tried again.
+
+Whoever waits for an answer may be cancelled at any moment; a query that is cut off in the middle would leave a
+connection that nobody can use. So every query runs in a task that the store owns, to its end or its time-out, and who
+asked only waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from kode.core.clock import RealClock
+from kode.core.errors import StoreError, StoreUnavailableError, UsageError
+from kode.core.store import redact
+from kode.store.postgres.errors import map_errors
+
+__all__ = ["Options", "Server", "option"]
+
+T = TypeVar("T")
+FIRST_PAUSE_S: Final = 0.02
+LONGEST_PAUSE_S: Final = 1.0
+CLOSE_S: Final = 10.0
+"""How long `close` waits for what is under way."""
+# Plans stay in use while tables grow, so they must not depend on how small those were; and with sequential scans as
+# a last resort only, costs mean nothing to the compiler.
+SETTINGS: Final = {"application_name": "kode", "enable_seqscan": "off", "jit": "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to connect."""
+
+    pool_min: int = 1
+    pool_max: int = 10
+    connect_timeout_s: float = 10.0
+    command_timeout_s: float = 60.0
+    retry_s: float = 10.0
+    pgbouncer: bool = False
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]  # the driver has no types
+    """No session state is ever made, so none need be reset: that would be a round trip for each query."""
+
+    __slots__ = ()
+
+    def get_reset_query(self) -> str:
+        """Give nothing to run."""
+        return ""
+
+
+@dataclass(eq=False)
+class Server:
+    """One database, by its URL or by somebody else's pool. Used from one event loop."""
+
+    dsn: str | None
+    given: Any
+    options: Options
+    pool: Any = None
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    clock: RealClock = field(default_factory=RealClock)
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    was_open: bool = False
+
+    @property
+    def where(self) -> str:
+        """The server, for a person."""
+        return "The PostgreSQL pool" if self.dsn is None else redact(self.dsn)
+
+    @property
+    def _timeouts(self) -> dict[str, Any]:
+        return {"timeout": self.options.connect_timeout_s, "command_timeout": self.options.command_timeout_s}
+
+    async def open(self) -> None:
+        """Connect, if that was not done."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise UsageError(
+                "PostgresStore needs asyncio, for its driver knows no other event loop; run it by anyio.run(…) or "
+                "asyncio.run(…).",
+                code="asyncio_only",
+            ) from None
+        if self.pool is None:
+            self.pool = self.given or await self._connect()
+
+    async def _connect(self) -> Any:
+        options = self.options
+        with map_errors(self.where, connecting=True):
+            try:
+                return await asyncpg.create_pool(
+                    self.dsn,
+                    min_size=options.pool_min,
+                    max_size=options.pool_max,
+                    **self._timeouts,
+                    connection_class=_Connection,
+                    statement_cache_size=0 if options.pgbouncer else 200,
+                    server_settings={} if options.pgbouncer else SETTINGS,
+                )
+            except ValueError:
+                raise UsageError(f"{self.where} cannot be read as a URL; check it.", code="bad_url") from None
+
+    async def connect(self) -> Any:
+        """Make a connection outside the pool, for what must be told of."""
+        with map_errors(self.where, connecting=True):
+            return await asyncpg.connect(self.dsn, **self._timeouts, server_settings={"application_name": "kode watch"})
+
+    async def close(self) -> None:
+        """Wait for what is under way, and disconnect. What takes too long is broken off."""
+        pool = self.pool
+        if pool is None:
+            return
+        self.was_open = True
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=CLOSE_S)
+        self.pool = None
+        if pool is self.given:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await pool.close()
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            pool.terminate()
+
+    def closed(self) -> StoreError:
+        """Make the error for a call to a store that was closed."""
+        return StoreError(f"The store of {self.where} is closed; open it again.", code="closed")
+
+    def own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run something in a task of the store's own."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def ask(self, query: str, *values: Any, again: frozenset[str]) -> list[Any]:
+        """Run a statement and give its rows, whatever becomes of who asked."""
+        return await asyncio.shield(self.own(self.fetch(query, *values, again=again)))
+
+    async def fetch(self, query: str, *values: Any, again: frozenset[str]) -> list[Any]:
+        """Run a statement and give its rows; not to be cancelled."""
+
+        async def work(db: Any) -> list[Any]:
+            found: list[Any] = await db.fetch(query, *values)
+            return found
+
+        return await self.repeat(lambda: self.use(work), again)
+
+    async def use(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Do something with a connection; not to be cancelled."""
+        if self.pool is None:
+            raise self.closed()
+        pool = self.pool
+        with map_errors(self.where, connecting=True):
+            db = await pool.acquire(timeout=self.options.connect_timeout_s + self.options.command_timeout_s)
+        try:
+            with map_errors(self.where):
+                return await work(db)
+        finally:
+            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await pool.release(db)
+
+    async def repeat(self, call: Callable[[], Awaitable[T]], codes: frozenset[str]) -> T:
+        """Call again, later and later, while it fails with one of these codes and time is left."""
+        end = self.clock.monotonic() + self.options.retry_s
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                return await call()
+            except StoreUnavailableError as error:
+                if error.code not in codes or self.clock.monotonic() + pause > end:
+                    raise
+            await self.clock.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def option(name: str, value: str, kind: Any) -> Any:
+    """Read an option of a URL, of the kind that `Options` gives it."""
+    try:
+        if kind == "bool":
+            return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
+        return {"int": int, "float": float}.get(kind, str)(value)
+    except (KeyError, ValueError):
+        raise UsageError(f"{name} is {value[:40]!r}; give a {kind}.", code="bad_url", option=name) from None
