@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -24,15 +25,19 @@ class AuditPlugin(Plugin):
     def __init__(self, path, *, fsync=False):
         self.path = path
         self.fsync = fsync
-        self.file = None
+        self.files = []  # one for each lifespan that is entered: there may be several event loops
+        self.lock = threading.Lock()  # a thread that was left behind must not write into what was closed
 
     @asynccontextmanager
     async def lifespan(self):
-        self.file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self.files.append(file)
         try:
             yield
         finally:
-            os.close(self.file)
+            with self.lock:
+                self.files.remove(file)
+                os.close(file)
 
     def on_event(self, envelope):
         """Write the line of an event. A plain function runs in a worker thread, so it may wait for the disk."""
@@ -44,10 +49,12 @@ class AuditPlugin(Plugin):
         line = {"at": at, "agent": agent_id, "cursor": event.cursor, "of": what, "call": event.call, **event.data}
         if event.preview is not None:
             line["text"] = event.preview
-        # One write of a whole line: lines of several threads and processes do not mix.
-        os.write(self.file, json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        if self.fsync:
-            os.fsync(self.file)
+        with self.lock:
+            file = self.files[-1]
+            # One write of a whole line: lines of several processes do not mix.
+            os.write(file, json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            if self.fsync:
+                os.fsync(file)
 
     def last(self, agent_id):
         """Cursor of an agent's last line."""

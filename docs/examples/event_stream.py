@@ -16,6 +16,7 @@ from kode.core import Agent, Dependencies, Envelope, KodeError, TextBlock
 from kode.core.store import Store
 
 KEEP_ALIVE_S = 15.0
+LAST_S = 2.0
 OPEN: set[anyio.CancelScope] = set()
 
 
@@ -46,14 +47,19 @@ class EventStream(Response):
                 await send(_part({"type": "failed", "code": error.code, "message": error.message}))
             finally:
                 OPEN.discard(tasks.cancel_scope)
-            await send({"type": "http.response.body"})
+            with anyio.move_on_after(LAST_S):  # a client that does not read holds nobody up
+                await send({"type": "http.response.body"})
 
     async def _tell(self, events: AsyncIterator[Envelope], send: Send) -> None:
         """Send events, a comment whenever all is quiet, and at last the result of what was driven."""
+        gap = False
         while True:
             envelope = None
             with anyio.move_on_after(KEEP_ALIVE_S) as quiet:
                 envelope = await anext(events, None)
+            if not gap and getattr(events, "pruned", False):
+                gap = True
+                await send(_part({"type": "pruned"}))  # what the client has not seen is stored no more
             if envelope is not None:
                 await send(_part(await self._shown(envelope), envelope.id))
             elif quiet.cancelled_caught:
@@ -69,9 +75,10 @@ class EventStream(Response):
         event = envelope.event
         shown = {**asdict(event), "attempt": envelope.attempt, "block": envelope.block, "delta": envelope.delta}
         if event.type == "text_chunk_end" and event.ref is not None:
-            page = await self.store.read_messages(envelope.agent_id, after=event.ref.seq - 1, limit=1)
-            block = page.items[0].blocks[event.ref.block]
-            shown["delta"] = block.text if isinstance(block, TextBlock) else ""
+            seq = event.ref.seq
+            page = await self.store.read_messages(envelope.agent_id, after=seq - 1, before=seq + 1)
+            block = page.items[0].blocks[event.ref.block] if page.items else None
+            shown["delta"] = block.text if isinstance(block, TextBlock) else event.preview or ""  # if it was pruned
         return shown
 
 
@@ -86,7 +93,9 @@ class Server(uvicorn.Server):
     """Ends event streams before it stops, for they have no end; clients come back with their ``Last-Event-ID``."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop."""
+        """Stop, also while a client does not read."""
+        if self.config.timeout_graceful_shutdown is None:
+            self.config.timeout_graceful_shutdown = 5
         for scope in tuple(OPEN):
             scope.cancel()
         await super().shutdown(sockets)

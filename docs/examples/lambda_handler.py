@@ -1,7 +1,7 @@
 """Agents in AWS Lambda: behind API Gateway (REST and HTTP) or a function URL; ``lambda_handler.handler``.
 
 POST …/agents/ID/messages    {"message"}                         drive, and answer with the result
-POST …/agents/ID/decisions   {"call", "decision", "by", "note"}  answer a question, and go on
+POST …/agents/ID/decisions   {"call", "n", "decision", "by", "note"}  answer one of the result's questions, and go on
 POST …/agents/ID/continue                                        go on with what an earlier request left
 """
 
@@ -12,6 +12,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from typing import Any
 from urllib.parse import unquote
 
@@ -57,10 +58,10 @@ def opened() -> Dependencies:
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Serve one event. 202: the time was over, go on with ``continue`` or the same request again."""
-    left_s = context.get_remaining_time_in_millis() / 1_000
+    ends = time.monotonic() + min(context.get_remaining_time_in_millis() / 1_000, GATEWAY_S) - ANSWER_S
     try:
-        deps = opened()
-        result = RUNNER.run(served(event, deps, max(min(left_s, GATEWAY_S) - ANSWER_S, 0)))
+        deps = opened()  # the first time this takes a while, which the gateway counts as well
+        result = RUNNER.run(served(event, deps, max(ends - time.monotonic(), 0)))
     except KodeError as error:
         other = 503 if error.retryable else 500
         status = next((status for status, kinds in STATUS.items() if isinstance(error, kinds)), other)
@@ -72,8 +73,10 @@ async def served(event: dict[str, Any], deps: Dependencies, timeout_s: float) ->
     """Do what the path says."""
     path = event.get("rawPath") or event.get("path") or ""
     found = re.search(r"/agents/(.+)/(messages|decisions|continue)/?$", unquote(path))
-    if found is None:
-        raise errors.NotFoundError(f"There is nothing at {path!r}.")
+    asked: dict[str, Any] = event.get("requestContext", {}).get("http", event)
+    method = asked.get("method") or asked.get("httpMethod")
+    if found is None or method != "POST":
+        raise errors.NotFoundError(f"There is nothing to {method} at {path!r}.")
     body = json_body(event)
     common: dict[str, Any] = {"agent_id": found[1], "dependencies": deps, "timeout_s": timeout_s}
     match found[2]:
@@ -81,7 +84,7 @@ async def served(event: dict[str, Any], deps: Dependencies, timeout_s: float) ->
             key, message = request_id(event), body.get("message", "")
             return await StatelessAgent.run(**common, message=message, template_id=TEMPLATE, request_id=key)
         case "decisions":
-            said: dict[str, Any] = {name: body.get(name) for name in ("decision", "by", "note")}
+            said: dict[str, Any] = {name: body.get(name) for name in ("decision", "by", "note", "n")}
             return await StatelessAgent.decide(**common, call=body.get("call", ""), **said)
         case _:
             return await StatelessAgent.continue_(**common)
@@ -98,7 +101,7 @@ def json_body(event: dict[str, Any]) -> dict[str, Any]:
     text = event.get("body") or "{}"
     try:
         found = json.loads(base64.b64decode(text) if event.get("isBase64Encoded") else text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if isinstance(found, dict):
         return found

@@ -3,7 +3,7 @@
 POST /agents/ID/messages    {"message"}                         drive, and answer with the result
 POST /agents/ID/events      {"message"}                         drive, with events as they happen
 GET  /agents/ID/events                                          watch; another request drives
-POST /agents/ID/decisions   {"call", "decision", "by", "note"}  answer a question, and go on
+POST /agents/ID/decisions   {"call", "n", "decision", "by", "note"}  answer one of the result's questions, and go on
 """
 
 import os
@@ -58,7 +58,7 @@ async def body(request: Request) -> dict[str, Any]:
     """Read a JSON object."""
     try:
         found = await request.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if isinstance(found, dict):
         return found
@@ -92,7 +92,7 @@ async def messages(request: Request) -> Response:
 async def decisions(request: Request) -> Response:
     """Answer what a call waits for, and drive on. Take ``by`` from your sign-in."""
     told = await body(request)
-    said: dict[str, Any] = {name: told.get(name) for name in ("decision", "by", "note")}
+    said: dict[str, Any] = {name: told.get(name) for name in ("decision", "by", "note", "n")}
     return answer(await StatelessAgent.decide(**common(request), call=told.get("call", ""), **said))
 
 

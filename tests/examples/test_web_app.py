@@ -21,7 +21,16 @@ from fastapi import FastAPI
 from tests.examples.conftest import EXAMPLES, PATIENCE_S, until
 from tests.servers.chat import ChatServer, call, say
 
-from kode.core import KodeError, errors
+from kode.core import (
+    Agent,
+    AgentTemplate,
+    Dependencies,
+    KodeError,
+    MemoryStore,
+    ScriptedProvider,
+    StatelessAgent,
+    errors,
+)
 
 event_stream: Any = import_module("event_stream")
 web_app: Any = import_module("web_app")
@@ -278,10 +287,35 @@ def test_two_clients_watch_what_a_third_asked_for(url: str, http: httpx.Client, 
         assert viewer.types.count("text_chunk_start") == 1
 
 
-def test_what_a_run_fails_with_ends_the_stream(url: str, http: httpx.Client, chat_server: ChatServer) -> None:
+def test_what_is_wrong_with_a_request_has_a_status_and_no_stream(
+    url: str, http: httpx.Client, chat_server: ChatServer
+) -> None:
     chat_server.reply("Hello.")
     http.post(f"{url}/a/messages", json={"message": "Hi"}, headers={"Idempotency-Key": "k1"})
-    assert Viewer(f"{url}/a/events", "POST", "Something else").follow().end["code"] == "duplicate_id"
+    other = http.post(f"{url}/a/events", json={"message": "Something else"}, headers={"Idempotency-Key": "k1"})
+    assert (other.status_code, other.json()["code"]) == (409, "duplicate_id")
+    place = http.get(f"{url}/a/events", headers={"Last-Event-ID": "999999"})
+    assert (place.status_code, place.json()["code"]) == (400, "bad_position")
+    deep = http.post(f"{url}/a/messages", content="[" * 60_000)
+    assert (deep.status_code, deep.json()["code"]) == (400, "bad_body")
+    unnamed = http.post(f"{url}/a/messages", json={"message": "Hi"}, headers={"Idempotency-Key": ""})
+    assert (unnamed.status_code, unnamed.json()["code"]) == (400, "bad_item_id")
+
+
+async def test_a_text_that_was_pruned_is_not_taken_for_another() -> None:
+    async with MemoryStore() as store:
+        deps = Dependencies(store, providers={"m": ScriptedProvider(lambda _: "answer")})
+        for n in range(12):
+            await StatelessAgent.run("a", f"{n}", template_id=AgentTemplate("t", model="m"), dependencies=deps)
+        async with await Agent.open("a", deps) as agent:
+            await agent.compact()
+            await agent.complete()
+            await store.prune("a", before=None, keep_events=10_000, keep_messages=2)
+            events = await agent.subscribe(since=0, kinds=["text_chunk_end"])
+            events.done = lambda: True
+            shown = [await event_stream.EventStream(None, store)._shown(envelope) async for envelope in events]
+    assert len(shown) >= 12
+    assert {one["delta"] for one in shown} == {"answer"}
 
 
 def test_a_quiet_stream_is_kept_alive(

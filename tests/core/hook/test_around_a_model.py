@@ -11,6 +11,7 @@ import pytest
 
 from kode.core.hook import Hooks, NextModel
 from kode.core.kernel.message import Json, TextBlock, ToolResultBlock, ToolUseBlock, Usage
+from kode.core.kernel.words import StopReason
 from kode.core.provider.assemble import Reply
 from kode.core.provider.base import ModelRequest
 from kode.core.provider.failure import provider_error
@@ -93,7 +94,65 @@ BAD = [
     replace(text_reply(""), blocks=(ToolUseBlock("x", "t", Json("[]")),)),
     replace(text_reply(""), blocks=(ToolUseBlock("x", "t", Json("{no")),)),
     replace(text_reply(""), blocks=(ToolResultBlock("x", ()),)),
+    replace(text_reply(""), stop=StopReason.MAX_COST),
+    replace(text_reply(""), stop="no reason"),  # type: ignore[arg-type]
+    text_reply("", Usage(-5)),
+    text_reply("", Usage(10**30)),
 ]
+WRONG: list[dict[str, Any]] = [
+    {"messages": None},
+    {"messages": ("x",)},
+    {"tools": None},
+    {"tools": (5,)},
+    {"model": None},
+    {"model": ""},
+    {"system": None},
+    {"timeout_s": "x"},
+    {"timeout_s": 0},
+    {"max_tokens": "y"},
+    {"max_tokens": True},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+async def test_a_request_that_is_none_reaches_no_provider(lab: Any, born: Any, wrong: dict[str, Any]) -> None:
+    agent = await born([say("hello")], Hooks("bad", pre_model=lambda request: replace(request, **wrong)))
+    assert (await agent.run("go")).text == "hello"
+    assert [(name, stage) for name, stage, _ in await failures(lab)] == [("bad", "pre_model")]
+
+
+async def test_whose_request_it_is_stays(lab: Any, born: Any) -> None:
+    """And under which key it is tried again."""
+    seen: list[tuple[str, str | None]] = []
+
+    def claim(request: ModelRequest) -> ModelRequest:
+        seen.append((request.agent_id, request.idempotency_key))
+        return replace(request, agent_id="b", idempotency_key="same")
+
+    await (await born([say("hello")], Hooks("h", pre_model=claim))).run("go")
+    asked = lab.provider.requests[-1]
+    assert [(asked.agent_id, asked.idempotency_key)] == seen
+
+
+@pytest.mark.parametrize("stage", ["post_model", "around_model"])
+@pytest.mark.parametrize("strict", [False, True])
+async def test_nobody_sees_what_a_strict_hook_has_not_seen(lab: Any, born: Any, stage: str, strict: bool) -> None:
+    """Not live, either; and who attaches in the middle is given nothing of it."""
+
+    async def redact(*given: Any) -> Reply:
+        return replace(given[1] if stage == "post_model" else await given[1](given[0]), blocks=(TextBlock("[…]"),))
+
+    agent = await born([delay(5, say("card 4111"))], Hooks("dlp", **{stage: redact}, strict=strict))
+    seen: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        agent.on("text_chunk", lambda envelope: seen.append(envelope.delta))
+        agent.on("text_chunk_start", lambda envelope: seen.append("start"))
+        run = lab.later(tasks, lambda: agent.run("go"))
+        await lab.clock.advance(1)
+        assert (agent.hub.reply is None) is strict
+        assert (await lab.pass_until(run)).text == "[…]"
+    assert ("card" in "".join(seen)) is not strict
+    assert bool(seen) is not strict
 
 
 @pytest.mark.parametrize("wrong", BAD, ids=range(len(BAD)))

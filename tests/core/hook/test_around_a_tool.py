@@ -236,3 +236,28 @@ async def test_an_interrupt_passes_through(lab: Any, born: Any) -> None:
         assert (await work.wait()).status == "interrupted"
     assert ended == ["work"]
     assert await failures(lab) == []
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_an_interrupt_behind_the_tool_keeps_its_result(lab: Any, born: Any, strict: bool) -> None:
+    """It has run; that its result could not be looked at is no reason to forget it, but one to withhold it."""
+
+    async def looks(use: ToolUse, outcome: ToolOutcome) -> None:
+        await lab.clock.sleep(8)
+
+    ran: list[str] = []
+    agent = await born(
+        [call("work", {})], Hooks("slow", post_tool_use=looks, strict=strict), tools=(worker(ran),),
+        limits=Limits(cancel_grace_s=2.0),
+    )  # fmt: skip
+    async with anyio.create_task_group() as tasks:
+        work = lab.later(tasks, lambda: agent.run("go"))
+        await lab.clock.advance(1)
+        await agent.interrupt()
+        assert (await lab.pass_until(work, 0.5)).status == "interrupted"
+    (made,) = (await lab.store.read_calls("a")).items
+    said = "user: [work has run, but its result is withheld: hook 'slow' was interrupted before it had looked at it.]"
+    assert ran == ["well"]
+    assert said in await lab.texts() if strict else "user: [worked well]" in await lab.texts()
+    assert made.status is (CallStatus.FAILED if strict else CallStatus.COMPLETED)
+    assert made.usage.input == 7

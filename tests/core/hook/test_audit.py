@@ -88,3 +88,22 @@ async def test_a_gap_is_closed(lab: Any, born: Any, tmp_path: Path) -> None:
         await lab.pass_until(lab.later(tasks, survivor.complete))
     assert len(written) < len(brief(file)) == 2
     assert [one["cursor"] for one in lines(file)] == [e.cursor for e in await lab.events() if e.type == "tool_end"]
+
+
+async def test_one_log_for_several_dependencies(lab: Any, born: Any, tmp_path: Path) -> None:
+    """Closing one takes the file from nobody else."""
+    file = tmp_path / "audit.jsonl"
+    audit = example.AuditPlugin(file)
+    one = lab.deps((), *TOOLS, plugins=[audit])
+    two = lab.deps([call("look", {}), say("end")] * 2, *TOOLS, plugins=[audit])
+    agent = await born((), audit, tools=TOOLS, deps=two)
+    await one.start([audit])
+    async with two:
+        await agent.run("go")
+        await one.close()
+        async with audit.lifespan():  # another event loop's, perhaps
+            pass
+        await agent.run("go")
+        await agent.close()
+    assert brief(file) == [("look", "COMPLETED")] * 2
+    assert audit.files == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from dataclasses import replace
 from typing import Any
@@ -10,16 +11,20 @@ import anyio
 import pytest
 
 from kode.core import jsontext
-from kode.core.errors import UsageError
+from kode.core.errors import KodeError, UsageError
 from kode.core.hook import Allow, Answer, Ask, Deny, Hooks, Replace, ToolUse
+from kode.core.hook.asking import Asker, HookFailed
+from kode.core.hook.reading import read_decision
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.permission import PermissionPolicy, Rule
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.provider.script import call, calls, say
 from kode.core.provider.scripted import ScriptedProvider
 from kode.core.runtime.agent import Agent
+from kode.core.runtime.effects import Worker
 from kode.core.template import AgentTemplate
 from kode.core.testing.crash import crash_at, until_crash
+from kode.core.tools import threads
 from kode.core.tools.base import Tool, ToolContext, ToolOutcome
 from kode.core.tools.define import tool
 
@@ -50,13 +55,20 @@ def echo(ran: list[Any], **flags: Any) -> Tool:
 
 
 DENY, ASK, REPLACE, ALLOW, ANSWER = Deny("no"), Ask("why not?"), Replace({"n": 2}), Allow(), Answer("made up")
+
+
+def told(n: int) -> str:
+    """What the model reads of a call whose arguments a hook changed."""
+    return f'ran {n}It was run with other arguments than you gave: {{"n":{n}}}.'
+
+
 TABLE = [
     # what the gates say, in their order -> status, what the model is shown, what the tool was run with
     ((None,), CallStatus.COMPLETED, "ran 1", [1]),
     ((ALLOW, None), CallStatus.COMPLETED, "ran 1", [1]),
-    ((REPLACE,), CallStatus.COMPLETED, "ran 2", [2]),
-    ((REPLACE, ALLOW), CallStatus.COMPLETED, "ran 2", [2]),
-    ((REPLACE, Replace(jsontext.dump({"n": 3}))), CallStatus.COMPLETED, "ran 3", [3]),
+    ((REPLACE,), CallStatus.COMPLETED, told(2), [2]),
+    ((REPLACE, ALLOW), CallStatus.COMPLETED, told(2), [2]),
+    ((REPLACE, Replace(jsontext.dump({"n": 3}))), CallStatus.COMPLETED, told(3), [3]),
     ((ANSWER,), CallStatus.COMPLETED, "made up", []),
     ((REPLACE, ANSWER), CallStatus.COMPLETED, "made up", []),
     ((ANSWER, REPLACE), CallStatus.COMPLETED, "made up", []),
@@ -96,7 +108,8 @@ async def test_what_gates_say_together(
     assert made == ran
     assert [line.split()[0] for line in seen] == [one.name for one in gates]
     if shown is None:
-        assert (result.status, made_call.approval.reason) == ("paused", "why not?")
+        changed = """ Hook 'g0' changed the arguments to {"n":2}.""" if REPLACE in words else ""
+        assert (result.status, made_call.approval.reason) == ("paused", f"why not?{changed}")
     else:
         assert (await lab.texts())[2] == f"user: [{shown}]"
         assert result.text == "end"
@@ -151,7 +164,7 @@ async def test_no_hook_lifts_a_denial(lab: Any, born: Any, word: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "shown", "runs"), [(ALLOW, "ran 1", [1]), (ANSWER, "made up", []), (REPLACE, "ran 2", [2])]
+    ("word", "shown", "runs"), [(ALLOW, "ran 1", [1]), (ANSWER, "made up", []), (REPLACE, told(2), [2])]
 )
 @pytest.mark.parametrize("how", ["policy", "tool"])
 async def test_no_hook_lifts_a_question(lab: Any, born: Any, word: Any, shown: str, runs: list[int], how: str) -> None:
@@ -210,7 +223,8 @@ async def test_what_a_hook_answers_is_bounded(lab: Any, born: Any) -> None:
     """As any result, and so is its reason."""
     limits = Limits(max_tool_result_bytes=1_000)
     script = [calls(("echo", {"n": 1}), ("echo", {"n": 2})), say("end")]
-    hooks = gate("g", Answer("x" * 10_000), Deny("y" * 10_000))
+    words = {1: Answer("x" * 10_000), 2: Deny("y" * 10_000)}
+    hooks = Hooks("g", pre_tool_use=lambda use: words[use.arguments["n"]])
     await (await born(script, hooks, tools=(echo([]),), limits=limits)).run("go")
     answered, denied = (await lab.texts())[2].split("] [")
     assert "9000 bytes cut" in answered
@@ -233,6 +247,57 @@ async def test_gates_see_what_an_approver_changed(lab: Any, born: Any) -> None:
     assert (await agent.complete()).text == "end"
     assert (seen, ran) == (['g {"n":1}', 'g {"n":7}'], [])
     assert (await lab.texts())[2] == 'user: [noApproved by someone, with other arguments than you gave: {"n":7}.]'
+
+
+async def test_each_gate_judges_what_will_run(lab: Any, born: Any) -> None:
+    """A replacement that is not made hides nothing from the gates behind it."""
+    ran: list[int] = []
+    seen: list[str] = []
+    agent = await born(
+        [call("echo", {"n": 1}), say("end")], gate("jail", REPLACE, seen=seen), gate("guard", None, seen=seen),
+        tools=(echo(ran, needs_approval=True),),
+    )  # fmt: skip
+    paused = await agent.run("go")
+    await agent.decide(paused.pending[0], "allow", input=jsontext.dump({"n": 7}))
+    await agent.complete()
+    assert (seen, ran) == (['jail {"n":1}', 'guard {"n":2}', 'jail {"n":7}', 'guard {"n":7}'], [7])
+
+
+async def test_denied_when_its_turn_comes(lab: Any, born: Any) -> None:
+    """It is denied like any other: it did not fail, nobody is shown a result, and the tool's time is not the gate's."""
+    after: list[str] = []
+    ran: list[int] = []
+
+    async def slow(use: ToolUse) -> None:
+        await lab.clock.sleep(3 if use.call_id else 0)
+
+    async def note(use: ToolUse, outcome: ToolOutcome) -> None:
+        after.append(use.name)
+
+    shown = Hooks("shown", pre_tool_use=slow, post_tool_use=note)
+    agent = await born(
+        [calls(("echo", {"n": 1}), ("echo", {"n": 2})), say("end")], shown, gate("g", None, None, DENY, None),
+        tools=(echo(ran, needs_approval=True, timeout_s=1.0),),
+    )  # fmt: skip
+    paused = await agent.run("go")
+    for one in paused.pending:
+        await agent.decide(one, "allow")
+    async with anyio.create_task_group() as tasks:
+        await lab.pass_until(lab.later(tasks, agent.complete), 0.5)
+    assert [one.status for one in (await lab.store.read_calls("a")).items] == [CallStatus.DENIED, CallStatus.COMPLETED]
+    assert (after, ran) == (["echo"], [2])
+    assert "tool_error" not in await lab.kinds()
+
+
+async def test_an_approver_sees_what_will_run(lab: Any, born: Any) -> None:
+    agent = await born([call("echo", {"n": 1}), say("end")], gate("g", REPLACE), tools=(echo([], needs_approval=True),))
+    paused = await agent.run("go")
+    told_of = {event.type: event.preview for event in await lab.events()}
+    assert told_of["tool_start"] == '{"n":2}'
+    assert """Hook 'g' changed the arguments to {"n":2}.""" in told_of["permission_required"]
+    await agent.decide(paused.pending[0], "allow")
+    await agent.complete()
+    assert (await lab.texts())[2] == f"user: [{told(2)}]"
 
 
 @pytest.mark.parametrize("word", [ASK, REPLACE, ALLOW])
@@ -291,6 +356,125 @@ async def test_a_gate_that_takes_too_long_denies(lab: Any, born: Any, plain: boo
         2
     ] == "user: [The hook 'slow' did not end in time at pre_tool_use, so the call is denied.]"
     assert ran == []
+
+
+async def test_gates_of_one_reply_are_asked_side_by_side(lab: Any, born: Any) -> None:
+    """And who did not end in time for one call is not waited for again."""
+    asked: list[str] = []
+
+    async def first(use: ToolUse) -> None:
+        await lab.clock.sleep(use.arguments["n"])
+
+    async def hangs(use: ToolUse) -> None:
+        asked.append(use.input)
+        await lab.clock.sleep(10**6)
+
+    sets = (Hooks("first", pre_tool_use=first), Hooks("hangs", pre_tool_use=hangs, timeout_s=3))
+    agent = await born([calls(*(("echo", {"n": n}) for n in (1, 2, 5))), say("end")], *sets, tools=(echo([]),))
+    began = lab.clock.monotonic()
+    async with anyio.create_task_group() as tasks:
+        await lab.pass_until(lab.later(tasks, lambda: agent.run("go")), 0.5)
+    assert lab.clock.monotonic() - began < 6
+    assert asked == ['{"n":1}', '{"n":2}']
+    assert [one.status for one in (await lab.store.read_calls("a")).items] == [CallStatus.DENIED] * 3
+    assert "did not end in time for another call" in (await lab.texts())[2]
+
+
+async def test_plain_gates_have_threads_of_their_own(lab: Any, born: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What hangs in one stays counted; the next one waits for a thread, and its time begins then."""
+    monkeypatch.setattr(threads, "THREADS", 1)
+    release = threading.Event()
+    ran: list[int] = []
+
+    def blocks(n: int) -> str:
+        release.wait(20)
+        return "blocked"
+
+    def look(use: ToolUse) -> None:
+        if use.arguments["n"] == 3:
+            release.wait(20)
+
+    busy = tool(description="Block.", readonly=True)(blocks)
+    quick = echo(ran, readonly=True)
+    script = [calls(("blocks", {"n": 1}), ("echo", {"n": 2})), call("echo", {"n": 3}), say("end")]
+    agent = await born(script, Hooks("g", pre_tool_use=look, timeout_s=2), tools=(busy, quick))
+    async with anyio.create_task_group() as tasks:
+        work = lab.later(tasks, lambda: agent.run("go"))
+        with anyio.fail_after(10):
+            while not ran:  # noqa: ASYNC110 - a tool tells nobody
+                await anyio.sleep(0.01)
+        assert ran == [2]  # while all threads of tools were taken
+        release.set()
+        assert (await work.wait()).text == "end"
+    before = threading.active_count()
+    release.clear()
+    asker = Asker(lab.clock, lambda event: None)
+    use = ToolUse("a", "u", quick, jsontext.dump({"n": 3}))
+    hooks = Hooks("g", pre_tool_use=look, timeout_s=2)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            failed = lab.later(tasks, lambda: asker.ask(hooks, "pre_tool_use", read_decision, use))
+            await anyio.sleep(0.05)
+            await lab.clock.advance(2.1)
+            with pytest.raises(HookFailed):
+                await failed.wait()
+    assert threading.active_count() <= before + 1
+    release.set()
+    assert await asker.ask(hooks, "pre_tool_use", read_decision, replace(use, input=jsontext.dump({"n": 4}))) == ALLOW
+
+
+class Odd(BaseException):
+    """What nobody expects."""
+
+
+@pytest.mark.parametrize(
+    "stage", ["pre_tool_use", "post_tool_use", "pre_model", "post_model", "around_model", "around_tool"]
+)
+@pytest.mark.parametrize("how", ["cancelled", "odd"])
+async def test_what_a_stranger_raises_is_his_failure(
+    lab: Any, born: Any, stage: str, how: str, anyio_backend_name: str
+) -> None:
+    """Whatever it is: also what looks like a cancellation of ours."""
+    if how == "cancelled" and anyio_backend_name == "trio":
+        pytest.skip("nobody can raise it there")
+
+    async def bad(*given: Any) -> None:
+        if how == "odd":
+            raise Odd
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    agent = await born([call("echo", {"n": 1}), say("end")], Hooks("h", **{stage: bad}), tools=(echo([]),))
+    assert (await agent.run("go")).text == "end"
+    assert "hook_failed" in await lab.kinds()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_tool_whose_own_work_was_cancelled_has_failed(lab: Any, born: Any) -> None:
+    async def fetch() -> str:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        return str(await future)
+
+    agent = await born([call("fetch", {}), say("end")], tools=(tool(description="Fetch.", recovery="retry")(fetch),))
+    assert (await agent.run("go")).text == "end"
+    assert "CancelledError" in (await lab.texts())[2]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_drive_that_a_stranger_cut_short_says_so(lab: Any, born: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no success."""
+
+    async def gone(self: Any, effect: Any) -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    agent = await born([say("end")])
+    monkeypatch.setattr(Worker, "perform", gone)
+    with pytest.raises(KodeError, match="cancelled"):
+        await agent.run("go")
 
 
 async def test_an_interrupt_ends_a_gate(lab: Any, born: Any) -> None:

@@ -18,13 +18,13 @@ from kode.core.discovery import Registry
 from kode.core.errors import NotBoundError, UsageError
 from kode.core.event.base import Envelope
 from kode.core.hook import Deny, Hooks
-from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Message
 from kode.core.plugin import Plugin, default_hooks, default_plugins
 from kode.core.provider.script import call, say
 from kode.core.provider.scripted import ScriptedProvider
 from kode.core.runtime.agent import Agent
 from kode.core.template import AgentTemplate
+from kode.core.tools.define import tool
 
 
 class Watch(Plugin):
@@ -110,38 +110,54 @@ async def test_its_failure_is_its_own(lab: Any, born: Any, caplog: pytest.LogCap
     assert "hook_failed" not in await lab.kinds()
 
 
-async def test_a_slow_one_holds_up_nobody(lab: Any, born: Any) -> None:
-    """It has the grace at the end of a drive, and sees the rest with the next one. Nothing is seen twice."""
+@pytest.mark.parametrize("between", ["nothing", "a snapshot"])
+async def test_a_slow_one_holds_up_nobody(lab: Any, born: Any, between: str) -> None:
+    """It has a blink at the end of a drive, and sees the rest with the next one. Nothing is seen twice."""
 
     async def slow(envelope: Envelope) -> None:
         await lab.clock.sleep(3)
+        shown.append(envelope.cursor)
 
+    shown: list[int] = []
     watch = Watch(on=slow)
-    agent = await born([call("nobody", {}), say("a"), say("b")], watch, limits=Limits(cancel_grace_s=4.0))
+    agent = await born([call("nobody", {}), say("a"), say("b")], watch)
     began = lab.clock.monotonic()
     async with anyio.create_task_group() as tasks:
-        run = lab.later(tasks, lambda: agent.run("go"))
-        await lab.clock.advance(0)
-        assert "done" in await lab.kinds()  # the driver has done its work; only the run's result waits a little
-        await lab.pass_until(run, 0.5)
-        assert lab.clock.monotonic() - began <= 4.5
-        first = len(watch.seen)
+        await lab.pass_until(lab.later(tasks, lambda: agent.run("go")), 0.05)
+        assert lab.clock.monotonic() - began <= 0.2
+        own = [event.cursor for event in await lab.events() if event.cursor > 1]
+        assert shown == []
+        if between == "a snapshot":
+            await agent.snapshot("s")
+        snapshot = (await lab.events())[-1].cursor
         watch.on = None
+        watch.seen.clear()
         await agent.run("again")
-    assert first <= 2
-    assert watch.cursors == [event.cursor for event in await lab.events() if event.cursor > 1]
+    later = [event.cursor for event in await lab.events() if event.cursor > snapshot]
+    assert watch.cursors == [*own, *later]
 
 
-async def test_a_lease_may_run_out_behind_a_slow_one(lab: Any, born: Any) -> None:
-    """The agent is done with; nobody is told that the store hangs."""
-
+async def test_a_handle_that_is_closed_shows_the_rest(lab: Any, born: Any) -> None:
     async def slow(envelope: Envelope) -> None:
-        await lab.clock.sleep(1)
+        await lab.clock.sleep(0.06)
 
     watch = Watch(on=slow)
-    agent = await born([say("a")], watch, limits=Limits(cancel_grace_s=60.0, lease_s=2.0, due_poll_s=0.5))
+    told: list[int] = []
+
+    async def changed(agent_id: str, messages: Sequence[Message]) -> None:
+        await lab.clock.sleep(0.15)
+        told.extend(one.seq for one in messages)
+
+    agent = await born([say("a")], watch, Hooks("h", messages_changed=changed))
     async with anyio.create_task_group() as tasks:
-        assert (await lab.pass_until(lab.later(tasks, lambda: agent.run("go")), 0.5)).text == "a"
+        await lab.pass_until(lab.later(tasks, lambda: agent.run("go")), 0.05)
+        left = len(watch.seen)
+        assert told == []
+        began = lab.clock.monotonic()
+        await lab.pass_until(lab.later(tasks, agent.close), 0.05)
+    assert lab.clock.monotonic() - began < 1.2
+    assert left < len(watch.seen)
+    assert told == [0, 1]
     assert watch.seen[-1].cursor == (await lab.events())[-1].cursor
 
 
@@ -152,28 +168,15 @@ async def test_one_that_hangs_is_left_behind(lab: Any, born: Any) -> None:
         if envelope.type == "message_received":
             await lab.clock.sleep(10**6)
 
+    async def work() -> str:
+        await lab.clock.sleep(3)
+        return "done"
+
     watch = Watch(on=hangs, timeout_s=2.0)
-    agent = await born([say("a")], watch)
+    agent = await born([call("work", {}), say("a")], watch, tools=(tool(description="Work.")(work),))
     async with anyio.create_task_group() as tasks:
         await lab.pass_until(lab.later(tasks, lambda: agent.run("go")), 0.5)
     assert watch.seen[-1].cursor == (await lab.events())[-1].cursor
-
-
-async def test_a_new_message_does_not_wait_for_it(lab: Any, born: Any) -> None:
-    async def slow(envelope: Envelope) -> None:
-        await lab.clock.sleep(1)
-
-    watch = Watch(on=slow)
-    agent = await born([say("a"), say("b")], watch, limits=Limits(cancel_grace_s=60.0))
-    async with anyio.create_task_group() as tasks:
-        first = lab.later(tasks, lambda: agent.run("go"))
-        await lab.clock.advance(1.5)
-        assert not first.done
-        await agent.send("again")
-        await lab.clock.advance(1)
-        assert first.done
-        await lab.pass_until(lab.later(tasks, agent.complete))
-    assert watch.cursors == [event.cursor for event in await lab.events() if event.cursor > 1]
 
 
 async def test_what_another_process_did_is_not_its_to_see(lab: Any, born: Any) -> None:
@@ -217,15 +220,36 @@ async def test_its_failure_is_a_durable_event(lab: Any, born: Any, how: str) -> 
                 await lab.clock.sleep(10**6)
             raise RuntimeError("secret")
 
-    agent = await born([say("a"), say("b")], Hooks("h", messages_changed=fails, timeout_s=1.0))
+    async def work() -> str:
+        await lab.clock.sleep(3)
+        return "done"
+
+    script = [call("work", {}), say("a"), say("b")]
+    hooks = Hooks("h", messages_changed=fails, timeout_s=1.0)
+    agent = await born(script, hooks, tools=(tool(description="Work.")(work),))
     async with anyio.create_task_group() as tasks:
         assert (await lab.pass_until(lab.later(tasks, lambda: agent.run("go")), 0.5)).text == "a"
-    (failed,) = [event for event in await lab.events() if event.type == "hook_failed"]
-    error = "timeout" if how == "hangs" else "RuntimeError"
-    assert dict(failed.data) == {"hooks": "h", "stage": "messages_changed", "error": error}
-    async with anyio.create_task_group() as tasks:
         assert (await lab.pass_until(lab.later(tasks, lambda: agent.run("go")), 0.5)).text == "b"
+    failed = [event for event in await lab.events() if event.type == "hook_failed"]
+    error = "timeout" if how == "hangs" else "RuntimeError"
+    assert failed
+    assert dict(failed[0].data) == {"hooks": "h", "stage": "messages_changed", "error": error}
     assert (await agent.status()).status == "READY"
+
+
+async def test_a_failure_behind_the_last_commit_is_said_with_the_next_drive(lab: Any, born: Any) -> None:
+    """It asks for no commit of its own."""
+
+    async def fails(agent_id: str, messages: Sequence[Message]) -> None:
+        if messages[-1].role == "assistant":
+            raise RuntimeError("secret")
+
+    agent = await born([say("a"), say("b")], Hooks("h", messages_changed=fails))
+    await agent.run("go")
+    assert (await lab.kinds())[-1] != "hook_failed"
+    before = len(await lab.events())
+    await agent.run("go")
+    assert "hook_failed" in [event.type for event in (await lab.events())[before:]]
 
 
 # ---- plugins -----------------------------------------------------------------------------------------------
@@ -268,6 +292,72 @@ async def test_a_lifespan_is_entered_once(lab: Any, born: Any) -> None:
     await one.run("again")
     assert watch.life == ["in", "out", "in"]
     await deps.close()
+
+
+async def test_a_plugin_of_two_processes_parts_runs_once(lab: Any, born: Any) -> None:
+    """Several dependencies share it: the first one starts it, the last one stops it."""
+    watch = Watch()
+    one, two = lab.deps([say("a")] * 2, plugins=[watch]), lab.deps([say("b")] * 2, plugins=[watch])
+    await (await born((), watch, deps=one)).run("go")
+    other = await Agent.open("a", two)
+    await other.run("go")
+    assert watch.life == ["in"]
+    await one.close()
+    assert watch.life == ["in"]
+    await other.run("go")
+    await two.close()
+    assert watch.life == ["in", "out"]
+
+
+async def test_a_plugin_that_does_not_start_keeps_nobody_else(lab: Any, born: Any) -> None:
+    class Stuck:
+        async def __aenter__(self) -> None:
+            await lab.clock.sleep(10**6)
+
+    bad, good = Watch("bad", lifespan=Stuck), Watch("good")
+    deps = lab.deps([say("a")], plugins=[bad, good])
+    async with anyio.create_task_group() as tasks:
+        late = lab.later(tasks, lambda: deps.start([bad]))
+        await lab.clock.advance(1)
+        await deps.start([good])
+        assert good.life == ["in"]
+        await lab.clock.advance(30)
+        with pytest.raises(NotBoundError, match="did not start within"):
+            await late.wait()
+    await deps.close()
+
+
+async def test_closing_waits_for_a_start(lab: Any, born: Any) -> None:
+    """What is being started is stopped, and started anew for whoever comes later."""
+    life: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        life.append("in")
+        await lab.clock.sleep(1)
+        yield
+        life.append("out")
+
+    watch = Watch(lifespan=lifespan)
+    deps = lab.deps([say("a")], plugins=[watch])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(deps.start, [watch])
+        await lab.clock.advance(0.5)
+        tasks.start_soon(deps.close)
+        await lab.clock.advance(0.1)
+        tasks.start_soon(deps.start, [watch])
+        await lab.clock.advance(0.5)
+        await lab.clock.advance(1)
+    assert life == ["in", "out", "in"]
+    await deps.close()
+    assert life == ["in", "out", "in", "out"]
+
+
+@pytest.mark.parametrize("wrong", [{"kinds": ("doen",)}, {"kinds": "done"}, {"timeout_s": 0}, {"hooks": 5}])
+def test_plugins_are_checked_when_they_are_given(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as raised:
+        default_plugins.given([Watch(**wrong)])
+    assert raised.value.code == "bad_plugin"
 
 
 async def test_a_lifespan_that_cannot_begin(lab: Any, born: Any) -> None:

@@ -269,7 +269,7 @@ async def test_a_decision_that_nobody_waits_for_is_refused_at_once(lab: Any) -> 
             await decide(lab.store, "a", wrong, "allow")
         assert caught.value.code == "not_pending"
     await agent.run("go")
-    with pytest.raises(UsageError, match=r"No question of call '1.1.2' waits for an answer \(open: 1.1.1\)"):
+    with pytest.raises(UsageError, match=r"No question 1 of call '1.1.2' waits for an answer \(open: 1.1.1 n=1 \(permission\)\)"):
         await agent.decide("1.1.2", "allow")
     with pytest.raises(UsageError, match="No question 2 of call"):
         await agent.decide("1.1.1", "allow", n=2)
@@ -376,7 +376,7 @@ async def test_a_decision_delivered_twice_does_not_answer_the_next_question(lab:
 async def test_a_call_that_may_not_run_again_is_sealed_as_one_that_may_have_run(lab: Any) -> None:
     keys: list[str] = []
     again = await crashed(lab, keys)
-    await again.decide("1.1.1", "deny", by="Bob", note="I look first")
+    await again.decide("1.1.1", "deny", by="Bob", note="I look first", n=2)
     assert (await again.complete()).text == "end"
     heard = await told(lab)
     assert "Not run again, decided by Bob: I look first." in heard

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from kode.core.config import AgentConfig
-from kode.core.errors import SchemaTooNewError, StoreUnavailableError, UsageError
+from kode.core.errors import InboxFullError, SchemaTooNewError, StoreUnavailableError, UsageError
 from kode.core.kernel.inputs import Instructed, InterruptRequested, LimitsChanged, MessageReceived, TimerSet
 from kode.core.kernel.limits import Limits, named
 from kode.core.kernel.message import Json, TextBlock, Usage
@@ -126,7 +126,7 @@ async def test_limits_of_a_message_are_checked_at_the_door(lab: Any) -> None:
     assert (await lab.store.load("a")).inbox == ()
 
 
-@pytest.mark.parametrize("text", ['{"max_steps_per_run":0}', '{"max_wishes":1}', "[" * 1_000, "no JSON", '"a"'])
+@pytest.mark.parametrize("text", ['{"max_steps_per_run":0}', "[" * 1_000, "no JSON", '"a"'])
 async def test_limits_that_somebody_wrote_by_hand_are_refused_with_an_event(lab: Any, text: str) -> None:
     agent = await lab.agent([say("never"), say("ok")][1:])
     by_hand = MessageReceived("odd", (TextBlock("go"),), limits=Json(text))
@@ -329,7 +329,6 @@ async def test_bad_values_are_refused_at_the_door(lab: Any, fields: dict[str, An
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        (LimitsChanged(Json('{"max_wishes":3}')), "Limits has no field 'max_wishes'"),
         (LimitsChanged(Json('{"max_inbox":0}')), "Limits.max_inbox is 0"),
         (LimitsChanged(Json('{"lease_s":0.5}')), "Limits.lease_margin_s is 4; give less than lease_s (0.5)"),
         (LimitsChanged(Json("[" * 5_000)), "Limits are '[["),
@@ -345,6 +344,41 @@ async def test_a_stored_instruction_that_makes_no_sense_stops_nothing(lab: Any, 
     assert told.startswith(said)
     assert agent.limits == before == (await Agent.open("a", agent._deps)).limits
     assert (await agent.run("go")).text == "two"
+
+
+@pytest.mark.parametrize("kind", ["instruction", "message"])
+async def test_limits_of_a_newer_version_wait_for_it(lab: Any, kind: str) -> None:
+    """Used up here they would be lost, though whoever sent them was told that they are durable."""
+    agent = await lab.agent([say("one")])
+    text = Json('{"max_wishes":3,"max_steps_per_run":7}')
+    newer = (
+        Instructed("new", LimitsChanged(text))
+        if kind == "instruction"
+        else MessageReceived("new", (TextBlock("go"),), limits=text)
+    )
+    await enqueue(lab.store, "a", newer)
+    for _ in range(8):  # more often than max_recoveries: it counts as no breakdown
+        with pytest.raises(SchemaTooNewError, match="Item 'new' names limits that this KODE does not know; upgrade it"):
+            await agent.complete()
+    loaded = await lab.store.load("a")
+    assert ([item.id for item in loaded.inbox], loaded.state.parked) == (["new"], None)
+    assert await rejected(lab) == []
+
+
+async def test_instructions_have_room_of_their_own(lab: Any) -> None:
+    """Neither do they pile up, nor do waiting messages keep limits from being changed."""
+    agent = await lab.agent([say("ok")], limits=Limits(max_inbox=3))
+    for n in range(3):
+        await agent.send(f"m{n}")
+        await agent.set_limits(max_steps_per_run=n + 1)
+    with pytest.raises(InboxFullError, match="3 instructions wait"):
+        await agent.set_limits(max_steps_per_run=9)
+    with pytest.raises(InboxFullError, match="3 messages wait"):
+        await agent.send("m3")
+    await agent.interrupt()
+    await agent.complete()
+    assert agent.limits.max_steps_per_run == 3
+    await agent.set_limits(max_steps_per_run=9)
 
 
 async def test_an_instruction_of_an_unknown_kind_is_refused_at_the_door(lab: Any) -> None:

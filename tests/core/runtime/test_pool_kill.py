@@ -43,7 +43,7 @@ def answer(request):
 async def main():
     async with open_store(url) as store:
         deps = Dependencies(store, tools=[work], providers={"m": ScriptedProvider(answer)})
-        async with AgentPool(deps, limits=Limits(max_agents=30, lease_s=2), signals=True) as pool:
+        async with AgentPool(deps, limits=Limits(max_agents=30, lease_s=120), signals=True) as pool:
             if what == "begin":
                 for n in range(20):
                     agent = await pool.create(template=AgentTemplate("t", model="m", tools=("work",)), agent_id=f"a{n}")
@@ -51,7 +51,7 @@ async def main():
                 print("begun", flush=True)
                 await anyio.sleep_forever()
             while any([(await store.read_state(f"a{n}")).effects for n in range(20)]):
-                await anyio.sleep(0.1)  # a killed driver's lease has to run out first
+                await anyio.sleep(0.1)  # long before the leases of a killed driver run out: here it is known to be dead
         print(len(pool.report.recovering), len(pool.report.rested), flush=True)
 
 anyio.run(main, backend=os.environ["LOOP"])

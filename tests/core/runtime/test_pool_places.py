@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -333,22 +334,34 @@ async def test_an_agent_whose_id_is_being_made_is_not_chosen_to_go(lab: Any) -> 
         assert list(pool) == [agent]
 
 
-async def test_a_cancelled_opening_leaves_its_place(lab: Any) -> None:
-    deps = lab.deps([say("one")], store=Door(lab.store, "read_plan"))
+@pytest.mark.parametrize("what", ["open", "create"])
+async def test_cancelled_it_leaves_its_place(lab: Any, what: str) -> None:
+    deps = lab.deps([say("one")], store=Door(lab.store, "read_plan", "create"))
     await lab.agent((), id="a")
     await lab.agent((), id="b")
     async with AgentPool(deps, limits=Limits(max_agents=1), find=False) as pool, anyio.create_task_group() as tasks:
-        opening = lab.later(tasks, lambda: pool.open("a"))
+        new = AgentConfig(AgentTemplate("t", model="m"), "new")
+        working = lab.later(tasks, partial(pool.open, "a") if what == "open" else partial(pool.create, new))
         await lab.clock.advance(0)
-        assert len(pool) == 1
-        await opening.cancel()
+        assert (deps.store.waiting, len(pool)) == (1, what == "create")
+        await working.cancel()
         assert len(pool) == 0
         deps.store.opened.set()
         for id in ("b", "a"):
             await pool.open(id)
-        with pytest.raises(NotFoundError):
-            await pool.open("nobody")
-        assert len(pool) == 0, "who had to go for nobody is opened again when it is needed"
+
+
+async def test_for_an_id_that_nobody_has_nobody_goes(lab: Any) -> None:
+    deps = lab.deps(echo)
+    for id in "ab":
+        await lab.agent((), deps=deps, id=id)
+    async with AgentPool(deps, limits=Limits(max_agents=2), find=False) as pool:
+        for id in "ab":
+            await pool.open(id)
+        for n in range(3):
+            with pytest.raises(NotFoundError):
+                await pool.open(f"nobody{n}")
+        assert [agent.agent_id for agent in pool] == ["a", "b"]
 
 
 async def test_a_fork_is_the_pools_too(lab: Any) -> None:

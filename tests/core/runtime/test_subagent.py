@@ -12,12 +12,14 @@ import pytest
 
 from kode.core.config import AgentConfig, Dependencies
 from kode.core.errors import NotBoundError, UsageError
+from kode.core.hook import Deny, Hooks, ToolUse
 from kode.core.jsontext import dump
 from kode.core.kernel.inputs import CallResolved
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import TextBlock, ToolResultBlock, Usage
 from kode.core.kernel.permission import PermissionPolicy
 from kode.core.kernel.state import Parent
+from kode.core.plugin import Plugin
 from kode.core.provider.base import ModelRequest
 from kode.core.provider.script import Gate, Turn, call, calls, delay, fail, last_text, say
 from kode.core.runtime.agent import Agent
@@ -692,3 +694,42 @@ async def test_an_answer_for_a_call_of_somebody_else_is_late(lab: Any) -> None:
     await enqueue(lab.store, "a", answer)
     assert (await parent.complete()).status == "paused"
     assert "late_answer" in await lab.kinds()
+
+
+async def test_who_watches_the_parent_watches_its_sub_agents(lab: Any) -> None:
+    """Hooks and plugins of the parent stand before the sub-agent's own, and so at every depth; none is there twice."""
+    ran: list[str] = []
+
+    @tool
+    async def remove(path: str) -> str:
+        """Remove."""
+        ran.append(path)
+        return "gone"
+
+    def guard(use: ToolUse) -> Deny | None:
+        return Deny("never") if use.name == "remove" else None
+
+    class Watch(Plugin):
+        name = "watch"
+
+    below = template("below", tools=("remove",), hooks=("own",))
+    helper = template("helper", tools=("task_run",), subagents=("below",), hooks=("own", "guard"))
+    lead = template("lead", model="m", tools=("task_run",), subagents=("helper",), hooks=("guard",), plugins=("watch",))
+
+    def deeper(request: ModelRequest) -> Turn:
+        return say(" | ".join(results(request))) if results(request) else calls(("remove", {"path": "/"}))
+
+    think = by_role(lead=asks(task()), helper=asks(task(agent="below")), below=deeper)
+    deps = lab.deps(
+        think, remove, task_run, templates=[below, helper], plugins=[Watch()],
+        hooks=[Hooks("guard", pre_tool_use=guard), Hooks("own", pre_tool_use=lambda use: None)],
+    )  # fmt: skip
+    agent = await Agent.create(template=lead, agent_id="a", dependencies=deps)
+    assert (await agent.run("go")).text == "never"
+    assert ran == []
+    (made,) = (await lab.store.read_calls("a")).items
+    child = await Agent.open(made.wait.child, deps)
+    (made,) = (await lab.store.read_calls(child.agent_id)).items
+    grandchild = await Agent.open(made.wait.child, deps)
+    assert (child.template.hooks, child.template.plugins) == (("guard", "own"), ("watch",))
+    assert (grandchild.template.hooks, grandchild.template.plugins) == (("guard", "own"), ("watch",))

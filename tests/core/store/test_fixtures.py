@@ -7,7 +7,7 @@ needs a new version and an upgrade, not a new file.
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -433,6 +433,12 @@ def test_what_was_stored_is_read_as_it_was_meant(name: str) -> None:
 @pytest.mark.parametrize("name", STORED)
 def test_the_same_bytes_are_written_today(name: str) -> None:
     assert as_json(STORED[name][0]) == (FIXTURES / f"{name}.json").read_text(encoding="utf-8")
+
+
+def test_an_item_consumed_before_digests_said_how_they_were_made_is_known_again() -> None:
+    old = "52529d502a80502838a1c4acac2784f41537fc8ac7becfb30372f97c75a770d0"
+    assert rec.same_item(old, item("message"))
+    assert not rec.same_item(old, replace(item("message"), payload=Json('{"blocks":[]}')))
 
 
 def test_every_file_is_expected_and_every_kind_has_one() -> None:

@@ -430,9 +430,12 @@ def test_a_payload_says_its_version_once_there_are_two(monkeypatch: pytest.Monke
     assert rec.item_input(old) == replace(said, metadata=Json('"input.message"'))
 
 
-def test_a_digest_is_over_kind_and_payload_only() -> None:
-    item = Item("i", "message", Json('{"a":1,"b":2}'), at=1)
-    same = Item("j", "message", Json('{"b":2,"a":1}'), 2, 3, 4, 5, "t", "s", Json("{}"))
+def test_a_digest_is_over_what_is_said_and_by_whom() -> None:
+    item = Item("i", "message", Json('{"a":1,"b":2}'), at=1, sender="s")
+    same = Item("j", "message", Json('{"b":2,"a":1,"limits":{},"metadata":"1"}'), 2, 3, 4, 5, "t", "s", Json("{}"))
+    assert rec.item_digest(item) != rec.item_digest(replace(item, sender="t"))
+    assert rec.same_item(rec.item_digest(item), same)
+    assert not rec.same_item(rec.item_digest(item), replace(item, sender=None))
     assert rec.item_digest(item) == rec.item_digest(same)
     assert rec.item_digest(item) != rec.item_digest(replace(item, kind="reminder"))
     assert rec.item_digest(item) != rec.item_digest(replace(item, payload=Json('{"a":2,"b":1}')))

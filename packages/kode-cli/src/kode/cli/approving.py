@@ -153,7 +153,8 @@ class Approver:
         self, agent: Agent, call: Call, decision: str, by: str, *, note: str | None = None, input: Json | None = None
     ) -> bool:
         try:
-            await agent.decide(call.id, "allow" if decision == "allow" else "deny", by=by, note=note, input=input)
+            n = None if call.approval is None else call.approval.n
+            await agent.decide(call.id, "allow" if decision == "allow" else "deny", by=by, note=note, input=input, n=n)
         except UsageError as error:
             if error.code not in ("not_pending", "duplicate_id"):
                 raise

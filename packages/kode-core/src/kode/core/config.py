@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet
 
 import anyio
 
@@ -25,7 +24,7 @@ from kode.core.template import templates as default_templates
 if TYPE_CHECKING:
     from kode.core.discovery import Registry
     from kode.core.hook.base import Hooks
-    from kode.core.plugin import Plugin
+    from kode.core.plugin import Lifespans, Plugin
     from kode.core.provider.base import Provider
     from kode.core.provider.catalog import ProviderCatalog
     from kode.core.provider.retry import RetryPolicy
@@ -36,9 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentConfig", "Dependencies", "Ids", "RandomIds"]
 
-_log = logging.getLogger("kode")
-STOP_S = 10.0
-"""Seconds that a plugin has to stop."""
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -176,13 +172,12 @@ class Dependencies:
     """Name of this process in leases; with the process's own identity behind it."""
     bound: dict[AgentTemplate, Any] = field(default_factory=dict, init=False, repr=False)
     """What templates turned out to mean here, kept by ``runtime.binding.bind``."""
+    owners: WeakSet[object] = field(default_factory=WeakSet, init=False, repr=False)
+    """Handles that were made from keywords, and their forks: when the last of them closes, this does."""
     _providers: dict[str, Provider] = field(default_factory=dict, init=False, repr=False)
     """Resolved once per name: agents share connections."""
-    _running: list[tuple[Plugin, AbstractAsyncContextManager[object]]] = field(
-        default_factory=list, init=False, repr=False
-    )
-    """Plugins with the lifespans that were entered, in this order."""
-    _starting: anyio.Lock | None = field(default=None, init=False, repr=False)
+    _lifespans: Lifespans | None = field(default=None, init=False, repr=False)
+    """Of plugins that were started."""
 
     def __post_init__(self) -> None:
         from kode.core.store.base import Store
@@ -214,26 +209,14 @@ class Dependencies:
 
     async def start(self, plugins: Iterable[Plugin]) -> None:
         """Enter the lifespans of plugins that are not running yet."""
-        self._starting = self._starting or anyio.Lock()
-        for plugin in plugins:
-            async with self._starting:
-                if not any(one is plugin for one, _ in self._running):
-                    lifespan = plugin.lifespan()
-                    await lifespan.__aenter__()
-                    self._running.append((plugin, lifespan))
+        from kode.core.plugin import Lifespans
 
-    async def _stop(self) -> None:
-        """Leave the lifespans, the last one first; what one of them raises keeps none of the others open."""
-        while self._running:
-            plugin, lifespan = self._running.pop()
-            try:
-                with self.clock.move_on_after(STOP_S, shield=True):
-                    await lifespan.__aexit__(None, None, None)
-                    continue
-                _log.warning("Plugin %s did not stop within %s s and was left", plugin.name, STOP_S)
-            except Exception:  # noqa: BLE001 - a stranger's code
-                _log.exception("Plugin %s failed to stop", plugin.name)
-        self._starting = None
+        self._lifespans = self._lifespans or Lifespans(self.clock)
+        await self._lifespans.start(plugins)
+
+    def runs(self, plugin: Plugin) -> bool:
+        """Whether a plugin was started here."""
+        return self._lifespans is not None and self._lifespans.run(plugin)
 
     async def close(self) -> None:
         """Stop plugins, and close the connections of providers that were found here by name.
@@ -242,7 +225,8 @@ class Dependencies:
         providers open new connections.
         """
         self.bound.clear()
-        await self._stop()
+        if self._lifespans is not None:
+            await self._lifespans.stop()
         given = () if not isinstance(self.providers, Mapping) else tuple(self.providers.values())
         with anyio.CancelScope(shield=True):
             for provider in tuple(self._providers.values()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from kode.core.errors import NotBoundError, UsageError
@@ -35,6 +35,7 @@ class Registry(Generic[T]):
         things: To start with.
         group: Entry points of installed wheels to look for unknown names in; they are loaded when asked for, and a
             class among them is called without arguments.
+        check: Looks at each before it is taken; raises ``UsageError``.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class Registry(Generic[T]):
         things: Mapping[str, T] | list[T] | tuple[T, ...] = (),
         *,
         group: str | None = None,
+        check: Callable[[T], None] | None = None,
     ) -> None:
         self.kind = kind
         self.word = word
         self.group = group
+        self.check = check
         self._known: dict[str, T] = {}
         named = [(None, one) for one in things] if isinstance(things, list | tuple) else things.items()
         for name, one in named:
@@ -57,7 +60,11 @@ class Registry(Generic[T]):
         """A registry of the same kind with what somebody brought, or this one if he brought none."""
         if things is None:
             return self
-        return things if isinstance(things, Registry) else Registry(self.kind, self.word, things, group=self.group)
+        return (
+            things
+            if isinstance(things, Registry)
+            else Registry(self.kind, self.word, things, group=self.group, check=self.check)
+        )
 
     def register(self, thing: T, name: str | None = None) -> T:
         """Add one, under its own name or another, and return it. The same one again is harmless.
@@ -70,6 +77,8 @@ class Registry(Generic[T]):
         name = thing.name if name is None else name
         if not isinstance(name, str) or not name.strip():
             raise UsageError(f"{thing!r} has no name; give it one.", code=f"bad_{self.word}")
+        if self.check is not None:
+            self.check(thing)
         if self._known.setdefault(name, thing) is not thing:
             raise UsageError(
                 f"There are two {self.word}s named {name!r}. Give one another name.", code="name_taken", name=name

@@ -46,8 +46,10 @@ def decide(
     changed = None if arguments is None else canonical(arguments)
 
     async def act(handle: Agent) -> Sent:
+        # Whoever types this means what is asked now; sent again, it answers nothing that is asked later.
+        asked = {question.call: question.n for question in (await handle.status()).questions}
         try:
-            return await handle.decide(call, decision, by=by or who(), note=note, input=changed)
+            return await handle.decide(call, decision, by=by or who(), note=note, input=changed, n=asked.get(call))
         except DuplicateIdError:
             text = f"Call {call!r} was decided already, and otherwise; that decision stands."
             raise UsageError(text, code="decided", call=call) from None

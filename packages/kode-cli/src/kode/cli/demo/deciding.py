@@ -49,6 +49,8 @@ class Question:
     content: str
     """What would be written; empty for a command."""
     reason: str
+    n: int = 1
+    """Which question of the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ async def open_question(store: Store) -> Question | None:
         if asked is not None and f"decision:{call.id}:{asked.n}" not in answered:
             given = json.loads(call.input or "{}")
             what = str(given.get("path") or given.get("cmd") or "")
-            return Question(call.id, call.tool, what, str(given.get("content", "")), asked.reason or "")
+            return Question(call.id, call.tool, what, str(given.get("content", "")), asked.reason or "", asked.n)
     return None
 
 
@@ -89,7 +91,7 @@ async def store_answer(settings: Settings, store: Store, question: Question, ans
     """
     agent = await Agent.open(AGENT_ID, dependencies(settings, store))
     try:
-        await agent.decide(question.call, answer.decision, by=answer.by, note=answer.note)
+        await agent.decide(question.call, answer.decision, by=answer.by, note=answer.note, n=question.n)
     except UsageError as error:
         if error.code not in ("not_pending", "duplicate_id"):
             raise

@@ -8,7 +8,9 @@ behind than the log reaches reads the store and comes back: nothing durable is e
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from kode.core.provider.assemble import Assembler
     from kode.core.store.base import Store
 
-__all__ = ["Hub", "Subscription", "switchboard"]
+__all__ = ["Hub", "Subscription", "on_call", "switchboard"]
 
 _log = logging.getLogger("kode")
 
@@ -34,8 +36,10 @@ MIN_LIVE = 262_144
 class Hub:
     """Passive: a log, a bell for subscribers, and a bell for the driver."""
 
-    def __init__(self, agent_id: str, keep: int = 10_000) -> None:
+    def __init__(self, agent_id: str, keep: int = 10_000, calls: Sequence[Callable[[str], None]] = ()) -> None:
         self.agent_id = agent_id
+        self.calls = calls
+        """What pools of this process want to hear: the id of an agent whom somebody rang for and nobody drives."""
         self.keep = keep
         self.log: list[Envelope] = []
         self.base = 0
@@ -57,8 +61,8 @@ class Hub:
         """Characters of live deltas in the log."""
         self.on_ring: Callable[[], None] | None = None
         """Set by the driver that is at work."""
-        self.on_call: Callable[[], None] | None = None
-        """Set by the pool that owns the agent: someone enqueued and nobody drives."""
+        self.over = anyio.Event()
+        """Set and made anew when a run ends, and when a drive is over and its lease given back."""
         self._bell = anyio.Event()
         self._waiting = 0
         self._handlers: dict[str, list[Callable[[Envelope], None]]] = {}
@@ -66,11 +70,12 @@ class Hub:
     # ---- for whoever enqueues
 
     def ring(self) -> None:
-        """Something new is in the inbox: tell the driver, or the pool, or nobody."""
+        """Something new is in the inbox: tell the driver, or the pools, or nobody."""
         if self.on_ring is not None:
             self.on_ring()
-        elif self.on_call is not None:
-            self.on_call()
+        else:
+            for call in tuple(self.calls):
+                call(self.agent_id)
         self.wake()
 
     # ---- for the driver
@@ -92,6 +97,11 @@ class Hub:
             self.on_ring = None
             self.reply = self.attempt = None
         self.wake()
+
+    def rest(self) -> None:
+        """Wake who waits for their turn, or for what comes of a run."""
+        self.over.set()
+        self.over = anyio.Event()
 
     def _clear(self) -> None:
         # One more than was there, so that a reader who had read it all notices too that the log starts anew.
@@ -121,6 +131,8 @@ class Hub:
                 self._call(envelope)
         if events:
             self.cursor = events[-1].cursor
+            if any(event.type == "done" for event in events):
+                self.rest()
             self._trim()
             self.wake()
 
@@ -222,18 +234,42 @@ class Hub:
         return index
 
 
-_BOARDS: WeakKeyDictionary[Store, WeakValueDictionary[str, Hub]] = WeakKeyDictionary()
+@dataclass(slots=True)
+class _Board:
+    """What this process has of one store object."""
+
+    hubs: WeakValueDictionary[str, Hub] = field(default_factory=WeakValueDictionary)
+    calls: list[Callable[[str], None]] = field(default_factory=list)
+
+
+_BOARDS: WeakKeyDictionary[Store, _Board] = WeakKeyDictionary()
+
+
+def _board(store: Store) -> _Board:
+    board = _BOARDS.get(store)
+    if board is None:
+        board = _BOARDS[store] = _Board()
+    return board
 
 
 def switchboard(store: Store, agent_id: str) -> Hub:
     """The hub of that agent in this process; one per store object, kept while anybody uses it."""
-    board = _BOARDS.get(store)
-    if board is None:
-        board = _BOARDS[store] = WeakValueDictionary()
-    hub = board.get(agent_id)
+    board = _board(store)
+    hub = board.hubs.get(agent_id)
     if hub is None:
-        hub = board[agent_id] = Hub(agent_id)
+        hub = board.hubs[agent_id] = Hub(agent_id, calls=board.calls)
     return hub
+
+
+@contextmanager
+def on_call(store: Store, call: Callable[[str], None]) -> Iterator[None]:
+    """Hear of the agents of a store whom somebody of this process rings for while nobody drives them."""
+    calls = _board(store).calls
+    calls.append(call)
+    try:
+        yield
+    finally:
+        calls.remove(call)
 
 
 class Subscription(AsyncIterator[Envelope]):
@@ -265,6 +301,8 @@ class Subscription(AsyncIterator[Envelope]):
         self.poll_s = poll_s
         self.cursor = start if since is None else since.cursor
         """Last durable event handed out or skipped by the filter."""
+        self.pruned = False
+        """Events that were asked for are stored no more; what was handed out begins behind them."""
         self.types = _wanted(channels, kinds)
         self.done: Callable[[], bool] | None = None
         """When given and true with nothing left to read, iteration ends."""
@@ -320,6 +358,7 @@ class Subscription(AsyncIterator[Envelope]):
 
     async def _read_store(self) -> bool:
         page = await self.store.read_events(self.hub.agent_id, after=self.cursor, limit=PAGE)
+        self.pruned = self.pruned or page.pruned
         self._take([Envelope(self.hub.agent_id, event, event.cursor) for event in page.items])
         return bool(page.items)
 

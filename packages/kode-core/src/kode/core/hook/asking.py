@@ -15,9 +15,10 @@ from kode.core.clock import Clock
 from kode.core.errors import UsageError
 from kode.core.hook.base import Hooks
 from kode.core.kernel.events import Event, preview
-from kode.core.tools.threads import in_thread
+from kode.core.tools.base import is_failure
+from kode.core.tools.threads import Seat
 
-__all__ = ["Asker", "HookFailed", "Wrapping", "called"]
+__all__ = ["Asker", "HookFailed", "LateError", "Wrapping", "called"]
 
 T = TypeVar("T")
 _log = logging.getLogger("kode")
@@ -25,6 +26,14 @@ _log = logging.getLogger("kode")
 
 class HookFailed(Exception):  # noqa: N818 - it never leaves the chain of hooks
     """A hook raised, took too long, or returned what it may not. Its text is safe to show: no word of the hook's."""
+
+    def __init__(self, text: str, *, late: bool) -> None:
+        super().__init__(text)
+        self.late = late
+
+
+class LateError(Exception):
+    """A hook or an observer did not end in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +50,14 @@ class Asker:
         Raises:
             HookFailed: It was noted as an event already.
         """
-        function = getattr(hooks, stage)
         try:
-            with self.clock.move_on_after(hooks.timeout_s):
-                return read(await called(function, *given))
-        except (Exception, SystemExit) as error:
+            return read(await called(self.clock, hooks.timeout_s, getattr(hooks, stage), *given))
+        except LateError:
+            raise self.failed(hooks, stage, None, call) from None
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             raise self.failed(hooks, stage, error, call) from error
-        raise self.failed(hooks, stage, None, call)
 
     def failed(self, hooks: Hooks, stage: str, error: BaseException | None, call: str | None) -> HookFailed:
         """Note a failure; None: it did not end in time."""
@@ -57,15 +67,27 @@ class Asker:
         _log.warning("The %s", text, exc_info=error)
         data = {"hooks": hooks.name, "stage": stage, "error": "timeout" if error is None else type(error).__name__}
         self.note(Event("hook_failed", call=call, preview=preview(text), data=data))
-        return HookFailed(text)
+        return HookFailed(text, late=error is None)
 
 
-async def called(function: Callable[..., Any], *given: Any) -> Any:
-    """Call an async function here, a plain one in a worker thread."""
-    if inspect.iscoroutinefunction(function):
-        return await function(*given)
-    value = await in_thread(partial(function, *given))
-    return await value if inspect.isawaitable(value) else value
+async def called(clock: Clock, timeout_s: float, function: Callable[..., Any], *given: Any) -> Any:
+    """Call an async function here, a plain one in a worker thread: its time begins when it has one.
+
+    Raises:
+        LateError: It did not end in time, or had no thread in as much time.
+    """
+    work: Callable[[], Any] = partial(function, *given)
+    if not inspect.iscoroutinefunction(function):
+        seat = Seat()
+        with clock.move_on_after(timeout_s):
+            await seat.take()
+        if not seat.taken:
+            raise LateError
+        work = partial(seat.run, work)
+    with clock.move_on_after(timeout_s):
+        value = await work()
+        return await value if inspect.isawaitable(value) else value
+    raise LateError
 
 
 class Wrapping(Generic[T]):
@@ -124,7 +146,7 @@ class Wrapping(Generic[T]):
             HookFailed: It failed, and there is no value of what it wraps to go on with.
             Exception: What the wrapped raised, if the hook let it pass or had nothing better.
         """
-        error: Exception | SystemExit | None = None
+        error: BaseException | None = None
         async with anyio.create_task_group() as tasks:
             with anyio.CancelScope() as scope:
                 tasks.start_soon(self._watch, scope)
@@ -132,11 +154,15 @@ class Wrapping(Generic[T]):
                     answer = read(await getattr(self.hooks, stage)(*given, self.next), self.got)
                     tasks.cancel_scope.cancel()
                     return answer
-                except (Exception, SystemExit) as caught:  # noqa: BLE001 - a stranger's code, whose end is stated below
+                except BaseException as caught:  # a stranger's code, whose end is stated below
+                    if not is_failure(caught):
+                        raise
                     error = caught
             tasks.cancel_scope.cancel()
-        if error is not None and (error is self.raised or isinstance(error, self.passing)):
+        if isinstance(error, self.passing):
             raise error
+        if self.raised is not None and error is self.raised:
+            raise self.raised
         failed = self.asker.failed(self.hooks, stage, error, call)
         if self.got is not None:
             return self.got

@@ -58,20 +58,35 @@ class Chain:
 
     # ---- tools ------------------------------------------------------------------------------------------------
 
-    async def gate(self, use: ToolUse) -> Ruling:
-        """Ask all gates about a call, and merge what they say."""
+    async def gate(self, use: ToolUse, late: set[str]) -> Ruling:
+        """Ask all gates about a call, and merge what they say.
+
+        ``late``: the sets that did not end in time for another call of the same reply; they are not waited for again.
+        """
         said: list[Decision] = []
         changed, by = None, ""
         for hooks in self.of("pre_tool_use", use.tool):
-            try:
-                word = await self.asker.ask(hooks, "pre_tool_use", read_decision, use, call=use.call_id)
-            except HookFailed as failed:
-                word = Deny(f"The {failed}, so the call is denied.")
+            word = await self._word(hooks, use, late)
             if isinstance(word, Replace):
                 changed, by = Json(str(word.input)), hooks.name
                 use = replace(use, input=changed)
             said.append(word)
         return _merged(said, changed, by)
+
+    async def gate_again(self, use: ToolUse) -> Ruling:
+        """Ask the gates about an approved call: each is shown what will run, and replaces nothing of it."""
+        said = [await self._word(hooks, use, set()) for hooks in self.of("pre_tool_use", use.tool)]
+        return _merged(said, None, "")
+
+    async def _word(self, hooks: Hooks, use: ToolUse, late: set[str]) -> Decision:
+        if hooks.name in late:
+            return Deny(f"The hook {hooks.name!r} did not end in time for another call, so this one is denied too.")
+        try:
+            return await self.asker.ask(hooks, "pre_tool_use", read_decision, use, call=use.call_id)
+        except HookFailed as failed:
+            if failed.late:
+                late.add(hooks.name)
+            return Deny(f"The {failed}, so the call is denied.")
 
     async def run_tool(self, use: ToolUse, run: NextTool) -> ToolResult:
         """Run a tool inside its ``around_tool`` hooks."""
@@ -102,11 +117,22 @@ class Chain:
                 outcome = await self.asker.ask(hooks, "post_tool_use", read, use, outcome, call=use.call_id)
             except HookFailed as failed:
                 if hooks.strict:
-                    text = f"{use.name} has run, but its result is withheld: the {failed}."
-                    outcome = replace(ToolOutcome.of(text, is_error=True), usage=outcome.usage)
+                    outcome = _withheld(use, outcome, f"the {failed}")
         return outcome
 
+    def cut_off(self, use: ToolUse, outcome: ToolOutcome) -> ToolOutcome:
+        """What counts of an outcome that ``post_tool_use`` had no time to look at."""
+        strict = next((one for one in self.of("post_tool_use", use.tool) if one.strict), None)
+        if strict is None:
+            return outcome
+        return _withheld(use, outcome, f"hook {strict.name!r} was interrupted before it had looked at it")
+
     # ---- the model --------------------------------------------------------------------------------------------
+
+    @property
+    def withholds(self) -> bool:
+        """Whether a strict set must see a reply before anybody else does."""
+        return any(one.strict for stage in ("around_model", "post_model") for one in self.of(stage))
 
     async def before_model(self, request: ModelRequest) -> ModelRequest:
         """Let ``pre_model`` edit a request.
@@ -152,6 +178,11 @@ class Chain:
             except HookFailed as failed:
                 _unless_open(hooks, f"The model's reply was not taken: the {failed}.")
         return reply
+
+
+def _withheld(use: ToolUse, outcome: ToolOutcome, why: str) -> ToolOutcome:
+    text = f"{use.name} has run, but its result is withheld: {why}."
+    return replace(ToolOutcome.of(text, is_error=True), usage=outcome.usage)
 
 
 def _reply_or(reply: Reply, value: Any) -> Reply:

@@ -7,22 +7,49 @@ keep a commit from being made or read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kode.core import jsontext
 from kode.core.errors import UsageError
 from kode.core.hook.base import Allow, Answer, Ask, Decision, Deny, Replace
-from kode.core.kernel.message import Json, ToolUseBlock
-from kode.core.provider.assemble import Reply
-from kode.core.provider.base import ModelRequest
+from kode.core.kernel.message import Json, Message, ToolUseBlock
+from kode.core.kernel.words import StopReason
+from kode.core.provider.assemble import MAX_COUNT, Reply
+from kode.core.provider.base import ModelRequest, OutputSchema, Reasoning, SystemPart, ToolChoice, ToolSpec
 from kode.core.tools.base import Suspended, ToolOutcome, ToolResult
 
 if TYPE_CHECKING:
     from kode.core.store.schema import Adapter
 
 __all__ = ["outcome_of", "read_decision", "read_outcome", "read_reply", "read_request", "result_of"]
+
+_NONE = type(None)
+_NUMBER = (int, float, _NONE)
+_REQUEST: Mapping[str, tuple[type, ...]] = {
+    "model": (str,),
+    "messages": (tuple, list),
+    "system": (str, tuple),
+    "tools": (tuple, list),
+    "tool_choice": (ToolChoice, _NONE),
+    "max_tokens": (int, _NONE),
+    "temperature": _NUMBER,
+    "top_p": _NUMBER,
+    "stop": (tuple,),
+    "seed": (int, _NONE),
+    "output_schema": (OutputSchema, _NONE),
+    "reasoning": (Reasoning, _NONE),
+    "timeout_s": _NUMBER,
+}
+_LISTS: Mapping[str, type] = {"messages": Message, "system": SystemPart, "tools": ToolSpec, "stop": str}
+STOPS = frozenset(
+    {
+        *(StopReason.END_TURN, StopReason.LENGTH, StopReason.REFUSAL),
+        *(StopReason.CONTENT_FILTER, StopReason.CONTEXT_TOO_LONG),
+    }
+)
+"""Why a model may stop; all else is the kernel's to say."""
 
 MAX_REASON = 2_000
 """Characters of a reason: it is stored with the call and shown, and is no place for data."""
@@ -94,7 +121,18 @@ def read_request(before: ModelRequest, value: Any) -> ModelRequest:
         return before
     if not isinstance(value, ModelRequest):
         raise _wrong(value, "return None or a ModelRequest, such as dataclasses.replace(request, …)")
-    return value
+    for name, kinds in _REQUEST.items():
+        part = getattr(value, name)
+        if not isinstance(part, kinds) or isinstance(part, bool):
+            raise _wrong(part, f"give another {name}")
+    for name, kind in _LISTS.items():
+        parts = getattr(value, name)
+        if not isinstance(parts, str) and not all(isinstance(one, kind) for one in parts):
+            raise _wrong(parts, f"{name} may hold {kind.__name__} only")
+    if not value.model or (value.timeout_s is not None and not value.timeout_s > 0):
+        raise _wrong(value, "it needs a model, and a timeout_s above 0")
+    # Whose request it is, and that it is the same one when it is tried again, is not a hook's to say.
+    return replace(value, agent_id=before.agent_id, idempotency_key=before.idempotency_key)
 
 
 def read_reply(value: Any, own: Reply | None) -> Reply:
@@ -109,6 +147,11 @@ def read_reply(value: Any, own: Reply | None) -> Reply:
         raise _wrong(ids, "each call of a reply needs an id of its own")
     if any(block.type == "tool_result" for block in reply.blocks):
         raise _wrong(reply.blocks, "a model does not answer calls: leave tool results out")
+    if reply.stop not in STOPS:
+        raise _wrong(reply.stop, f"a reply may stop for {', '.join(sorted(STOPS))}")
+    counts = [getattr(reply.usage, one.name) for one in fields(reply.usage)]
+    if not all(0 <= count <= MAX_COUNT for count in counts if isinstance(count, int)):
+        raise _wrong(reply.usage, "counts of usage are not below 0, and not above 2**53")
     blocks = tuple(
         replace(block, input=_arguments(block.input)) if isinstance(block, ToolUseBlock) else block
         for block in reply.blocks

@@ -102,7 +102,7 @@ def _open_call(draft: Draft, seq: int, block: int, use: ToolUseBlock, planned: P
     draft.next_n += 1
     draft.calls = (*draft.calls, call)
     draft.call_records[call.id] = call
-    draft.note("tool_start", call=call.id, ref=Ref(seq, block), preview_of=use.input, tool=use.name)
+    draft.note("tool_start", call=call.id, ref=Ref(seq, block), preview_of=planned.input or use.input, tool=use.name)
     if plan.verdict == "ask":
         require_approval(draft, call, plan.reason, kind="permission")
     elif plan.verdict == "answer":
@@ -178,6 +178,7 @@ def finish(draft: Draft, got: ToolFinished) -> None:
         seal(draft, call, got.sealed)
     else:
         status = CallStatus.FAILED if got.is_error else CallStatus.COMPLETED
+        status = CallStatus.DENIED if got.denied else status
         _close(draft, call, status, got.result, is_error=got.is_error, cut_bytes=got.cut_bytes)
     close_step(draft)
 
@@ -338,7 +339,7 @@ def close_step(draft: Draft) -> None:
 
 
 def _result_block(call: Call) -> ToolResultBlock:
-    said = _texts_of_approvers(call)
+    said = _texts_of_approvers(call) or _text_of_hooks(call)
     return ToolResultBlock(call.provider_id, (*(call.result or ()), *said), call.is_error, call.id)
 
 
@@ -348,8 +349,17 @@ def _texts_of_approvers(call: Call) -> tuple[ResultContent, ...]:
     return tuple(TextBlock(sentence(f"Approved by {a.by or 'someone'}{_instead(a.input)}", a.note)) for a in said)
 
 
+def _text_of_hooks(call: Call) -> tuple[ResultContent, ...]:
+    """Who reads the result must know what it is the result of."""
+    ran = call.attempts and call.status in (CallStatus.COMPLETED, CallStatus.FAILED, CallStatus.SEALED)
+    if not ran or call.changed_input is None:
+        return ()
+    return (TextBlock(f"It was run with other arguments than you gave: {_shown(call.changed_input)}."),)
+
+
 def _instead(input: Json | None) -> str:
-    if input is None:
-        return ""
-    shown = input if len(input) <= MAX_SHOWN else f"{input[:MAX_SHOWN]}…"
-    return f", with other arguments than you gave: {shown}"
+    return "" if input is None else f", with other arguments than you gave: {_shown(input)}"
+
+
+def _shown(input: Json) -> str:
+    return input if len(input) <= MAX_SHOWN else f"{input[:MAX_SHOWN]}…"

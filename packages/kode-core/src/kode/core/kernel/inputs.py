@@ -156,6 +156,8 @@ class ToolFinished:
     cut_bytes: int = 0
     usage: Usage | None = None
     sealed: str | None = None
+    denied: bool = False
+    """It was not run: a hook denied it when its turn came."""
 
 
 @dataclass(frozen=True, slots=True)

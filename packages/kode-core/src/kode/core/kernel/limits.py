@@ -63,7 +63,7 @@ class Limits:
     max_agents: int = _Count(50)
     """Agents a pool keeps open."""
     max_inbox: int = _Count(1_000)
-    """Messages that may wait; decisions, interrupts and resolutions are never refused."""
+    """Messages that may wait, and as many instructions; decisions, interrupts and resolutions are never refused."""
     max_message_bytes: int = _Count(10_485_760)
     max_subagent_depth: int = _Count(3)
     event_buffer: int = _Count(10_000)
@@ -199,7 +199,7 @@ def limits_of(text: Json) -> Limits:
     """Read what ``limits_text`` wrote.
 
     Raises:
-        UsageError: It is no JSON object, or names a field that is not there or has a wrong value.
+        UsageError: It is no JSON object, or a field has a wrong value; ``unknown_limit``: there is no such field here.
     """
     try:
         found = json.loads(text)
@@ -210,7 +210,8 @@ def limits_of(text: Json) -> Limits:
     strange = sorted(set(found) - set(_RANGES))
     if strange:
         name = strange[0][:100]
-        raise UsageError(f"Limits has no field {name!r}; it has {', '.join(_RANGES)}.", code="bad_limit", field=name)
+        unknown = f"Limits has no field {name!r}; it has {', '.join(_RANGES)}."
+        raise UsageError(unknown, code="unknown_limit", field=name)
     return Limits(**found)
 
 

@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
+from math import factorial
 from typing import TYPE_CHECKING, Any, Literal
 
 from kode.core.errors import UsageError
@@ -25,6 +27,17 @@ Mode = str
 MODES = frozenset({"auto", "approval", "readonly"})
 MAX_SEARCHED = 10_000
 """Characters of an argument that patterns are held against at most: a model cannot make a search long at will."""
+MAX_SEARCHED_NESTED = 24
+"""The same for a pattern with a repeat around a repeat or a choice, where each more can double the work."""
+STEPS = 50_000_000
+"""What one search may take; less than a second."""
+_PARTS = re.compile(
+    r"""\\.                                    # escaped
+    | \[\^?\]?(?:\\.|[^\]\\])*\]                # a class
+    | (?P<open>\()\?? | (?P<close>\)) | (?P<choice>\|)
+    | (?P<repeat>(?: (?P<once>\?) | [*+] | \{(?:(?P<least>\d*),)?(?P<most>\d*)\} ))[?+]?""",
+    re.VERBOSE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +46,8 @@ class Rule:
 
     ``Rule("bash_run", {"cmd": "^git "})`` matches calls of ``bash_run`` whose ``cmd`` starts with ``git``. An
     argument that is no text is searched as JSON: ``true``, ``3``, ``["a", "b"]``. One that is not given matches
-    nothing. Write no repeat around a repeat, as in ``(a+)+``: a few dozen characters can keep it busy for ever.
+    nothing. The more unbounded repeats a pattern has, the fewer characters of an argument it is held against, so that
+    no search is a long one: see ``searched``.
 
     Raises:
         UsageError: ``bad_rule``: a pattern does not compile, or something is no text.
@@ -85,7 +99,42 @@ def _pairs(given: Any) -> tuple[tuple[str, str], ...] | None:
 
 def _found(pattern: str, value: Any, unsearched: bool) -> bool:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return unsearched if len(text) > MAX_SEARCHED else re.search(pattern, text) is not None
+    return unsearched if len(text) > searched(pattern) else re.search(pattern, text) is not None
+
+
+@lru_cache(maxsize=1_024)
+def searched(pattern: str) -> int:
+    """How many characters of an argument a pattern is held against, at most ``MAX_SEARCHED``.
+
+    A search of n characters tries in the order of n^k / k! ways to place k repeats; where the match may begin is one
+    more, unless the pattern begins with ``^`` and has no ``|``. Only the pattern's text is looked at: what cannot be
+    told apart from a repeat counts as one.
+    """
+    free = 0 if pattern.startswith(("^", "\\A")) and "|" not in pattern else 1
+    groups = [False]
+    closed = (-1, False)  # where the last group ended, and whether it repeats or chooses
+    for part in _PARTS.finditer(pattern):
+        if part["open"]:
+            groups.append(False)
+        elif part["close"]:
+            inner = len(groups) > 1 and groups.pop()
+            groups[-1] |= inner
+            closed = (part.end(), inner)
+        elif part["choice"] or part["once"]:
+            groups[-1] = True
+        elif part["repeat"]:
+            if closed == (part.start(), True):
+                return MAX_SEARCHED_NESTED
+            free += _is_open(part)
+            groups[-1] = True
+    ways = max(free, 1)
+    return min(MAX_SEARCHED, int((STEPS * factorial(ways)) ** (1 / ways)))
+
+
+def _is_open(repeat: re.Match[str]) -> bool:
+    """Whether a repeat has no bound, or a high one."""
+    most = repeat["most"]
+    return most is None or (repeat["least"] is not None and not (most and int(most) < 10))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,4 +221,4 @@ def _spoken_of(rules: tuple[Rule, ...], tool: str, arguments: Mapping[str, Any])
     if not some:
         return None
     sure = any(rule.matches(tool, arguments) for rule in some)
-    return "" if sure else f", for an argument has more than the {MAX_SEARCHED:,} characters that rules search"
+    return "" if sure else ", for an argument is longer than what the rule's pattern is held against"

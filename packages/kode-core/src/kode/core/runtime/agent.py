@@ -13,7 +13,7 @@ from typing import Any, Literal
 import anyio
 
 from kode.core.config import AgentConfig, Dependencies
-from kode.core.errors import ConflictError, FencedError, LeaseLostError, NotFoundError, UsageError
+from kode.core.errors import ConflictError, LeaseLostError, NotFoundError, UsageError
 from kode.core.event.base import Position
 from kode.core.event.family import FamilySubscription
 from kode.core.event.hub import Hub, Subscription, switchboard
@@ -35,11 +35,13 @@ from kode.core.runtime.binding import Binding, bind
 from kode.core.runtime.birth import create_agent, given, read_template, recipe_digest
 from kode.core.runtime.context.reverting import compactions_of, revert
 from kode.core.runtime.driver import Drive, Driver
-from kode.core.runtime.family import Family, drive_family, told_of
+from kode.core.runtime.family import Family, drive_family
+from kode.core.runtime.observing import catch_up
 from kode.core.runtime.once import apply_once
+from kode.core.runtime.outcome import driven
 from kode.core.runtime.planning import Planning
 from kode.core.runtime.resident import Resident
-from kode.core.runtime.result import RunResult, last_stored, queued, result_of, stored_for
+from kode.core.runtime.result import RunResult
 from kode.core.runtime.sending import Content, Sent, check_text, decide, enqueue, message_of, whole_number
 from kode.core.runtime.streaming import Stream
 from kode.core.runtime.subagent import Household, at_work, delegated
@@ -72,6 +74,10 @@ class Agent(Planning):
         self._binding = binding
         self._deps = deps
         self._owns_deps = owns_deps
+        if owns_deps:
+            deps.owners.add(self)
+        self.gone = False
+        """The agent was found deleted, or made again under its id: this handle is good for nothing any more."""
         self.hub: Hub = switchboard(deps.store, agent_id)
         self._resident = resident
         self.drivers: list[Driver | Family] = []
@@ -195,7 +201,7 @@ class Agent(Planning):
             UsageError: The message is empty or has a wrong shape, the inbox is full, the id was used otherwise.
             NotFoundError: The agent is gone.
         """
-        id = item_id or self._deps.ids.item_id()
+        id = self._deps.ids.item_id() if item_id is None else item_id
         input = message_of(id, message, kind=kind, sender=sender, metadata=metadata, context=context, limits=limits)
         return await self._enqueue(input, priority=priority, not_before=not_before)
 
@@ -220,15 +226,22 @@ class Agent(Planning):
             return await self.run(message, timeout_s=timeout_s)
         return await self.go_on(until=self._until(timeout_s))
 
-    async def go_on(self, *, until: float | None = None, margin_s: float | None = None, wait: bool = True) -> RunResult:
-        """Drive what is there; the last run's result. Arguments as ``finish``."""
-        while True:
-            try:
-                drive = await drive_family(self, self._deps, until=until, margin_s=margin_s, wait=wait)
-                return told_of(await self._last_result(drive), drive)
-            except (LeaseLostError, ConflictError, FencedError):
-                if not (wait and await self._patient(until)):
-                    return queued(self.agent_id, await self._cursor())
+    async def go_on(
+        self,
+        *,
+        until: float | None = None,
+        margin_s: float | None = None,
+        wait: bool = True,
+        by_hand: bool = False,
+        run: int | None = None,
+    ) -> RunResult:
+        """Drive what is there; the result of the last run, or of the one of that number. Arguments as ``finish``.
+
+        ``by_hand``: also if the agent is parked after too many crashes.
+        """
+        return await driven(
+            self, self._deps, run, until=until, margin_s=margin_s, wait=wait, **({"by_hand": True} if by_hand else {})
+        )
 
     async def finish(
         self, sent: Sent, *, until: float | None = None, margin_s: float | None = None, wait: bool = True
@@ -239,29 +252,9 @@ class Agent(Planning):
             sent: What ``send`` said of the message.
             until: ``clock.monotonic()`` by which to return.
             margin_s: Time before that in which nothing new is started; None: 2 s, or a tenth if that is less.
-            wait: Follow somebody else who drives the agent; False: return ``queued`` at once.
+            wait: Follow somebody else who drives the agent; False: tell at once how it stands.
         """
-        look = sent.duplicate
-        while True:
-            if look:
-                found = await stored_for(self._deps.store, self.agent_id, sent.item_id)
-                # A pause may be over by now: somebody decided, and nobody has driven since.
-                if found is not None and found.status != "paused":
-                    return found
-            look = True
-            try:
-                drive = await drive_family(self, self._deps, until=until, margin_s=margin_s, wait=wait)
-            except (LeaseLostError, ConflictError, FencedError):
-                if wait and await self._patient(until):
-                    continue
-                return queued(self.agent_id, await self._cursor())
-            record = drive.runs.get(drive.taken.get(sent.item_id, 0))
-            if record is not None:
-                answer = None if record.answer_seq is None else drive.answers.get(record.answer_seq)
-                return told_of(result_of(self.agent_id, record, answer, drive.unfinished), drive)
-            # Nothing is open and no run took it just now: it was taken before, or it has to wait.
-            found = await stored_for(self._deps.store, self.agent_id, sent.item_id)
-            return told_of(found or await self._resting(sent, drive), drive)
+        return await driven(self, self._deps, sent, until=until, margin_s=margin_s, wait=wait)
 
     def stream(
         self,
@@ -317,8 +310,18 @@ class Agent(Planning):
         since: Position | str | int | None = None,
         kinds: Collection[str] | None = None,
     ) -> Subscription:
-        """Follow events from now on, or from a place; from any process. See ``Subscription``."""
+        """Follow events from now on, or from a place; from any process. See ``Subscription``.
+
+        Raises:
+            UsageError: ``bad_position``: the agent has no such place; perhaps it is another agent's.
+        """
         place = since if isinstance(since, Position) or since is None else Position.parse(since)
+        if place is not None and place.cursor > (self.hub.cursor or 0) and place.cursor > await self._cursor():
+            raise UsageError(
+                f"The agent {self.agent_id!r} has no event {place.cursor} yet; give a position of this agent.",
+                code="bad_position",
+                value=str(place),
+            )
         start = 0
         if place is None:
             start = self.hub.cursor if self.hub.driven and self.hub.cursor is not None else await self._cursor()
@@ -384,8 +387,8 @@ class Agent(Planning):
             by: Who; stored, and told to the model with a denial or a note.
             note: Why; stored, and told to the model.
             input: Other arguments to run it with, as JSON text; they are checked again, and told to the model.
-            n: Which question of the call, as ``permission_required`` names it; None: the one that is open. Name it
-                where the decision may be delivered twice: it then never answers a question that was asked later.
+            n: Which question of the call, as ``permission_required`` and ``RunResult.questions`` name it; None: its
+                first. Another is never answered, so that a decision may be delivered twice.
 
         Raises:
             UsageError: No question of that call is open, or somebody else answered first.
@@ -451,6 +454,8 @@ class Agent(Planning):
     async def batch_fork(self, count: int, *, at: str | None = None) -> list[Agent]:
         """Make many forks with new ids, reading this agent once; see ``Store.batch_fork`` for what an error leaves."""
         whole_number("count", count)
+        if count < 0:
+            raise UsageError(f"count is {count}; give how many forks, 0 or more.", code="bad_option", option="count")
         return await self._forked([self._deps.ids.agent_id() for _ in range(count)], at)
 
     async def _forked(self, ids: Sequence[str], at: str | None) -> list[Agent]:
@@ -459,7 +464,7 @@ class Agent(Planning):
         if made and recipe_digest(made[0]) != recipe:
             # They are made from a point at which it had other limits.
             _, template, recipe = await read_template(made[0].agent_id, self._deps)
-        # Forks of a handle that owns its dependencies share them, and so their connections: whoever is last closes.
+        # Forks of a handle that owns its dependencies own them too: whoever is last closes.
         return [
             Agent(s.agent_id, s.uid, bind(template, self._deps, recipe), self._deps, owns_deps=self._owns_deps)
             for s in made
@@ -473,13 +478,21 @@ class Agent(Planning):
     async def close(self) -> None:
         """Let go of the sandbox and what is resident; the agent stays stored and can be opened again.
 
-        A handle that was created from keywords owns what was made of them: its providers are closed too.
+        A handle that was created from keywords owns what was made of them, together with its forks: whoever of them
+        closes last stops the plugins and closes the providers too.
         """
         self.stop()
         self._resident = None
-        await self._binding.close()
-        if self._owns_deps:
-            await self._deps.close()
+        owners = self._deps.owners
+        try:
+            if not (self.drivers or self.gone):
+                await catch_up(self.agent_id, self._binding, self._deps, self.hub)
+            await self._binding.close()
+        finally:
+            if self in owners:
+                owners.discard(self)
+                if not owners:
+                    await self._deps.close()
 
     async def delete(self) -> None:
         """Remove the agent and everything stored of it.
@@ -488,6 +501,7 @@ class Agent(Planning):
             LeaseLostError: Somebody drives it.
         """
         await self._deps.store.delete(self.agent_id)
+        self.gone = True
         await self.close()
 
     @property
@@ -523,12 +537,17 @@ class Agent(Planning):
         margin_s: float | None = None,
     ) -> Drive:
         """Drive until nothing is open, under a lease of our own; see ``Driver.run``. What a pool calls."""
+        if self._owns_deps:
+            self._deps.owners.add(self)  # it was closed, and is used again
         driver = Driver(
             self.agent_id, self.uid, self._resident, self._binding, self._deps, self.hub, self.limits, self.within
         )
         self.drivers.append(driver)
         try:
             return await driver.run(strategy=strategy, by_hand=by_hand, until=until, margin_s=margin_s)
+        except NotFoundError:
+            self.gone = True
+            raise
         finally:
             self._resident = driver.resident
             self.drivers.remove(driver)
@@ -539,34 +558,13 @@ class Agent(Planning):
     def _until(self, timeout_s: float | None) -> float | None:
         return None if timeout_s is None else self._deps.clock.monotonic() + timeout_s
 
-    async def _patient(self, until: float | None) -> bool:
-        """Wait a little while somebody else drives; False: time is up."""
-        poll = self.limits.due_poll_s
-        if until is not None:
-            poll = min(poll, until - self._deps.clock.monotonic())
-        if poll <= 0:
-            return False
-        await self.hub.wait(self._deps.clock, poll)
-        return True
-
-    async def _resting(self, sent: Sent, drive: Drive) -> RunResult:
-        """What to say of an item whose run was not moved here: where that run rests, or that it waits."""
-        number = await self._deps.store.consumed_by(self.agent_id, sent.item_id)
-        record = drive.runs.get(number or 0)
-        if record is None:
-            return queued(self.agent_id, await self._cursor())
-        return result_of(self.agent_id, record, None, drive.unfinished)
-
-    async def _last_result(self, drive: Drive) -> RunResult:
-        if drive.runs:
-            record = drive.runs[max(drive.runs)]
-            answer = None if record.answer_seq is None else drive.answers.get(record.answer_seq)
-            return result_of(self.agent_id, record, answer, drive.unfinished)
-        return await last_stored(self._deps.store, self.agent_id) or queued(self.agent_id)
-
     async def _enqueue(self, input: InboxInput, *, priority: int = 0, not_before: int | None = None) -> Sent:
         store = self._deps.store
-        return await enqueue(store, self.agent_id, input, uid=self.uid, priority=priority, not_before=not_before)
+        try:
+            return await enqueue(store, self.agent_id, input, uid=self.uid, priority=priority, not_before=not_before)
+        except NotFoundError:
+            self.gone = True
+            raise
 
     async def _state(self) -> State:
         return await self._deps.store.read_state(self.agent_id)

@@ -9,7 +9,7 @@ from kode.core.clock import Clock
 
 __all__ = ["Backoff"]
 
-LONGEST_S = 300.0
+SHORTEST_S, LONGEST_S = 1.0, 300.0
 
 
 @dataclass(slots=True)
@@ -17,8 +17,10 @@ class _Trouble:
     """What is wrong with one of them."""
 
     tries: int
+    failed_at: float
+    """``clock.monotonic()`` of the last failure."""
     again_at: float
-    """``clock.monotonic()`` from which it may be tried again."""
+    """From when it may be tried again."""
     said: str
     """The failure that was logged last."""
 
@@ -41,14 +43,25 @@ class Backoff:
         before = self._troubles.get(name)
         tries = 1 if before is None else before.tries + 1
         said = f"{type(error).__name__} {getattr(error, 'code', '')}"
-        again_at = self._clock.monotonic() + min(2.0 ** min(tries - 1, 20), LONGEST_S)
-        self._troubles[name] = _Trouble(tries, again_at, said)
+        now = self._clock.monotonic()
+        again_at = now + min(SHORTEST_S * 2.0 ** min(tries - 1, 20), LONGEST_S)
+        self._troubles[name] = _Trouble(tries, now, again_at, said)
         return before is None or before.said != said
 
     def ready(self, name: str) -> bool:
         """Whether it may be tried: it never failed, or its time has come."""
         trouble = self._troubles.get(name)
         return trouble is None or self._clock.monotonic() >= trouble.again_at
+
+    def hasten(self, name: str) -> None:
+        """Somebody asks for it: let it be tried soon, yet not more often than once in ``SHORTEST_S``."""
+        trouble = self._troubles.get(name)
+        if trouble is not None:
+            trouble.again_at = min(trouble.again_at, trouble.failed_at + SHORTEST_S)
+
+    def due(self) -> list[str]:
+        """Who failed and may be tried again."""
+        return [name for name in self._troubles if self.ready(name)]
 
     def over(self, name: str) -> None:
         """It works again."""

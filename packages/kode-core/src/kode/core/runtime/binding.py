@@ -6,24 +6,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
+from kode.core.clock import Clock
 from kode.core.config import Dependencies
 from kode.core.errors import NotBoundError, SandboxError
 from kode.core.jsontext import parse
 from kode.core.kernel.limits import Limits
+from kode.core.kernel.message import Json
 from kode.core.kernel.permission import MODES, PermissionPolicy
 from kode.core.provider.base import OutputSchema, Provider, Reasoning, ToolSpec
+from kode.core.runtime.watched import Watched
 from kode.core.template import AgentTemplate
 
 if TYPE_CHECKING:
     from kode.core.hook.base import Hooks
     from kode.core.plugin import Plugin
-    from kode.core.runtime.observing import Place
     from kode.core.sandbox.base import Sandbox
     from kode.core.tools.base import Tool
 
 __all__ = ["Binding", "bind"]
+
+CLOSE_S = 6.0
+"""Seconds that a sandbox has to close that could not be opened."""
+KEPT = 256
+"""Kinds of templates whose names are kept as they were found."""
 
 
 @dataclass(slots=True)
@@ -47,17 +52,15 @@ class Binding:
     recipe: str = ""
     """Digest of the stored template: another one in the header says that it was changed since."""
     sandbox: Sandbox | None = field(default=None, init=False)
-    places: dict[str, Place] = field(default_factory=dict, init=False)
-    """How far the observers have come."""
-    driven_to: int = field(default=-1, init=False)
-    """Last event of the last drive here."""
+    watched: Watched = field(default_factory=Watched, init=False)
+    """What the observers have seen."""
 
     @property
     def ready(self) -> bool:
         """Whether tools may run: there are none, or the sandbox is open."""
         return not self.tools or self.sandbox is not None
 
-    async def open_sandbox(self, ref: str | None) -> None:
+    async def open_sandbox(self, ref: str | None, clock: Clock) -> None:
         """Open the agent's sandbox if it is not open: the one of that ref, or a new one where that is gone.
 
         Cancelled or failed, it leaves nothing open.
@@ -65,11 +68,11 @@ class Binding:
         if self.sandbox is not None:
             return
         try:
-            self.sandbox = await _opened(self.make_sandbox(ref))
+            self.sandbox = await _opened(self.make_sandbox(ref), clock)
         except SandboxError as error:
             if ref is None or error.code != "sandbox_gone":
                 raise
-            self.sandbox = await _opened(self.make_sandbox(None))
+            self.sandbox = await _opened(self.make_sandbox(None), clock)
 
     async def close(self) -> None:
         """End what the sandbox runs."""
@@ -84,15 +87,16 @@ def bind(template: AgentTemplate, deps: Dependencies, recipe: str = "") -> Bindi
     Raises:
         NotBoundError: Something is not registered here; the agent is untouched.
     """
-    # Limits bind nothing, and those of sub-agents differ from one to the next.
-    kind = template.changed(limits=_ANY)
-    known = deps.bound.get(kind)
-    if known is None:
-        known = deps.bound[kind] = _bind(template, deps)
-    return replace(known, template=template, recipe=recipe)
+    # What names nothing differs from one agent to the next.
+    kind = replace(template, **_NAMES_NOTHING)
+    known = deps.bound.pop(kind, None) or _bind(template, deps)
+    deps.bound[kind] = known
+    if len(deps.bound) > KEPT:
+        del deps.bound[next(iter(deps.bound))]  # whoever was longest unused
+    return replace(known, template=template, recipe=recipe, make_sandbox=_sandbox_maker(template, deps))
 
 
-_ANY = Limits()
+_NAMES_NOTHING: dict[str, Any] = {"limits": Limits(), "metadata": None, "sandbox": "", "sandbox_options": Json("{}")}
 
 
 def _bind(template: AgentTemplate, deps: Dependencies) -> Binding:
@@ -156,11 +160,11 @@ def _sandbox_maker(template: AgentTemplate, deps: Dependencies) -> Callable[[str
     return make
 
 
-async def _opened(sandbox: Sandbox) -> Sandbox:
+async def _opened(sandbox: Sandbox, clock: Clock) -> Sandbox:
     try:
         await sandbox.open()
     except BaseException:
-        with anyio.CancelScope(shield=True):
+        with clock.move_on_after(CLOSE_S, shield=True):
             await sandbox.close()
         raise
     return sandbox

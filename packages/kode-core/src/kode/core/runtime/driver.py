@@ -6,7 +6,6 @@ drops what it holds and never reloads.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,7 +24,7 @@ from kode.core.errors import (
 )
 from kode.core.event.hub import Hub
 from kode.core.kernel.events import Event
-from kode.core.kernel.inputs import Input, Noted, Parked, Resumed
+from kode.core.kernel.inputs import Input, Parked, Resumed
 from kode.core.kernel.limits import Limits, narrower
 from kode.core.kernel.message import Message
 from kode.core.kernel.state import RunRecord
@@ -36,14 +35,12 @@ from kode.core.runtime.birth import bounds_of, read_template, recipe_digest
 from kode.core.runtime.lease import Holding
 from kode.core.runtime.loop import Loop, acknowledge
 from kode.core.runtime.mailbox import Mailbox
-from kode.core.runtime.observing import Observers
-from kode.core.runtime.once import apply_once
+from kode.core.runtime.observing import BLINK_S, Observers
 from kode.core.runtime.resident import Resident
+from kode.core.runtime.result import Question, open_of
 from kode.core.template import AgentTemplate
 
 __all__ = ["Drive", "Driver"]
-
-_log = logging.getLogger("kode")
 
 _NO_BREAKDOWN = (
     *(StoreUnavailableError, SchemaTooNewError, NotBoundError),
@@ -67,6 +64,8 @@ class Drive:
     """Calls that had been started and had not answered when it stopped; recovery rules on them."""
     children: dict[str, Wait] = field(default_factory=dict)
     """Which sub-agents are waited for, by call."""
+    questions: tuple[Question, ...] = ()
+    """What it asks."""
     interrupted: set[str] = field(default_factory=set)
     """Sub-agents that were told to stop."""
     seen: int = 0
@@ -78,6 +77,7 @@ class Drive:
         """Write down how it leaves the agent."""
         waiting = (call for call in resident.state.calls if call.status is CallStatus.WAITING)
         self.children = {call.id: call.wait for call in waiting if call.wait is not None and call.wait.child}
+        self.questions, _ = open_of(resident.state)
         self.seen, self.due = resident.seen, resident.wake_at_of(resident.state)
 
 
@@ -117,6 +117,7 @@ class Driver:
         self.within = within
         self.drive = Drive()
         self.box = Mailbox()
+        self.box.noted, binding.watched.unsaid = binding.watched.unsaid, []
 
     def ring(self) -> None:
         """Something new is in the inbox."""
@@ -149,7 +150,7 @@ class Driver:
         """
         if self.binding.plugins:
             await self.deps.start(self.binding.plugins)
-        holding = await Holding.acquire(self.deps, self.agent_id, self.limits, self.resident)
+        holding = await Holding.acquire(self.deps, self.agent_id, self.limits, self.resident, until)
         try:
             resident = await self._settle(holding)
             if resident.state.parked is not None and not by_hand:
@@ -164,11 +165,13 @@ class Driver:
                 holding.lost = True
             broken = isinstance(error, Exception) and not isinstance(error, _NO_BREAKDOWN)
             await holding.let_go(failed=broken)
+            self.hub.rest()
             raise
         self.drive.leave(resident)
         await holding.let_go()
-        if self.box.noted:
-            await self._leave_word()
+        self.hub.rest()
+        # Nothing follows that the failures of observers could ride in: the next drive says it.
+        self.binding.watched.unsaid += [event for event in self.box.noted if event.type == "hook_failed"]
         return self.drive
 
     async def _settle(self, holding: Holding) -> Resident:
@@ -229,32 +232,30 @@ class Driver:
     ) -> None:
         """Run the loop inside the task group that owns all it starts."""
         self.hub.begin(resident.state.next_cursor - 1, self.ring)
-        failure: Exception | None = None
+        failure: Exception | None = KodeError("A task of the drive was cancelled by a stranger.", code="cancelled")
+        note = self.box.noted.append
+        observers = Observers(self.agent_id, resident, self.binding, self.deps, self.hub, note)
         try:
             async with anyio.create_task_group() as tasks:
                 try:
-                    observers = Observers(resident, self.binding, self.deps, self.hub, self.box)
                     observers.start(tasks)
                     await Loop(self, resident, holding, tasks, until, margin_s).run(first)
-                    await observers.finish(until, self.limits.cancel_grace_s)
+                    failure = None
+                    await observers.finish(self._blink(until))
                 except Exception as error:  # noqa: BLE001 - raised again below, without the group around it
                     failure = error
                 finally:
+                    observers.stop()
                     tasks.cancel_scope.cancel()
         finally:
             self.hub.end(self.ring)
-        failure = failure or self.box.failure
+        failure = self.box.failure or failure
         if failure is not None:
             raise failure
         if self.box.look:
             # Somebody rang after the last look. Whoever owns the agent must hear it, for we are done.
             self.hub.ring()
 
-    async def _leave_word(self) -> None:
-        """Store that hooks failed after the last commit: nothing follows that it could ride in."""
-        failed = tuple(event for event in self.box.noted if event.type == "hook_failed")
-        try:
-            if failed:
-                await apply_once(self.agent_id, Noted(failed), self.deps, self.limits)
-        except KodeError as error:
-            _log.warning("Agent %s has no event of %d failures of hooks: %s", self.agent_id, len(failed), error)
+    def _blink(self, until: float | None) -> float:
+        """How long observers may still look."""
+        return BLINK_S if until is None else min(BLINK_S, until - self.deps.clock.monotonic())

@@ -50,7 +50,7 @@ from kode.core.runtime.resident import Resident
 from kode.core.runtime.subagent import Spawner
 from kode.core.store.base import Store
 from kode.core.store.records import input_item
-from kode.core.tools.base import Suspended, ToolContext, ToolOutcome, ToolResult
+from kode.core.tools.base import Suspended, ToolContext, ToolOutcome, ToolResult, is_failure
 from kode.core.tools.documents import Documents
 
 __all__ = ["Worker"]
@@ -197,7 +197,8 @@ class Worker:
     async def _ask(self, request: ModelRequest, attempt: str, assembler: Assembler, why: str) -> Reply:
         """Ask once. ``why``: what became of the try before; watchers are told now, not with the next commit."""
         hub, provider = self.hub, self.binding.provider
-        hub.step, hub.attempt, hub.reply = self.resident.state.step, attempt, assembler
+        withheld = self.chain.withholds  # what a strict set might change is nobody's to see before
+        hub.step, hub.attempt, hub.reply = self.resident.state.step, attempt, None if withheld else assembler
         hub.show_thinking = self.binding.template.expose_thinking
         self._live("attempt_started", attempt, why=why)
         try:
@@ -205,7 +206,7 @@ class Worker:
                 async with provider.stream(request) as chunks:
                     async for chunk in chunks:
                         shown = assembler.feed(chunk)
-                        if shown is not None:
+                        if shown is not None and not withheld:
                             self._show(shown, attempt)
                 return assembler.finish()
             raise provider_error(
@@ -213,7 +214,9 @@ class Worker:
             )
         except ProviderError:
             raise
-        except Exception as error:
+        except (Exception, anyio.get_cancelled_exc_class()) as error:
+            if not is_failure(error):
+                raise
             raise provider_error(
                 "protocol", f"Provider {provider.name} failed with {type(error).__name__}: {error}"
             ) from error
@@ -269,10 +272,18 @@ class Worker:
             return ToolFinished(effect.id, (TextBlock(arguments),), True)
         use = ToolUse(self.resident.agent_id, self.resident.state.uid, tool, input, call.id)
         outcome: ToolResult | None = None
+        if call.approvals:
+            with anyio.CancelScope() as scope:
+                self._enter(effect.id, scope)
+                refused = await self._refused(call, use)
+                if refused is not None:
+                    return refused
+            if scope.cancel_called:
+                return None
         with self.clock.move_on_after(effect.timeout_s) as scope:
             self._enter(effect.id, scope)
             run = partial(tool.call, self._context(call, effect, scope), arguments)
-            outcome = await self._refused(call, use) or await self.chain.run_tool(use, run)
+            outcome = await self.chain.run_tool(use, run)
         if isinstance(outcome, Suspended):
             return ToolSuspended(effect.id, outcome.due_at, outcome.child, outcome.child_uid)
         if outcome is None:
@@ -283,20 +294,23 @@ class Worker:
                 "it may have had part of its effect.",
                 is_error=True,
             )
-        return self._finished(effect.id, await self.chain.after_tool(use, outcome))
+        with anyio.CancelScope() as scope:
+            self._enter(effect.id, scope)
+            return self._finished(effect.id, await self.chain.after_tool(use, outcome))
+        # Whoever is interrupted here has its result all the same.
+        return self._finished(effect.id, self.chain.cut_off(use, outcome))
 
-    async def _refused(self, call: Call, use: ToolUse) -> ToolOutcome | None:
+    async def _refused(self, call: Call, use: ToolUse) -> ToolFinished | None:
         """Ask the gates again about a call that somebody approved, perhaps a month later and with other arguments.
 
         What they deny or answer counts; what they ask has been answered, and what was approved is not replaced.
         """
-        if not call.approvals:
-            return None
-        ruling = await self.chain.gate(use)
+        ruling = await self.chain.gate_again(use)
         if ruling.verdict not in ("deny", "answer"):
             return None
         content = ruling.result or (TextBlock(ruling.reason or f"{call.tool} was denied."),)
-        return ToolOutcome(content, ruling.verdict == "deny")
+        denied = ruling.verdict == "deny"
+        return replace(self._finished(call.id, ToolOutcome(content, denied)), denied=denied)
 
     def _context(self, call: Call, effect: RunTool, scope: anyio.CancelScope) -> ToolContext:
         state = self.resident.state

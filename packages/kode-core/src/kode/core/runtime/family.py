@@ -6,7 +6,6 @@ does between processes. Here it is only seen to that somebody drives them.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -16,15 +15,13 @@ from kode.core.config import Dependencies
 from kode.core.errors import ConflictError, FencedError, LeaseLostError, NotFoundError
 from kode.core.kernel.inputs import CallResolved
 from kode.core.kernel.message import TextBlock
-from kode.core.kernel.words import StopReason
 from kode.core.runtime.driver import Drive
-from kode.core.runtime.result import RunResult
 from kode.core.runtime.sending import enqueue
 
 if TYPE_CHECKING:
     from kode.core.runtime.agent import Agent
 
-__all__ = ["Family", "drive_family", "told_of"]
+__all__ = ["Family", "drive_family"]
 
 
 async def drive_family(
@@ -60,16 +57,6 @@ async def drive_family(
     if failure is not None:
         raise failure
     return drive
-
-
-def told_of(result: RunResult, drive: Drive) -> RunResult:
-    """The result of a run that rests, with the sub-agents that it waits for."""
-    if result.status != "paused" or not drive.children:
-        return result
-    names = {call: wait.child for call, wait in drive.children.items() if wait.child is not None}
-    if drive.stop == "deadline":
-        return replace(result, status="deadline", stop_reason=StopReason.DEADLINE, children=names)
-    return replace(result, children=names)
 
 
 class Family:

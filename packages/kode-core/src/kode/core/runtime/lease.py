@@ -13,6 +13,9 @@ from kode.core.store.liveness import holder_name
 
 __all__ = ["Holding"]
 
+LETTING_GO_S = 2.0, 0.2
+"""How long the store may take to have a lease back: at most, and at least where a request's time is over."""
+
 
 class Holding:
     """A lease and the moment it runs out by our own clock.
@@ -20,10 +23,13 @@ class Holding:
     That clock counts suspension and is read before the store is asked, so we never think it lasts longer than it does.
     """
 
-    __slots__ = ("_deps", "_read_at", "ends", "lease", "lost", "term", "waiting")
+    __slots__ = ("_deps", "_read_at", "_until", "ends", "lease", "lost", "term", "waiting")
 
-    def __init__(self, deps: Dependencies, lease: Lease, term: float, asked_at: float) -> None:
+    def __init__(
+        self, deps: Dependencies, lease: Lease, term: float, asked_at: float, until: float | None = None
+    ) -> None:
         self._deps = deps
+        self._until = until
         self.term = term
         self.lost = False
         """It is not ours any more, or was given back with a commit."""
@@ -38,9 +44,16 @@ class Holding:
 
     @classmethod
     async def acquire(
-        cls, deps: Dependencies, agent_id: str, limits: Limits, resident: Resident | None = None
+        cls,
+        deps: Dependencies,
+        agent_id: str,
+        limits: Limits,
+        resident: Resident | None = None,
+        until: float | None = None,
     ) -> Holding:
         """Get the right to drive; in one write, if the agent was loaded just now and nothing has changed since.
+
+        ``until``: ``clock.monotonic()`` when whoever asks has no more time, so that giving it back must be quick.
 
         Raises:
             LeaseLostError: ``held`` by someone else who lives.
@@ -51,7 +64,7 @@ class Holding:
         holder = holder_name(f"{deps.holder or 'kode'}-{deps.ids.commit_id()}")
         try:
             if resident is not None:
-                holding = await cls._on(resident, deps, holder, limits)
+                holding = await cls._on(resident, deps, holder, limits, until)
                 if holding is not None:
                     return holding
             lease = await deps.store.acquire(agent_id, holder, limits.lease_s)
@@ -59,12 +72,14 @@ class Holding:
             raise
         except BaseException:
             # Cancelled, or no answer: it may be ours all the same, and nobody else could drive for its whole term.
-            await _give_back(deps, agent_id, holder)
+            await _give_back(deps, agent_id, holder, until)
             raise
-        return cls(deps, lease, limits.lease_s, asked_at)
+        return cls(deps, lease, limits.lease_s, asked_at, until)
 
     @classmethod
-    async def _on(cls, resident: Resident, deps: Dependencies, holder: str, limits: Limits) -> Holding | None:
+    async def _on(
+        cls, resident: Resident, deps: Dependencies, holder: str, limits: Limits, until: float | None
+    ) -> Holding | None:
         """Take the lease on what was found when the agent was loaded. Once: the next time that is an old story."""
         footing, resident.footing = resident.footing, None
         if footing is None or deps.clock.monotonic() - resident.asked_at > limits.lease_s / 4:
@@ -72,7 +87,7 @@ class Holding:
         found = await deps.store.acquire_on(footing, holder, limits.lease_s)
         if found is None:
             return None
-        holding = cls(deps, found[0], limits.lease_s, resident.asked_at)
+        holding = cls(deps, found[0], limits.lease_s, resident.asked_at, until)
         holding._read_at, holding.waiting = resident.read_at, found[1]
         return holding
 
@@ -103,17 +118,28 @@ class Holding:
         if self.lost:
             return
         self.lost = True
-        with self._deps.clock.move_on_after(2.0, shield=True):
+        with self._deps.clock.move_on_after(_seconds(self._deps, self._until), shield=True):
             try:
                 await self._deps.store.release(self.lease, failed=failed)
             except KodeError:
                 return
 
 
-async def _give_back(deps: Dependencies, agent_id: str, holder: str) -> None:
-    """Release a lease that was perhaps given to us, without an answer that said so."""
-    with deps.clock.move_on_after(2.0, shield=True):
+def _seconds(deps: Dependencies, until: float | None) -> float:
+    """How long to wait for the store to have a lease back."""
+    most, least = LETTING_GO_S
+    return most if until is None else max(min(most, until - deps.clock.monotonic()), least)
+
+
+async def _give_back(deps: Dependencies, agent_id: str, holder: str, until: float | None) -> None:
+    """Release a lease that was perhaps given to us, without an answer that said so.
+
+    The write that was cut off may still be on its way, and a look at the store would not see it. Writes are done in
+    the order in which they were begun, so first comes one that changes nothing: behind it, all is as it will be.
+    """
+    with deps.clock.move_on_after(_seconds(deps, until), shield=True):
         try:
+            await deps.store.release(Lease(agent_id, "", holder, 0, 0, 0, 0))
             lease = await deps.store.lease_of(agent_id)
             if lease is not None and lease.holder == holder:
                 await deps.store.release(lease)

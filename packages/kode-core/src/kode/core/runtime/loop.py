@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import TaskGroup
 
-from kode.core.errors import IllegalInputError, RecordCorruptError, SchemaTooNewError, StoreUnavailableError, UsageError
+from kode.core.errors import (
+    IllegalInputError,
+    KodeError,
+    RecordCorruptError,
+    SandboxError,
+    SchemaTooNewError,
+    StoreUnavailableError,
+    UsageError,
+)
 from kode.core.event.base import Envelope
 from kode.core.kernel.effects import Deliver, Effect, RunTool
 from kode.core.kernel.events import Event, preview
@@ -27,6 +35,7 @@ from kode.core.kernel.inputs import (
     Instructed,
     InterruptRequested,
     LimitsChanged,
+    MessageReceived,
     ModelFailed,
     ModelReplied,
     Noted,
@@ -36,7 +45,7 @@ from kode.core.kernel.inputs import (
     ToolFinished,
     ToolSuspended,
 )
-from kode.core.kernel.limits import laid_over, narrowed
+from kode.core.kernel.limits import laid_over, limits_of, narrowed
 from kode.core.kernel.machine import Context, Transition, advance, next_due
 from kode.core.kernel.message import Json
 from kode.core.kernel.words import Status, StopReason
@@ -51,6 +60,7 @@ from kode.core.runtime.todos import take_todos, told
 from kode.core.store.contract import Commit, Committed, Item
 from kode.core.store.records import item_input
 from kode.core.template import encode_template
+from kode.core.tools.base import is_failure
 
 if TYPE_CHECKING:
     from kode.core.config import Dependencies
@@ -143,6 +153,9 @@ class Loop:
         while True:
             inputs += await self._gather()
             stopping = self.drive.stop != "idle"
+            if self.drive.stop == "deadline":
+                # Behind the inbox: a run that it starts rests as well, and can be told of.
+                inputs.append(DeadlineReached(StopReason.DEADLINE))
             late = self._rest_at is not None and self.clock.monotonic() >= self._rest_at
             step = await self._step(inputs, hold=stopping or late)
             if stopping:
@@ -176,8 +189,14 @@ class Loop:
         return []
 
     async def _open_sandbox(self) -> None:
+        # Tools are what needs it. Without a bound one that hangs would keep a pool's turn for ever.
+        seconds = self.limits.tool_timeout_s
         try:
-            await self.binding.open_sandbox(self.resident.state.sandbox_ref)
+            with self.clock.move_on_after(seconds):
+                await self.binding.open_sandbox(self.resident.state.sandbox_ref, self.clock)
+            if not self.binding.ready:
+                text = f"The sandbox did not open within {seconds:g} s (tool_timeout_s)."
+                raise SandboxError(text, code="open_timeout", timeout_s=seconds)
         except Exception as error:  # noqa: BLE001 - it ends the drive, which raises it
             self.box.fail(error)
         self.box.wake()
@@ -212,7 +231,11 @@ class Loop:
         return [self._offered[item.position][1] for item in ready]
 
     def _read(self, item: Item) -> Input:
-        """The input an item carries; what cannot be read is used up with an event, not raised."""
+        """The input an item carries; what cannot be read is used up with an event, not raised.
+
+        Raises:
+            SchemaTooNewError: It names limits that only a newer version knows; it stays for that one.
+        """
         try:
             input = item_input(item)
         except (IllegalInputError, RecordCorruptError) as error:
@@ -221,6 +244,7 @@ class Loop:
             call = self.resident.state.call(input.call)
             if call is not None:
                 return replace(input, plan=plan_input(self.binding, call.tool, input.input))
+        _check_known(item.id, input)
         if isinstance(input, Instructed) and isinstance(input.what, LimitsChanged):
             return self._change_limits(input, input.what.limits)
         if isinstance(input, Instructed) and isinstance(input.what, TodosSet):
@@ -287,6 +311,9 @@ class Loop:
         if any(event.type != "documents_changed" for event in commit.events):
             return True
         if commit.runs or commit.consumed or transition.effects:
+            return True
+        if transition.state.effects != self.resident.state.effects:
+            # An answer that says nothing to watchers still closes its effect, and it is given only once.
             return True
         if commit.seen > self.resident.seen:
             return True
@@ -357,12 +384,15 @@ class Loop:
             delay = min(delay * 2, 2.0)
 
     async def _hold_out(self, error: StoreUnavailableError, delay: float) -> None:
-        """Wait a little for the store to come back; not longer than the lease lasts."""
-        if self.holding.left() <= 0:
+        """Wait a little for the store to come back; not longer than the lease lasts, or this drive."""
+        left = self.holding.left()
+        if self.until is not None:
+            left = min(left, self.until - self.clock.monotonic())
+        if left <= 0:
             raise error
         failed = Event("storage_failure", preview=preview(error.message))
         self.hub.publish_live(Envelope(self.resident.agent_id, failed, self.hub.cursor or 0))
-        await self.clock.sleep(min(delay, max(self.holding.left(), 0.01)))
+        await self.clock.sleep(min(delay, max(left, 0.01)))
 
     def _adopt(self, transition: Transition, commit: Commit, committed: Committed) -> None:
         """Become what is durable now, show it, and stop what is not wanted any more."""
@@ -405,6 +435,10 @@ class Loop:
                 answer = await self.worker.perform(effect)
                 if answer is not None:
                     self.box.post(answer)
+            except anyio.get_cancelled_exc_class() as error:
+                if not is_failure(error):
+                    raise
+                self.box.fail(KodeError(f"What effect {effect.id} waited for was cancelled.", code="cancelled"))
             except Exception as error:  # noqa: BLE001 - it ends the drive, which raises it
                 self.box.fail(error)
             finally:
@@ -501,7 +535,7 @@ class Loop:
         if self._rest_at is not None and self.until is not None and now >= self._rest_at:
             self.drive.stop = "deadline"
             await self._cancel_effects(self.until - now)
-            return [*self.box.take(), DeadlineReached(StopReason.DEADLINE)]
+            return self.box.take()
         if self.box.told:
             self.drive.stop = "told"
             await self._cancel_effects()
@@ -512,6 +546,21 @@ def _margin(left: float, asked: float | None) -> float:
     """How long before the end to rest; never more than half of what is left."""
     left = max(left, 0.0)
     return min(MARGIN_S, left / 10) if asked is None else min(asked, left / 2)
+
+
+def _check_known(item: str, input: Input) -> None:
+    """Refuse limits that this version does not know: used up, they would be lost to those who do."""
+    text = input.limits if isinstance(input, MessageReceived) else None
+    if isinstance(input, Instructed) and isinstance(input.what, LimitsChanged):
+        text = input.what.limits
+    if text is None:
+        return
+    try:
+        limits_of(text)
+    except UsageError as error:
+        if error.code == "unknown_limit":
+            newer = f"Item {item!r} names limits that this KODE does not know; upgrade it. {error.message}"
+            raise SchemaTooNewError(newer, item=item) from None
 
 
 def _taken(transition: Transition) -> dict[str, int]:

@@ -1,148 +1,182 @@
 """Observers: plugins and hooks that are told what an agent did, beside its driver and never in its way.
 
-Each has a task of its own in the drive's task group and reads the agent's events as any subscriber does: who is slow
-falls behind, and reads what it missed from the store. Nothing is queued for it.
+Each has one place for all drives of a handle, and reads the agent's events as any subscriber does: who is slow falls
+behind, and reads what it missed from the store. Nothing is queued for it. When a drive ends it has a blink to finish;
+the rest is shown with the next drive, or when the handle is closed.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+import anyio
 from anyio.abc import TaskGroup
 
-from kode.core.errors import StoreError
+from kode.core.errors import KodeError
 from kode.core.event.base import Envelope, Position
 from kode.core.event.hub import Hub, Subscription
-from kode.core.hook.asking import Asker, HookFailed, called
+from kode.core.hook.asking import Asker, HookFailed, LateError, called
 from kode.core.hook.base import Hooks
-from kode.core.kernel.events import DURABLE
+from kode.core.kernel.events import DURABLE, Event
 from kode.core.kernel.message import Message
 from kode.core.plugin import Plugin
-from kode.core.runtime.mailbox import Mailbox
 from kode.core.runtime.resident import Resident
+from kode.core.runtime.watched import Place
+from kode.core.tools.base import is_failure
 
 if TYPE_CHECKING:
     from kode.core.config import Dependencies
     from kode.core.runtime.binding import Binding
 
-__all__ = ["Observers"]
+__all__ = ["BLINK_S", "Observers", "catch_up"]
 
 _log = logging.getLogger("kode")
 PAGE = 1_000
 """Messages that a hook is told of at once."""
-
-
-@dataclass(slots=True)
-class Place:
-    """How far one observer has come with an agent, from drive to drive of one handle."""
-
-    cursor: int
-    """Last event it was shown, or that is none of its."""
-    seq: int
-    """First message it was not told of."""
+BLINK_S = 0.1
+"""What observers may hold up the end of a drive."""
+CLOSE_S = 1.0
+"""What they may hold up the closing of a handle."""
 
 
 Show: TypeAlias = Callable[[Place, Envelope], Awaitable[None]]
 
 
-@dataclass(slots=True)
 class Observers:
-    """Those of one agent during one drive."""
+    """Those of one agent, during one drive; without ``resident``, while they catch up behind the last one."""
 
-    resident: Resident
-    binding: Binding
-    deps: Dependencies
-    hub: Hub
-    box: Mailbox
-    _end: int | None = None
-    """Last event of the drive, once that is over."""
-    _hurry: bool = False
-    """Something new waits for the agent: let the next drive show the rest."""
-    _left: int = 0
+    def __init__(
+        self,
+        agent_id: str,
+        resident: Resident | None,
+        binding: Binding,
+        deps: Dependencies,
+        hub: Hub,
+        note: Callable[[Event], None],
+    ) -> None:
+        self.agent_id = agent_id
+        self.resident = resident
+        self.binding = binding
+        self.watched = binding.watched
+        self.deps = deps
+        self.hub = hub
+        self.asker = Asker(deps.clock, note)
+        self._over = False
+        self._left = 0
+        self._bell = anyio.Event()
 
     def start(self, tasks: TaskGroup) -> None:
-        """Give each its task. What another process did since the last drive is not theirs to see."""
-        state, binding = self.resident.state, self.binding
-        if binding.driven_to != state.next_cursor - 1:
-            binding.places.clear()
-        for plugin in binding.plugins:
-            if plugin.observes:
-                kinds = DURABLE if plugin.kinds is None else plugin.kinds
-                self._begin(tasks, f"plugin {plugin.name}", kinds, partial(self._show, plugin))
-        for hooks in binding.hooks:
-            if hooks.messages_changed is not None:
-                self._begin(tasks, f"hooks {hooks.name}", DURABLE, partial(self._tell, hooks))
+        """Give each its task. What others did since the last drive is not theirs to see."""
+        here = self._here()
+        self.watched.begin(here)
+        for name, kinds, plain, show in self._all():
+            place = self.watched.places.setdefault(name, Place(here.cursor, here.seq))
+            self._left += 1
+            tasks.start_soon(self._follow, place, kinds, plain, show)
 
-    def _begin(self, tasks: TaskGroup, name: str, kinds: Collection[str], show: Show) -> None:
-        state = self.resident.state
-        place = self.binding.places.setdefault(name, Place(state.next_cursor - 1, state.next_seq))
-        self._left += 1
-        tasks.start_soon(self._follow, place, kinds, show)
-
-    async def finish(self, until: float | None, at_most_s: float) -> None:
-        """Wait until all have seen everything, for a while; with the next drive they go on where they were."""
-        clock = self.deps.clock
-        if until is not None:
-            at_most_s = min(at_most_s, until - clock.monotonic())
-        self._end = self.binding.driven_to = self.resident.state.next_cursor - 1
-        self.hub.wake()
-        with clock.move_on_after(at_most_s):
+    async def finish(self, seconds: float) -> None:
+        """Let them see what is left, for so long."""
+        self.stop()
+        with self.deps.clock.move_on_after(seconds):
             while self._left:
-                self._hurry = self.box.look
-                await self.box.wait()
-                # The metronome goes on beating, and takes a beat that nobody heeds for a store that hangs.
-                self.box.tick = False
+                await self._bell.wait()
+                self._bell = anyio.Event()
 
-    async def _follow(self, place: Place, kinds: Collection[str], show: Show) -> None:
+    def stop(self) -> None:
+        """Nothing follows."""
+        self.watched.end = self._here()
+        self._over = True
+        self.hub.wake()
+
+    def _here(self) -> Place:
+        if self.resident is not None:
+            return Place(self.resident.state.next_cursor - 1, self.resident.state.next_seq)
+        return self.watched.end or Place(0, 0)
+
+    def _all(self) -> Iterator[tuple[str, Collection[str], bool, Show]]:
+        for plugin in self.binding.plugins:
+            if plugin.observes and self.deps.runs(plugin):
+                kinds = DURABLE if plugin.kinds is None else plugin.kinds
+                yield f"plugin {plugin.name}", kinds, _plain(plugin.on_event), partial(self._show, plugin)
+        for hooks in self.binding.hooks:
+            if hooks.messages_changed is not None:
+                yield f"hooks {hooks.name}", DURABLE, _plain(hooks.messages_changed), partial(self._tell, hooks)
+
+    async def _follow(self, place: Place, kinds: Collection[str], plain: bool, show: Show) -> None:
         events = Subscription(
             self.hub, self.deps.store, self.deps.clock, since=Position(place.cursor), start=place.cursor, kinds=kinds
         )
-        events.done = lambda: self._end is not None
+        events.done = lambda: self._over
         try:
             async for envelope in events:
-                if self._hurry or (self._end is not None and envelope.cursor > self._end):
-                    return
-                # Before it is shown: what an observer does not get done with is not shown to it again.
+                end = self._here()
+                if self._over and envelope.cursor > end.cursor:
+                    break
+                if plain:  # its thread goes on when we do not wait any more
+                    place.cursor = envelope.cursor
+                if not (envelope.event.durable and any(envelope.cursor in strange for strange, _ in self._strange)):
+                    await show(place, envelope)
                 place.cursor = envelope.cursor
-                await show(place, envelope)
-        except StoreError as error:
+            place.cursor = self._here().cursor
+        except KodeError as error:
             # It could not read what it had missed; the next drive tries again.
-            _log.warning("An observer of agent %s was cut off: %s", self.resident.agent_id, error)
+            _log.warning("An observer of agent %s was cut off: %s", self.agent_id, error)
         finally:
             self._left -= 1
-            self.box.wake()
+            self._bell.set()
+
+    @property
+    def _strange(self) -> Sequence[tuple[range, range]]:
+        return self.watched.strange
 
     async def _show(self, plugin: Plugin, place: Place, envelope: Envelope) -> None:
         """Show a plugin one event. Its failure is its own."""
         try:
-            with self.deps.clock.move_on_after(plugin.timeout_s):
-                await called(plugin.on_event, envelope)
-                return
+            await called(self.deps.clock, plugin.timeout_s, plugin.on_event, envelope)
+        except LateError:
             _log.warning("Plugin %s did not see event %s to its end in time", plugin.name, envelope.type)
-        except (Exception, SystemExit):  # noqa: BLE001 - an observer's fault is not the agent's
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             _log.exception("Plugin %s failed on event %s", plugin.name, envelope.type)
 
     async def _tell(self, hooks: Hooks, place: Place, _: Envelope) -> None:
         """Tell a hook of the messages that came since it was told last; they may be those of several commits."""
-        upto = min(self.resident.state.next_seq, place.seq + PAGE)
-        if upto <= place.seq:
-            return
-        messages = await self._messages(place.seq, upto)
-        place.seq = upto
-        try:
-            asker = Asker(self.deps.clock, self.box.noted.append)
-            await asker.ask(hooks, "messages_changed", lambda _: None, self.resident.agent_id, messages)
-        except HookFailed:
-            return
+        while place.seq < self._here().seq:
+            upto = min(self._here().seq, place.seq + PAGE)
+            messages = await self._messages(place.seq, upto)
+            if _plain(hooks.messages_changed):
+                place.seq = upto
+            try:
+                if messages:
+                    await self.asker.ask(hooks, "messages_changed", lambda _: None, self.agent_id, messages)
+            except HookFailed:
+                pass
+            place.seq = upto
 
     async def _messages(self, start: int, stop: int) -> Sequence[Message]:
-        found = [self.resident.message(seq) for seq in range(start, stop)]
+        found = [None if self.resident is None else self.resident.message(seq) for seq in range(start, stop)]
         messages = [message for message in found if message is not None]
-        if len(messages) == len(found):
-            return messages
-        page = await self.deps.store.read_messages(self.resident.agent_id, after=start - 1, before=stop, limit=PAGE)
-        return page.items
+        if len(messages) < len(found):
+            page = await self.deps.store.read_messages(self.agent_id, after=start - 1, before=stop, limit=PAGE)
+            messages = list(page.items)
+        return [one for one in messages if not any(one.seq in strange for _, strange in self._strange)]
+
+
+async def catch_up(agent_id: str, binding: Binding, deps: Dependencies, hub: Hub) -> None:
+    """Show the observers of a handle what they have not seen of its last drives, for a while."""
+    if not binding.watched.behind:
+        return
+    async with anyio.create_task_group() as tasks:
+        observers = Observers(agent_id, None, binding, deps, hub, binding.watched.unsaid.append)
+        observers.start(tasks)
+        await observers.finish(CLOSE_S)
+        tasks.cancel_scope.cancel()
+
+
+def _plain(function: object) -> bool:
+    return not inspect.iscoroutinefunction(function)

@@ -29,7 +29,7 @@ class _Place:
     """One of them."""
 
     agent: Agent | None = None
-    """None: it is being opened."""
+    """None: it is being made."""
     used: float = 0.0
     """``clock.monotonic()`` of the last use."""
 
@@ -40,18 +40,18 @@ class Places:
     Args:
         deps: What agents are opened with.
         limits: ``max_agents`` is the number of places; what it names binds the agents too.
-        call: What an agent's hub calls when somebody enqueued and nobody drives.
         driven: Whether the pool drives an agent of that id.
     """
 
-    def __init__(
-        self, deps: Dependencies, limits: Limits, call: Callable[[str], None], driven: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, deps: Dependencies, limits: Limits, driven: Callable[[str], bool]) -> None:
         self.deps = deps
         self.limits = limits
         self.closed = True
         """No place is given."""
-        self._call = call
+        self.remember = False
+        """Know those too that were let go: nobody finds them when there is something to do."""
+        self._once: set[str] = set()
+        """Those that are remembered."""
         self._driven = driven
         self._places: dict[str, _Place] = {}
         """Longest unused first."""
@@ -67,11 +67,15 @@ class Places:
     def get(self, agent_id: str) -> Agent | None:
         """The agent of that id if it is open; that is a use."""
         place = self._places.get(agent_id)
-        if place is None or place.agent is None:
+        if place is None or place.agent is None or place.agent.gone:
             return None
         self._places[agent_id] = self._places.pop(agent_id)
         place.used = self.deps.clock.monotonic()
         return place.agent
+
+    def owns(self, agent_id: str) -> bool:
+        """Whether its background work is the pool's: it is open, its handle is held, or it is remembered."""
+        return agent_id in self._handles or agent_id in self._once
 
     def busy(self, agent: Agent) -> bool:
         """Whether anybody drives it, the pool or the owner of its handle."""
@@ -88,7 +92,12 @@ class Places:
         if known is not None:
             return known
         async with self._door(agent_id):
-            return self.get(agent_id) or await self._fill(agent_id, partial(self._handle, agent_id))
+            known = self.get(agent_id)
+            if known is not None:
+                return known
+            self._check_open()
+            agent = await self._handle(agent_id)  # for an id that nobody has nobody goes
+            return await self._fill(agent_id, partial(_given, agent))
 
     async def add(self, agent_id: str, make: Callable[[], Awaitable[Agent]]) -> Agent:
         """Make an agent and keep it open; there is a place for it before it is made.
@@ -111,6 +120,7 @@ class Places:
         place = self._places.get(agent.agent_id)
         if place is not None and place.agent is agent:
             del self._places[agent.agent_id]
+        self._once.discard(agent.agent_id)
         await self._close(agent)
 
     async def remove(self, agent_id: str, work: Callable[[Agent | None], Awaitable[None]]) -> None:
@@ -121,6 +131,7 @@ class Places:
             try:
                 await work(agent)
                 self._handles.pop(agent_id, None)
+                self._once.discard(agent_id)
             finally:
                 if agent is not None:
                     await self._close(agent)
@@ -134,11 +145,12 @@ class Places:
                 await self._let_go(agent_id)
 
     async def close(self) -> None:
-        """Let everybody go."""
+        """Let everybody go, all at once: one that hangs delays none of the others."""
         self.closed = True
         with anyio.CancelScope(shield=True):
-            for agent in self:
-                await self._close(agent)
+            async with anyio.create_task_group() as tasks:
+                for agent in self:
+                    tasks.start_soon(self._close, agent)
         self._places.clear()
 
     # ---- inside -----------------------------------------------------------------------------------------------
@@ -171,21 +183,25 @@ class Places:
         agent.within = self.limits
         if not self.closed:
             self._handles[agent_id] = agent
-            agent.hub.on_call = partial(self._call, agent_id)
+            if self.remember:
+                self._once.add(agent_id)
             self._places.pop(agent_id, None)
             self._places[agent_id] = _Place(agent, self.deps.clock.monotonic())
         return agent
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise UsageError(
+                "The AgentPool is closed, shutting down, or not entered yet; it works inside its 'async with' only.",
+                code="pool_closed",
+            )
 
     async def _reserve(self, agent_id: str) -> None:
         """Have a place, for which another agent may have to go.
 
         Who goes is chosen, and gone from the list, before anything is waited for: there are never too many.
         """
-        if self.closed:
-            raise UsageError(
-                "The AgentPool is closed, shutting down, or not entered yet; it works inside its 'async with' only.",
-                code="pool_closed",
-            )
+        self._check_open()
         most = self.limits.max_agents
         goes = None
         if len(self._places) >= most:
@@ -215,7 +231,8 @@ class Places:
 
     async def _handle(self, agent_id: str) -> Agent:
         """The handle that somebody still holds, or a new one."""
-        return self._handles.get(agent_id) or await Agent.open(agent_id, self.deps)
+        known = self._handles.get(agent_id)
+        return known if known is not None and not known.gone else await Agent.open(agent_id, self.deps)
 
     async def _close(self, agent: Agent) -> None:
         """Give its memory and its sandbox back. A sandbox that fails or hangs at that is nobody else's trouble."""
@@ -225,3 +242,7 @@ class Places:
                 await agent.close()
             except Exception:  # noqa: BLE001 - the pool goes on
                 _log.exception("Agent %s was let go, but what it had open did not close", agent.agent_id)
+
+
+async def _given(agent: Agent) -> Agent:
+    return agent

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import anyio
+
 from kode.core.hook.base import ToolUse
 from kode.core.hook.chain import Chain, Ruling
 from kode.core.jsontext import parse
@@ -22,11 +24,20 @@ from kode.core.tools.base import Tool
 
 __all__ = ["plan_calls", "plan_input"]
 
+MAX_SHOWN = 500
+"""Characters of arguments in a reason."""
+
 
 async def plan_calls(binding: Binding, reply: Reply, chain: Chain, state: State) -> tuple[PlannedCall, ...]:
-    """Plan every tool use of a reply, in its order."""
+    """Plan every tool use of a reply, in its order. About different calls the gates are asked side by side."""
     bad = {one.block: one for one in reply.bad_inputs}
-    planned = []
+    planned: list[PlannedCall] = []
+    late: set[str] = set()
+
+    async def ask(place: int, use: ToolUse) -> None:
+        planned[place] = _ruled(binding, use.tool, planned[place], await chain.gate(use, late))
+
+    asked = []
     for index, block in enumerate(reply.blocks):
         if not isinstance(block, ToolUseBlock):
             continue
@@ -38,9 +49,14 @@ async def plan_calls(binding: Binding, reply: Reply, chain: Chain, state: State)
             continue
         call = PlannedCall(index, plan_input(binding, block.name, block.input))
         if tool is not None and call.plan.verdict in ("allow", "ask") and chain.of("pre_tool_use", tool):
-            ruling = await chain.gate(ToolUse(state.agent_id, state.uid, tool, block.input))
-            call = _ruled(binding, tool, call, ruling)
+            asked.append((len(planned), ToolUse(state.agent_id, state.uid, tool, block.input)))
         planned.append(call)
+    if len(asked) == 1:
+        await ask(*asked[0])
+    elif asked:
+        async with anyio.create_task_group() as tasks:
+            for one in asked:
+                tasks.start_soon(ask, *one)
     return tuple(planned)
 
 
@@ -63,16 +79,18 @@ def _ruled(binding: Binding, tool: Tool, call: PlannedCall, ruling: Ruling) -> P
     if ruling.verdict == "deny":
         return replace(call, plan=replace(plan, verdict="deny", reason=ruling.reason), answer=ruling.result)
     asked = [plan.reason] if plan.verdict == "ask" else []
+    changed = f"Hook {ruling.by!r} changed the arguments"
     if ruling.input is not None:
         plan = plan_input(binding, tool.name, ruling.input)
         call = replace(call, input=ruling.input)
         if plan.verdict not in ("allow", "ask"):
-            reason = f"Hook {ruling.by!r} changed the arguments. {plan.reason}"
-            return replace(call, plan=replace(plan, reason=reason))
+            return replace(call, plan=replace(plan, reason=f"{changed}. {plan.reason}"))
         asked = asked or ([plan.reason] if plan.verdict == "ask" else [])
     if ruling.verdict == "ask":
         asked.append(ruling.reason)
     if asked:
+        if ruling.input is not None:
+            asked.append(f"{changed} to {ruling.input[:MAX_SHOWN]}.")
         return replace(call, plan=replace(plan, verdict="ask", reason=" ".join(filter(None, asked))))
     return replace(call, plan=replace(plan, verdict=ruling.verdict), answer=ruling.result)
 

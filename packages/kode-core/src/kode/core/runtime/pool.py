@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from signal import SIGINT, SIGTERM, Signals
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
 
 from kode.core.config import AgentConfig, Dependencies
 from kode.core.errors import NotFoundError, StoreError, UsageError
+from kode.core.event.hub import on_call
 from kode.core.kernel.effects import RunTool
 from kode.core.kernel.limits import Limits
 from kode.core.runtime.agent import Agent
@@ -34,6 +35,9 @@ from kode.core.template import AgentTemplate
 __all__ = ["AgentPool", "PoolStats", "ShutdownReport"]
 
 _log = logging.getLogger("kode")
+SPARE_S = 1.0
+"""Seconds for what is cancelled to end."""
+_How: TypeAlias = Literal["finished", "rested", "recovering"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ class AgentPool:
         dependencies: For every agent it opens.
         limits: ``max_agents`` bounds how many are open, ``due_poll_s`` how long a due agent may be overlooked; what
             it names of the other fields binds the pool's agents, within their own.
-        find: Look for due agents; False: drive only those that are rung for in this process.
+        find: Look for due agents; False: drive only those that were opened or made here, when they are rung for in
+            this process, and those that `wake` names. Their ids are remembered until they are deleted.
         idle_s: Let go of an agent's memory and sandbox when it was not used for that long.
         signals: Heed SIGTERM and SIGINT: at the first `graceful_shutdown`, then the body of the ``async with`` is
             cancelled and the program goes on behind it; at the second everything is cancelled at once.
@@ -119,6 +124,7 @@ class AgentPool:
             tasks = anyio.create_task_group()
             await tasks.__aenter__()
             stack.push_async_callback(self._end, tasks)
+            stack.enter_context(on_call(self.dependencies.store, self._turns.called))
             self._turns.begin(tasks, find=self.find, idle_s=self.idle_s)
             if received is not None:
                 tasks.start_soon(self._heed, received, tasks)
@@ -138,7 +144,8 @@ class AgentPool:
         written down for the next process, whose pool finds them by ``due``.
 
         Args:
-            timeout_s: For all of it; somewhat less than what your supervisor allows between its two signals.
+            timeout_s: For all of it, the last quarter (2 s at most) for who had to be cancelled and for the report;
+                somewhat less than what your supervisor allows between its two signals.
         """
         async with self._leaving:
             if self.report is None:
@@ -191,10 +198,18 @@ class AgentPool:
         """
         return await self._places.open(agent_id)
 
-    async def run(self, agent_id: str, message: Content, **options: Any) -> RunResult:
+    async def run(
+        self, agent_id: str, message: Content, *, timeout_s: float | None = None, **options: Any
+    ) -> RunResult:
         """Open an agent and have it take a message; arguments and result as for `Agent.run`."""
+        until = None if timeout_s is None else self.dependencies.clock.monotonic() + timeout_s
         agent = await self.open(agent_id)
-        return await agent.run(message, **options)
+        try:
+            sent = await agent.send(message, **options)
+        except NotFoundError:  # deleted elsewhere; if it was made again since, it is opened again
+            agent = await self.open(agent_id)
+            sent = await agent.send(message, **options)
+        return await agent.finish(sent, until=until)
 
     async def fork(self, agent_id: str, new_id: str | None = None, *, at: str | None = None) -> Agent:
         """Fork an agent, as `Agent.fork` does, and own the new one's background work too."""
@@ -238,7 +253,7 @@ class AgentPool:
         """Everybody rests, or is cancelled; then nothing runs any more."""
         grace = max((agent.limits.cancel_grace_s for agent in self._places), default=0.0)
         with anyio.CancelScope(shield=True):
-            await self.graceful_shutdown(grace + 1)
+            await self.graceful_shutdown(grace + 3)
         tasks.cancel_scope.cancel()
         await tasks.__aexit__(None, None, None)
 
@@ -248,36 +263,41 @@ class AgentPool:
             self._ending = clock.monotonic(), turns.driven()
             turns.stop()
         began, driven = self._ending
-        await turns.still(timeout_s)
+        ends, spare = clock.monotonic() + timeout_s, min(SPARE_S, timeout_s / 8)
+        await turns.still(timeout_s - 2 * spare)
         turns.cancel()
-        await turns.still(3.0)
-        left = [(await self._left_as(agent_id), agent_id) for agent_id in driven]
+        await turns.still(ends - spare - clock.monotonic())
+        left: dict[str, _How] = dict.fromkeys(driven, "recovering")
+        with clock.move_on_after(ends - clock.monotonic()):
+            async with anyio.create_task_group() as tasks:
+                for agent_id in driven:
+                    tasks.start_soon(self._find_out, agent_id, left)
         finished, rested, recovering = (
-            tuple(agent_id for found, agent_id in left if found == how) for how in ("finished", "rested", "recovering")
+            tuple(agent_id for agent_id, found in left.items() if found == how)
+            for how in ("finished", "rested", "recovering")
         )
         _log.info("The pool rests: %d finished, %d rested, %d recovering", len(finished), len(rested), len(recovering))
         return ShutdownReport(finished, rested, recovering, clock.monotonic() - began)
 
-    async def _left_as(self, agent_id: str) -> Literal["finished", "rested", "recovering"]:
-        """Under what to report an agent: by what is stored of it."""
-        with self.dependencies.clock.move_on_after(2.0):
-            try:
-                state = await self.dependencies.store.read_state(agent_id)
-            except NotFoundError:
-                return "finished"
-            except StoreError:
-                return "recovering"
-            if any(isinstance(effect, RunTool) for effect in state.effects):
-                return "recovering"
-            return "rested" if state.effects else "finished"
-        return "recovering"
+    async def _find_out(self, agent_id: str, left: dict[str, _How]) -> None:
+        """Write down under what to report an agent, by what is stored of it; no answer is the worst one."""
+        try:
+            state = await self.dependencies.store.read_state(agent_id)
+        except NotFoundError:
+            left[agent_id] = "finished"
+        except StoreError:
+            pass
+        else:
+            if not any(isinstance(effect, RunTool) for effect in state.effects):
+                left[agent_id] = "rested" if state.effects else "finished"
 
     async def _do_away(self, agent_id: str, agent: Agent | None) -> None:
         """Stop an agent and delete it; nobody here can open it meanwhile."""
         if agent is not None:
             agent.stop()
-            await self._turns.still(agent.limits.cancel_grace_s + 1, agent_id)
+            await self._turns.still(agent.limits.cancel_grace_s + 1, agent)
             self._turns.cancel(agent_id)
+            await self._turns.still(SPARE_S, agent)
         await self.dependencies.store.delete(agent_id)
         self._turns.backoff.over(agent_id)
 

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from kode.core.jsontext import parse
 from kode.core.kernel.message import Message, TextBlock, Usage
-from kode.core.kernel.state import RunError, RunRecord
+from kode.core.kernel.state import RunError, RunRecord, State
+from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.words import RESULT_STATUS, ResultStatus, StopReason
 
-if TYPE_CHECKING:
-    from kode.core.store.base import Store
+__all__ = ["Question", "RunResult", "open_of", "queued", "result_of"]
 
-__all__ = ["RunResult", "last_stored", "queued", "result_of", "stored_for"]
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a person is asked about a call. Answer with ``decide(call, …, n=n)``, which can never answer another one."""
+
+    call: str
+    n: int
+    """Which question of that call, from 1."""
+    kind: Literal["permission", "recovery"]
+    """May it run; or, after a crash: it may have run, is it to run again."""
+    tool: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,8 @@ class RunResult:
     """Last durable event of the run so far; subscribe from here for what follows."""
     pending: tuple[str, ...] = ()
     """Calls that wait for a decision."""
+    questions: tuple[Question, ...] = ()
+    """What is asked about them."""
     unfinished: tuple[str, ...] = ()
     """Calls that were running when time was up. They may have had part of their effect; each tool's ``recovery``
     decides what becomes of them when the agent goes on. Known to the request that started them."""
@@ -77,24 +89,12 @@ def queued(agent_id: str, cursor: int = 0) -> RunResult:
     return RunResult(agent_id, "queued", cursor=cursor)
 
 
-async def stored_for(store: Store, agent_id: str, item_id: str) -> RunResult | None:
-    """Read the result of the run that took an item, once it ended or rests for a person."""
-    number = await store.consumed_by(agent_id, item_id)
-    record = None if number is None else await store.read_run(agent_id, number)
-    if record is None or (record.ended_at is None and record.status == "deadline"):
-        return None
-    return await _as_stored(store, agent_id, record)
-
-
-async def last_stored(store: Store, agent_id: str) -> RunResult | None:
-    """Read the result of the last run; None if there was none."""
-    page = await store.read_runs(agent_id, limit=1, backwards=True)
-    return await _as_stored(store, agent_id, page.items[0]) if page.items else None
-
-
-async def _as_stored(store: Store, agent_id: str, record: RunRecord) -> RunResult:
-    answer, seq = None, record.answer_seq
-    if seq is not None:
-        page = await store.read_messages(agent_id, after=seq - 1, before=seq + 1)
-        answer = page.items[0] if page.items else None
-    return result_of(agent_id, record, answer)
+def open_of(state: State) -> tuple[tuple[Question, ...], dict[str, str]]:
+    """What an agent asks, and the sub-agents that it waits for, by call."""
+    asked = tuple(
+        Question(call.id, call.approval.n, call.approval.kind, call.tool)
+        for call in state.calls
+        if call.approval is not None
+    )
+    waits = (call for call in state.calls if call.status is CallStatus.WAITING)
+    return asked, {c.id: c.wait.child for c in waits if c.wait is not None and c.wait.child is not None}

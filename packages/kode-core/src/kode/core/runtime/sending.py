@@ -131,14 +131,14 @@ async def decide(
         by: Who; stored, and told to the model with a denial or a note.
         note: Why; stored, and told to the model.
         input: Other arguments to run it with, as JSON text; they are checked again, and told to the model.
-        n: Which question of the call, as ``permission_required`` names it; None: the one that is open. Name it where
-            the decision may be delivered twice: it then never answers a question that was asked later.
+        n: Which question of the call, as ``permission_required`` and ``RunResult.questions`` name it; None: its
+            first. Another is never answered, so that a decision may be delivered twice.
         uid: The agent's identity, if it must be that very one.
 
     Raises:
         NotFoundError: No such agent.
-        UsageError: ``not_pending``: no question of that call is open. ``duplicate_id``: somebody else answered it
-            otherwise. ``bad_decision``: it cannot be answered so.
+        UsageError: ``not_pending``: that question is not open; the message names what is. ``duplicate_id``: somebody
+            else answered it otherwise. ``bad_decision``: it cannot be answered so.
     """
     if decision not in ("allow", "deny"):
         raise UsageError(f"The decision is {decision!r}; give 'allow' or 'deny'.", code="bad_decision")
@@ -149,8 +149,8 @@ async def decide(
     state = await store.read_state(agent_id)
     found = state.call(call)
     asked = None if found is None else found.approval
-    if asked is None or n not in (None, asked.n):
-        return await _told_before(store, state, call, decision, by, n)
+    if asked is None or asked.n != (1 if n is None else n):
+        return await _told_before(store, state, call, decision, by, 1 if n is None else n)
     if asked.kind == "recovery" and input is not None:
         raise UsageError(
             f"Call {call!r} may have run already, so its input cannot be changed; allow or deny it as it was.",
@@ -172,18 +172,23 @@ def _check_lengths(**given: str | None) -> None:
             )
 
 
-async def _told_before(store: Store, state: State, call: str, decision: str, by: str | None, n: int | None) -> Sent:
+async def _told_before(store: Store, state: State, call: str, decision: str, by: str | None, n: int) -> Sent:
     """A decision that comes twice, for a delivery was repeated, counts once."""
     row = None
     if re.fullmatch(r"\d{1,15}\.\d{1,15}\.\d{1,15}", call):
         (row,) = await store.get(state.agent_id, [Key("call", state.uid, call_key(call))])
     told = () if row is None else read_call(row).approvals
-    for answer in told[-1:] if n is None else (one for one in told if one.n == n):
-        if answer.state == _DECIDED[decision] and answer.by == by:
-            return Sent(f"decision:{call}:{answer.n}", 0, duplicate=True)
-    open_ = ", ".join(c.id for c in state.calls if c.approval is not None) or "none"
-    which = "No question" if n is None else f"No question {n}"
-    raise UsageError(f"{which} of call {call!r} waits for an answer (open: {open_}).", code="not_pending", call=call)
+    for answer in told:
+        if answer.n == n and answer.state == _DECIDED[decision] and answer.by == by:
+            return Sent(f"decision:{call}:{n}", 0, duplicate=True)
+    asked = [(c.id, c.approval.n, c.approval.kind) for c in state.calls if c.approval is not None]
+    open_ = ", ".join(f"{id} n={n} ({kind})" for id, n, kind in asked) or "none"
+    raise UsageError(
+        f"No question {n} of call {call!r} waits for an answer (open: {open_}); name another with n=….",
+        code="not_pending",
+        call=call,
+        n=n,
+    )
 
 
 _DECIDED = {"allow": "approved", "deny": "refused"}

@@ -23,6 +23,7 @@ from kode.core.kernel.message import Json
 from kode.core.runtime.agent import Agent
 from kode.core.runtime.binding import bind
 from kode.core.runtime.birth import LONGEST, recipe_digest, stored_recipe
+from kode.core.runtime.outcome import Goal, told
 from kode.core.runtime.resident import Resident
 from kode.core.runtime.result import RunResult
 from kode.core.runtime.sending import Content, Sent
@@ -31,8 +32,12 @@ from kode.core.store.base import Store
 from kode.core.store.plans import no_agent
 from kode.core.template import AgentTemplate
 
-__all__ = ["StatelessAgent"]
+__all__ = ["FLOOR_S", "StatelessAgent"]
 
+FLOOR_S = 2.0
+"""What the store gets to answer in all, however short a request's time is."""
+LAST_WORD_S = 0.5
+"""And what it gets after that to say how things stand."""
 T = TypeVar("T")
 Busy: TypeAlias = Literal["wait", "queue"]
 
@@ -49,9 +54,12 @@ class StatelessAgent:
       (None: 2 s, or a tenth of the time if that is less); streams are then cancelled and asked for again later, tools
       are cancelled and have the rest of the margin to answer. The result has status ``deadline`` and names in
       ``unfinished`` the calls that did not stop; ``continue_``, or a pool, goes on. A tool that refuses to be
-      cancelled holds the request up; one in a worker thread is left behind.
+      cancelled holds the request up; one in a worker thread is left behind. A store that does not answer has its
+      call given up: at the end of that time, or after ``FLOOR_S`` if that is later, so that a message is stored also
+      by a request that has no time to drive.
     - ``on_busy``: when another request drives the agent just now, ``wait`` for what comes of this one, or leave it in
-      the ``queue``: that request, or a pool, will serve it. Both give status ``queued`` when the time is over first.
+      the ``queue``: that request serves it if its own time allows, else the next one, or a pool. The result then says
+      how it stands: ``queued`` if no run took it yet, ``deadline`` if one did and goes on.
     """
 
     @staticmethod
@@ -113,19 +121,30 @@ class StatelessAgent:
         timeout_s: float | None = None,
         margin_s: float | None = None,
         on_busy: Busy = "wait",
+        by_hand: bool = False,
         dependencies: Dependencies | None = None,
         **bound: Any,
     ) -> RunResult:
         """Go on with what an earlier request left: a run that rests, messages that wait, calls that a crash cut off.
 
-        Returns the result of the last run, also when nothing was left to do.
+        Returns the result of the last run, also when nothing was left to do; status ``queued`` if there was none yet,
+        or another request drives the agent and ``on_busy`` or the time does not allow to wait for it.
+
+        Args:
+            agent_id: Which.
+            store: See the class.
+            timeout_s: See the class.
+            margin_s: See the class.
+            on_busy: See the class.
+            by_hand: Also if the agent was parked after too many crashes (result ``error``, stop reason ``crash_loop``).
+            dependencies: See the class.
+            **bound: Fields of ``Dependencies``.
 
         Raises:
             NotFoundError: No such agent.
         """
         async with _Request(agent_id, store, dependencies, bound, timeout_s, margin_s, on_busy) as request:
-            await request.open()
-            return await request.finish(None)
+            return await request.go_on(by_hand=by_hand)
 
     @staticmethod
     async def decide(
@@ -144,16 +163,18 @@ class StatelessAgent:
         dependencies: Dependencies | None = None,
         **bound: Any,
     ) -> RunResult:
-        """Answer the open question of a call and go on; see ``Agent.decide``. The same answer twice counts once.
+        """Answer a question of a call and go on; see ``Agent.decide``. The same answer twice counts once.
+
+        Returns the result of the call's own run. ``RunResult.questions`` names what is asked: give its ``n``. Without,
+        only the call's first question is answered.
 
         Raises:
             NotFoundError: No such agent.
-            UsageError: No question of that call is open, or somebody answered it otherwise.
+            UsageError: That question is not open, or somebody answered it otherwise.
         """
         async with _Request(agent_id, store, dependencies, bound, timeout_s, margin_s, on_busy) as request:
-            agent = await request.open()
-            await agent.decide(call, decision, by=by, note=note, input=input, n=n)
-            return await request.finish(None)
+            await request.decide(call, decision, by=by, note=note, input=input, n=n)
+            return await request.go_on(run=int(call.split(".", 1)[0]))
 
     @staticmethod
     def stream(
@@ -180,25 +201,25 @@ class StatelessAgent:
         """``async with StatelessAgent.stream(…) as events: async for envelope in events: …``; as ``run``, with events.
 
         Its arguments are those of ``run``, and ``channels`` and ``kinds`` (only these; None: all) and ``since`` (the
-        position behind which to begin; None: what this request causes).
+        position behind which to begin; None: from now on, what another request drives just now included).
 
         ``events.result`` is the ``RunResult`` once the loop has ended by itself. A client that lost its connection
         asks again with the same ``request_id`` and, as ``since``, the position of the last event it saw: it misses
         nothing and nothing runs twice. Leaving the ``async with`` early cancels the run; the agent stays resumable.
         """
         request = _Request(agent_id, store, dependencies, bound, timeout_s, margin_s, on_busy)
+        sent: list[Sent] = []
 
         async def subscribe() -> Subscription:
-            agent = await request.open(_wanted(config, template_id))
-            return await agent.subscribe(channels, since=since, kinds=kinds)
-
-        async def run() -> RunResult:
-            sent = await request.send(
+            events = await request.subscribe(_wanted(config, template_id), channels, since, kinds)
+            # Before anything is shown: what is refused is refused where the ``async with`` is entered.
+            done = await request.send(
                 None, message, item_id=request_id, limits=limits, sender=sender, metadata=metadata, context=context
             )
-            return await request.finish(sent)
+            sent.append(done)
+            return events
 
-        return Stream(subscribe, run, request.wake, request.close)
+        return Stream(subscribe, lambda: request.finish(sent[0]), request.wake, request.close)
 
 
 class _Request:
@@ -223,7 +244,9 @@ class _Request:
         if dependencies is not None and (store is not None or bound):
             extra = sorted(bound) or ["store"]
             raise UsageError(f"Give dependencies or {', '.join(extra)}, not both.", code="bad_argument")
-        self.until = None if timeout_s is None else self.deps.clock.monotonic() + timeout_s
+        began = self.deps.clock.monotonic()
+        self.until = None if timeout_s is None else began + timeout_s
+        self.ends = None if timeout_s is None else began + max(timeout_s, FLOOR_S)
         self.timeout_s = timeout_s
         self.margin_s = margin_s
         self.wait = on_busy == "wait"
@@ -253,10 +276,26 @@ class _Request:
         agent = await self.open(config)
         return await self._in_time(lambda: agent.send(message, **options))
 
-    async def _in_time(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def subscribe(
+        self,
+        config: AgentConfig,
+        channels: Collection[Channel] | None,
+        since: Position | str | int | None,
+        kinds: Collection[str] | None,
+    ) -> Subscription:
+        """Follow the agent's events."""
+        agent = await self.open(config)
+        return await self._in_time(lambda: agent.subscribe(channels, since=since, kinds=kinds))
+
+    async def decide(self, call: str, decision: Literal["allow", "deny"], **options: Any) -> Sent:
+        """Put the decision into the inbox."""
+        agent = await self.open()
+        return await self._in_time(lambda: agent.decide(call, decision, **options))
+
+    async def _in_time(self, ask: Callable[[], Awaitable[T]], *, extra_s: float = 0) -> T:
         """Ask the store for as long as the request lasts."""
-        left = None if self.until is None else self.until - self.deps.clock.monotonic()
-        with self.deps.clock.move_on_after(left):
+        clock = self.deps.clock
+        with clock.move_on_after(None if self.ends is None else self.ends - clock.monotonic() + extra_s):
             return await ask()
         raise StoreUnavailableError(
             f"The store did not answer within the request's {self.timeout_s} s. What was asked of it may be done or "
@@ -264,12 +303,31 @@ class _Request:
             code="no_answer",
         )
 
-    async def finish(self, sent: Sent | None) -> RunResult:
-        """Drive until the time is over, or what was sent is done; None: whatever is there."""
+    async def finish(self, sent: Sent) -> RunResult:
+        """Drive until what was sent is done, or the time is over."""
         agent = await self.open()
-        if sent is None:
-            return await agent.go_on(until=self.until, margin_s=self.margin_s, wait=self.wait)
-        return await agent.finish(sent, until=self.until, margin_s=self.margin_s, wait=self.wait)
+        return await self._driven(
+            agent, sent, lambda: agent.finish(sent, until=self.until, margin_s=self.margin_s, wait=self.wait)
+        )
+
+    async def go_on(self, *, run: int | None = None, by_hand: bool = False) -> RunResult:
+        """Drive what is there, or one run, until it rests or the time is over."""
+        agent = await self.open()
+        return await self._driven(
+            agent, run,
+            lambda: agent.go_on(
+                until=self.until, margin_s=self.margin_s, wait=self.wait, by_hand=by_hand, run=run
+            ),
+        )  # fmt: skip
+
+    async def _driven(self, agent: Agent, goal: Goal, drive: Callable[[], Awaitable[RunResult]]) -> RunResult:
+        """Drive; what did not come to rest in time is cancelled, and told as it is stored."""
+        try:
+            return await self._in_time(drive)
+        except StoreUnavailableError as error:
+            if error.code != "no_answer":
+                raise
+        return await self._in_time(lambda: told(self.deps.store, agent, goal), extra_s=LAST_WORD_S)
 
     def wake(self) -> None:
         """Have followers in this process look."""

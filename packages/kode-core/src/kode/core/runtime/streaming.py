@@ -8,6 +8,7 @@ from types import TracebackType
 import anyio
 from anyio.abc import TaskGroup
 
+from kode.core.errors import UsageError
 from kode.core.event.base import Envelope
 from kode.core.event.hub import Subscription
 from kode.core.runtime.result import RunResult
@@ -35,6 +36,11 @@ class Stream(AsyncIterator[Envelope]):
         self._failure: Exception | None = None
         self.result: RunResult | None = None
         """Of the run, once it ended."""
+
+    @property
+    def pruned(self) -> bool:
+        """Events that were asked for are stored no more; what was handed out begins behind them."""
+        return self._events is not None and self._events.pruned
 
     async def __aenter__(self) -> Stream:
         try:
@@ -71,7 +77,7 @@ class Stream(AsyncIterator[Envelope]):
 
     async def __anext__(self) -> Envelope:
         if self._events is None:
-            raise StopAsyncIteration
+            raise UsageError("Enter the stream first: async with … as events.", code="not_entered")
         return await self._events.__anext__()
 
     async def _drive(self) -> None:

@@ -160,6 +160,9 @@ async def make_child(
         tools=_tools(template, tools, deps),
         sandbox=above.sandbox if shared else None,
         sandbox_options=above.sandbox_options if shared else None,
+        # Whoever watches over the parent watches over those that it lets work for it.
+        hooks=tuple(dict.fromkeys((*above.hooks, *template.hooks))),
+        plugins=tuple(dict.fromkeys((*above.plugins, *template.plugins))),
         permission=template.permission.bounded(above.permission),
         limits=narrower(own, bounds),
     )

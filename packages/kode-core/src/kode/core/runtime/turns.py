@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 from kode.core.config import Dependencies
 from kode.core.errors import ConflictError, FencedError, KodeError, LeaseLostError, NotFoundError, UsageError
 from kode.core.kernel.limits import Limits
+from kode.core.runtime.agent import Agent
 from kode.core.runtime.backoff import Backoff
 from kode.core.runtime.places import Places
 from kode.core.store.watch import Changes
@@ -39,32 +40,51 @@ class Turns:
     def __init__(self, deps: Dependencies, limits: Limits) -> None:
         self.deps = deps
         self.limits = limits
-        self.places = Places(deps, limits, self.wake, lambda agent_id: agent_id in self.driving)
+        self.places = Places(deps, limits, lambda agent_id: agent_id in self.driving)
         self.driving: dict[str, _Turn] = {}
         self.waiting: dict[str, None] = {}
         """Who is to be driven when there is a place, first come first."""
         self.backoff = Backoff(deps.clock)
         self._tasks: TaskGroup | None = None
+        self._find = True
         self._bell = anyio.Event()
 
     def begin(self, tasks: TaskGroup, *, find: bool, idle_s: float) -> None:
-        """Start what goes on by itself, in the pool's task group."""
+        """Start what goes on by itself, in the pool's task group.
+
+        With ``find`` the store says who is due; without, nobody but this pool remembers whose work is left to do.
+        """
         self._tasks = tasks
+        self._find = find
+        self.places.remember = not find
         self.places.closed = False
         tasks.start_soon(self._sweep, idle_s)
         if find:
             tasks.start_soon(self._search)
+            if self.deps.store.same_host and not self.deps.store.alone:
+                tasks.start_soon(self._inherit)
 
     def wake(self, agent_id: str) -> None:
-        """Have an agent driven, now or as soon as there is a place."""
+        """Have an agent driven, now or as soon as there is a place; one that just failed, when a moment has passed."""
         if self.places.closed:
             return
         turn = self.driving.get(agent_id)
         if turn is not None:
             turn.again = True
             return
-        self.waiting.setdefault(agent_id)
+        self.backoff.hasten(agent_id)
+        self._queue(agent_id)
         self._admit()
+
+    def called(self, agent_id: str) -> None:
+        """Somebody rang for an agent whom nobody drives: if its background work is ours, it has its turn."""
+        if self.places.owns(agent_id):
+            self.wake(agent_id)
+
+    def _queue(self, agent_id: str) -> None:
+        """Have it wait for a place, unless it is driven, or failed a moment ago."""
+        if agent_id not in self.driving and self.backoff.ready(agent_id):
+            self.waiting.setdefault(agent_id)
 
     async def look(self) -> bool:
         """Queue who is due; whether there are more. Who failed a moment ago does not stand before the others."""
@@ -76,8 +96,7 @@ class Turns:
             for due in page:
                 if due.agent_id in self.backoff:
                     troubled.add(due.agent_id)
-                if due.agent_id not in self.driving and self.backoff.ready(due.agent_id):
-                    self.waiting.setdefault(due.agent_id)
+                self._queue(due.agent_id)
             self._admit()
             if len(page) < PAGE:
                 self.backoff.keep(troubled | self.driving.keys())
@@ -108,11 +127,11 @@ class Turns:
             if agent_id is None or driven == agent_id:
                 turn.scope.cancel()
 
-    async def still(self, seconds: float, agent_id: str | None = None) -> None:
+    async def still(self, seconds: float, agent: Agent | None = None) -> None:
         """Wait until that agent, or nobody at all, is driven any more; not longer than that."""
         clock = self.deps.clock
         with clock.move_on_after(seconds):
-            while agent_id in self.driven() if agent_id else self.driven():
+            while (agent.driving or agent.agent_id in self.driving) if agent else self.driven():
                 with clock.move_on_after(0.1):  # who drives by a handle does not ring
                     await self._bell.wait()
 
@@ -134,8 +153,10 @@ class Turns:
         try:
             with turn.scope:
                 await self._go(agent_id, turn)
-        except (ConflictError, FencedError, LeaseLostError):
-            pass  # somebody else drives it, or wrote: if anything is left to do, it is due
+        except (ConflictError, FencedError, LeaseLostError) as error:
+            # Somebody else drives it, or wrote: if anything is left to do, it is due, for those who look.
+            if not (self._find or self.places.closed):
+                self.backoff.failed(agent_id, error)
         except Exception as error:  # noqa: BLE001 - one agent's failure is never another's
             full = isinstance(error, UsageError) and error.code == "pool_full"
             if not (full or self.places.closed):
@@ -145,7 +166,8 @@ class Turns:
             self.places.get(agent_id)
             self._ring()
         if (full or turn.again) and not self.places.closed:
-            self.waiting.setdefault(agent_id)
+            self.backoff.hasten(agent_id)
+            self._queue(agent_id)
         if not full:  # else every place is taken by those whom others drive: the next sweep looks again
             self._admit()
 
@@ -153,6 +175,7 @@ class Turns:
         try:
             agent = await self.places.open(agent_id)
         except NotFoundError:
+            self.backoff.over(agent_id)
             return
         if self.places.closed or agent.driving:  # its owner drives it, and takes what was rung for
             return
@@ -170,6 +193,7 @@ class Turns:
             drive = await agent.drive()
         except NotFoundError as error:
             await self.places.forget(agent)
+            self.backoff.over(agent_id)
             turn.again = error.code == "replaced"
         else:
             turn.again = turn.again or (made_way and drive.stop == "told")
@@ -201,6 +225,27 @@ class Turns:
                 self._failed(SEARCH, error)
             await clock.sleep(self.limits.due_poll_s)
 
+    async def _inherit(self) -> None:
+        """Take over at once from processes of this machine that died, whose leases still run: look once, at the start.
+
+        What is due is told without those that somebody holds, until that lease ends. Whether it is dead, only who
+        asks for a lease is told.
+        """
+        store = self.deps.store
+        try:
+            now, after = await store.now(), None
+            while not self.places.closed:
+                page = await store.due(now + round(self.limits.lease_s * 1e6), PAGE, after)
+                for due in page:
+                    if due.wake_at <= now and await store.lease_of(due.agent_id) is None:
+                        self._queue(due.agent_id)
+                self._admit()
+                if len(page) < PAGE:
+                    return
+                after = page[-1]
+        except Exception as error:  # noqa: BLE001 - they are due when their leases have run out
+            _log.debug("Leases of dead processes were not looked for: %s", error)
+
     async def _pause(self, changes: Changes, more: bool) -> None:
         """Wait until it makes sense to look again: who was found is under way, somebody wrote, or time has passed."""
         clock, store, every = self.deps.clock, self.deps.store, self.limits.due_poll_s
@@ -215,10 +260,13 @@ class Turns:
                 await clock.sleep(every)
 
     async def _sweep(self, idle_s: float) -> None:
-        """Let go of who is idle, and look whether there is room."""
+        """Let go of who is idle, try again who failed, and look whether there is room."""
         while True:
             await self.deps.clock.sleep(min(self.limits.due_poll_s, idle_s))
             await self.places.sweep(idle_s)
+            for agent_id in self.backoff.due():
+                if agent_id != SEARCH:
+                    self._queue(agent_id)
             self._admit()
 
     def _ring(self) -> None:

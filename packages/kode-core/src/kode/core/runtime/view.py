@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kode.core.kernel.words import Breakpoint, Status
+from kode.core.runtime.result import Question, open_of
 from kode.core.store.contract import Loaded
 
 __all__ = ["AgentView", "view_of"]
@@ -31,6 +32,8 @@ class AgentView:
     """Items in the inbox."""
     template: str
     parked: str | None = None
+    questions: tuple[Question, ...] = ()
+    """What is asked about the calls in ``pending``."""
 
 
 def view_of(loaded: Loaded) -> AgentView:
@@ -51,4 +54,5 @@ def view_of(loaded: Loaded) -> AgentView:
         waiting=len(loaded.inbox),
         template=state.template,
         parked=None if state.parked is None else state.parked.value,
+        questions=open_of(state)[0],
     )

@@ -38,6 +38,7 @@ from kode.core.store.contract import (
 from kode.core.store.leases import TRIES, micros
 from kode.core.store.plans import header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id, check_item_id, check_name
+from kode.core.store.rules import COUNTED
 from kode.core.store.staging import Staging
 
 __all__ = ["Writing"]
@@ -122,8 +123,8 @@ class Writing(Staging):
         Raises:
             NotFoundError: No such agent.
             DuplicateIdError: The id was used with another body.
-            InboxFullError: `max_inbox` messages wait. Decisions, interrupts and resolutions are never
-                refused.
+            InboxFullError: `max_inbox` messages wait, or that many instructions. Decisions, interrupts and
+                resolutions are never refused.
             UsageError: ``too_big``: the message is larger than `max_message_bytes`, or an item of another kind
                 than 1 MB. ``bad_item``, ``bad_item_id``, ``bad_name``: it is not what its kind says, or its id
                 belongs to another kind.
@@ -134,8 +135,8 @@ class Writing(Staging):
         now = await self._time()
         item = rec.checked_item(replace(item, at=item.at or now, position=0))
         record = rec.inbox_record(uid or "", item)
-        bounded = item.kind in ("message", "reminder")
-        if not bounded and len(record.body) > MAX_CONTROL_BYTES:
+        bounded = item.kind in COUNTED
+        if item.kind not in ("message", "reminder") and len(record.body) > MAX_CONTROL_BYTES:
             raise _too_big(agent_id, item.kind, len(record.body), MAX_CONTROL_BYTES, "the most for this kind")
         done = await self.append_inbox(agent_id, record, now=now, bounded=bounded)
         if done.outcome == "new":
@@ -423,7 +424,7 @@ def _known(agent_id: str, item: Item, done: Appended) -> Enqueued:
         position, digest = known.position, rec.item_digest(known)
     else:
         position, _, run, _, digest = rec.read_consumed(done.known)
-    if digest != rec.item_digest(item):
+    if not rec.same_item(digest, item):
         raise DuplicateIdError(
             f"The id {item.id!r} was used for {agent_id!r} with another body; use a new id.",
             agent_id=agent_id,
@@ -436,8 +437,9 @@ def _refused(agent_id: str, record: Record, done: Appended) -> KodeError:
     if done.outcome == "gone":
         return plans.no_agent(agent_id)
     if done.outcome == "full":
+        waiting = "instructions" if record.columns["kind"] == "instruction" else "messages"
         return InboxFullError(
-            f"{done.limit} messages wait for {agent_id!r}, its max_inbox; let it work, or raise the limit.",
+            f"{done.limit} {waiting} wait for {agent_id!r}, its max_inbox; let it work, or raise the limit.",
             agent_id=agent_id,
             limit=done.limit,
         )

@@ -45,6 +45,7 @@ __all__ = [
     "item_input",
     "read_consumed",
     "read_item",
+    "same_item",
 ]
 
 MAX_PRIORITY: Final = 1_000_000
@@ -100,19 +101,35 @@ def read_consumed(record: Record) -> tuple[int, str, int | None, int, str]:
 
 
 def item_digest(item: Item) -> str:
-    """Give the digest by which a repeated id is told from a different item: over kind and payload only.
+    """Give the digest by which a repeated id is told from a different item: over what is said, and by whom.
 
-    The payload's version is no part of it, so that a message sent again by a newer process is still the same one. A
-    payload that is no JSON has a digest too: of its bytes.
+    What only comes with a message (metadata, bounds, trace context) may differ when it is delivered again; the first
+    counts. The payload's version is no part of it either, so that a message sent again by a newer process is still the
+    same one. A payload that is no JSON has a digest too: of its bytes.
     """
+    return _SAID + _digest(item, item.sender or "", ("v", *_BESIDE.get(item.kind, ())))
+
+
+def same_item(digest: str, item: Item) -> bool:
+    """Whether a stored digest is of this item; before there was ``_SAID`` it was over kind and all of the payload."""
+    return digest == (item_digest(item) if digest.startswith(_SAID) else _digest(item, None, ("v",)))
+
+
+_SAID: Final = "2:"
+"""What digests begin with; those of the first way have nothing in front."""
+_BESIDE: Final[dict[str, tuple[str, ...]]] = {"message": ("metadata", "limits"), "reminder": ("metadata", "limits")}
+
+
+def _digest(item: Item, sender: str | None, without: tuple[str, ...]) -> str:
     try:
         parsed = jsontext.parse(item.payload)
         if isinstance(parsed, dict):
-            parsed.pop("v", None)
+            parsed = {name: value for name, value in parsed.items() if name not in without}
         body = jsontext.digest(jsontext.dump(parsed))
     except KodeError:
         body = hashlib.sha256(item.payload.encode("utf-8", "surrogatepass")).hexdigest()
-    return hashlib.sha256(f"{item.kind}\n{body}".encode()).hexdigest()
+    parts = [item.kind, body] if sender is None else [item.kind, body, sender]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 # ---- inputs ---------------------------------------------------------------------------------------------------

@@ -255,10 +255,10 @@ class _View:
         key = self.ids[uid].get(item_id) if uid in self.ids else None
         return None if key is None else self.shelves["inbox", uid].rows[key]
 
-    def filled(self, uid: str, most: int) -> bool:
+    def filled(self, uid: str, kind: str, most: int) -> bool:
         inbox = self.shelves.get(("inbox", uid))
         rows = {} if inbox is None else inbox.rows
-        return len(rows) >= most and counted(rows.values()) >= most
+        return len(rows) >= most and counted(rows.values(), kind) >= most
 
 
 def _own(record: Record) -> Record:

@@ -151,7 +151,8 @@ class Records(ABC):
         2. an inbox record of that id exists: `waiting`, with it;
         3. a consumed record of that id exists with `expires_at` > `now`: `consumed`, with it;
         4. `bounded` and the `size` column exceeds the header's `max_message_bytes`: `too_big`;
-        5. `bounded` and the header's `max_inbox` items of kind message and reminder wait: `full`;
+        5. `bounded` and the header's `max_inbox` items wait that are counted for its kind: `full`; instructions for an
+           instruction, messages and reminders for either of these;
         6. else `new`: it gets a position, written as a key by `int_key`, that is above every position in the inbox
            and above the header's `seen` (the next one will do; gaps are fine). What was consumed is at or below
            `seen`, so a position is never given twice. The header's `wake_at` becomes the smaller of itself and

@@ -80,6 +80,7 @@ from kode.core.store.items import (
     item_input,
     read_consumed,
     read_item,
+    same_item,
 )
 
 __all__ = [
@@ -125,6 +126,7 @@ __all__ = [
     "read_staged",
     "released_record",
     "run_record",
+    "same_item",
     "snapshot_record",
     "staged_record",
 ]

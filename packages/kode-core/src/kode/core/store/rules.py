@@ -13,9 +13,15 @@ from kode.core.store.contract import Appended, Condition, Key, Kind, Record
 from kode.core.store.plans import integer
 from kode.core.store.records import int_key, key_int
 
-__all__ = ["View", "append", "counted", "free", "holds", "judge"]
+__all__ = ["COUNTED", "View", "append", "counted", "free", "holds", "judge"]
 
-_BOUNDED: Final = ("message", "reminder")
+COUNTED: Final = {
+    "message": ("message", "reminder"),
+    "reminder": ("message", "reminder"),
+    "instruction": ("instruction", "instruction"),
+}
+"""Kinds of items that are refused when an inbox is full, each with the two that are counted for it. Instructions have
+room of their own: however many messages wait, limits can be changed."""
 
 
 class View(Protocol):
@@ -37,8 +43,8 @@ class View(Protocol):
         """Find the item of that id in an inbox."""
         ...
 
-    def filled(self, uid: str, most: int) -> bool:
-        """Tell whether so many items wait in an inbox that are `counted`."""
+    def filled(self, uid: str, kind: str, most: int) -> bool:
+        """Tell whether so many items wait in an inbox that are `counted` for that kind."""
         ...
 
 
@@ -86,9 +92,10 @@ def append(view: View, agent_id: str, record: Record, now: int, bounded: bool) -
     return Appended("new", position), puts
 
 
-def counted(rows: Iterable[Record]) -> int:
-    """Count the items that `max_inbox` bounds."""
-    return sum(row.columns["kind"] in _BOUNDED for row in rows)
+def counted(rows: Iterable[Record], kind: str) -> int:
+    """Count the items that leave no room for another of that kind."""
+    kinds = COUNTED[kind]
+    return sum(row.columns["kind"] in kinds for row in rows)
 
 
 def _known(view: View, uid: str, item_id: str, now: int) -> Appended | None:
@@ -105,6 +112,6 @@ def _refused(view: View, header: Record, record: Record) -> Appended | None:
     largest, most = integer(header.columns["max_message_bytes"]), integer(header.columns["max_inbox"])
     if integer(record.columns["size"]) > largest:
         return Appended("too_big", limit=largest)
-    if view.filled(str(header.columns["uid"]), most):
+    if view.filled(str(header.columns["uid"]), str(record.columns["kind"]), most):
         return Appended("full", limit=most)
     return None

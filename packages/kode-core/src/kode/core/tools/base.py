@@ -9,12 +9,15 @@ cancellation passes through, and the user's Ctrl-C.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import anyio
 import anyio.from_thread
 
 from kode.core import jsontext
@@ -31,7 +34,17 @@ if TYPE_CHECKING:
     from kode.core.hook.base import Hooks
     from kode.core.sandbox.base import Sandbox
 
-__all__ = ["Subagents", "Suspended", "Tool", "ToolContext", "ToolError", "ToolFunction", "ToolOutcome", "ToolResult"]
+__all__ = [
+    "Subagents",
+    "Suspended",
+    "Tool",
+    "ToolContext",
+    "ToolError",
+    "ToolFunction",
+    "ToolOutcome",
+    "ToolResult",
+    "is_failure",
+]
 
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
 """What every provider takes as a tool's name."""
@@ -309,21 +322,28 @@ class Tool:
         """Run the tool.
 
         Whatever it raises is a result with ``is_error``, ``SystemExit`` included: a tool ends itself and not the
-        process. Only cancellation and ``KeyboardInterrupt`` pass through.
+        process. Only our own cancellation and ``KeyboardInterrupt`` pass through.
         """
         try:
             return await self.function(context, arguments)
         except BaseException as error:
-            if not _is_failure(error):
+            if not is_failure(error):
                 raise
             return failure(error)
 
 
-def _is_failure(error: BaseException) -> bool:
-    """Whether it is the tool's own failure, or a group of such."""
+def is_failure(error: BaseException) -> bool:
+    """Whether a stranger's code failed: all that it may raise but what is meant for us or for the process.
+
+    On asyncio an awaitable that somebody else cancelled raises what a cancellation of ours does. It is ours only where
+    a scope around us was cancelled, or this very task was.
+    """
     if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_failure, error.exceptions))
-    return isinstance(error, Exception | SystemExit)
+        return all(map(is_failure, error.exceptions))
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        task = asyncio.current_task() if isinstance(error, asyncio.CancelledError) else None
+        return anyio.current_effective_deadline() != -inf and not (task is not None and task.cancelling())
+    return not isinstance(error, KeyboardInterrupt | GeneratorExit)
 
 
 def failure(error: BaseException) -> ToolOutcome:

@@ -96,8 +96,8 @@ class _Seen:
     def waiting(self, uid: str, item_id: str) -> Record | None:
         return next((row for row in self._inbox(uid) if row.columns["id"] == item_id), None)
 
-    def filled(self, uid: str, most: int) -> bool:
-        return len(self._view.keys("inbox", uid)) >= most and rules.counted(self._inbox(uid)) >= most
+    def filled(self, uid: str, kind: str, most: int) -> bool:
+        return len(self._view.keys("inbox", uid)) >= most and rules.counted(self._inbox(uid), kind) >= most
 
     def _inbox(self, uid: str) -> list[Record]:
         keys = [Key("inbox", uid, key) for key in self._view.keys("inbox", uid)]

@@ -98,12 +98,12 @@ class Rows:
         key = self._txn.get(place("waiting", uid, item_id))
         return None if key is None else self.row("inbox", uid, key.decode())
 
-    def filled(self, uid: str, most: int) -> bool:
-        """Tell whether so many items wait in an inbox that are counted."""
+    def filled(self, uid: str, kind: str, most: int) -> bool:
+        """Tell whether so many items wait in an inbox that are counted for that kind."""
         last = self._end(uid, reverse=True)
         # Each position is given once, so there are no more items than positions.
         room = key_int(last) - key_int(self._end(uid, reverse=False)) + 1 if last else 0
-        return room >= most and counted(self.scan(Scan("inbox", uid))) >= most
+        return room >= most and counted(self.scan(Scan("inbox", uid)), kind) >= most
 
     # ---- reading -----------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
 from kode.core.store.plans import Ask, Get, Plan, Scan, T, finish
 from kode.core.store.primitives import prefix_end
 from kode.core.store.records import COLUMNS, int_key, key_int
+from kode.core.store.rules import COUNTED
 
 __all__ = [
     "SCHEMA",
@@ -105,7 +106,7 @@ _INBOX_ID = TABLES["inbox"].select + " AND id = ?"
 _INBOX_LAST = 'SELECT max("key") FROM inbox WHERE owner = ?'
 _INBOX_AFTER = 'SELECT 1 FROM inbox WHERE owner = ? AND "key" > ? LIMIT 1'
 # Counts no further than it must.
-_INBOX_FULL = "SELECT count(*) FROM (SELECT 1 FROM inbox WHERE owner = ? AND kind IN ('message', 'reminder') LIMIT ?)"
+_INBOX_FULL = "SELECT count(*) FROM (SELECT 1 FROM inbox WHERE owner = ? AND kind IN (?, ?) LIMIT ?)"
 _WAKE = "UPDATE header SET wake_at = min(ifnull(wake_at, ?1), ?1) WHERE owner = '' AND \"key\" = ?2 AND parked IS NULL"
 _DUE = (
     'SELECT h."key", h.wake_at FROM header h LEFT JOIN lease l ON l.owner = h.uid AND l."key" = \'\' '
@@ -278,7 +279,7 @@ def append_inbox(db: sqlite3.Connection, agent_id: str, item: Record, now: int, 
         largest, most = integer(header.columns["max_message_bytes"]), integer(header.columns["max_inbox"])
         if integer(item.columns["size"]) > largest:
             return Appended("too_big", limit=largest)
-        if db.execute(_INBOX_FULL, (uid, most)).fetchone()[0] >= most:
+        if db.execute(_INBOX_FULL, (uid, *COUNTED[str(item.columns["kind"])], most)).fetchone()[0] >= most:
             return Appended("full", limit=most)
     last = db.execute(_INBOX_LAST, (uid,)).fetchone()[0]
     position = max(0 if last is None else key_int(last), integer(header.columns["seen"])) + 1

@@ -125,7 +125,7 @@ class InboxContract(StoreCase):
         assert (await self._append(store, "fits", size=100)).outcome == "new"
 
     async def test_a_full_inbox_takes_no_more(self, store: Store) -> None:
-        """With `max_inbox` messages and reminders waiting a bounded item is `full`; when one goes it is taken."""
+        """With `max_inbox` messages and reminders waiting another one is `full`; when one goes it is taken."""
         await keep(store, [head()])
         for n, kind in enumerate(("message", "reminder", "message")):
             assert (await self._append(store, f"{n}", kind=kind)).outcome == "new"
@@ -133,12 +133,23 @@ class InboxContract(StoreCase):
         await store.apply(A, (), (), [Key("inbox", "u", int_key(2))])
         assert (await self._append(store, "more")).outcome == "new"
 
-    async def test_only_messages_and_reminders_fill_it(self, store: Store) -> None:
+    async def test_what_is_never_refused_does_not_fill_it(self, store: Store) -> None:
         """Decisions, resolutions and interrupts do not count towards `max_inbox`."""
         await keep(store, [head()])
         for kind in ("decision", "resolve", "interrupt", "decision"):
             await self._append(store, f"{kind}{kind == 'resolve'}", kind=kind, bounded=False)
         assert [(await self._append(store, f"{n}")).outcome for n in range(4)] == ["new"] * 3 + ["full"]
+
+    async def test_instructions_have_room_of_their_own(self, store: Store) -> None:
+        """`max_inbox` instructions may wait beside as many messages; one more is `full`."""
+        await keep(store, [head()])
+        for n in range(3):
+            await self._append(store, f"m{n}")
+            assert (await self._append(store, f"i{n}", kind="instruction")).outcome == "new"
+        assert await self._append(store, "i3", kind="instruction") == Appended("full", limit=3)
+        await store.apply(A, (), (), [Key("inbox", "u", int_key(1))])
+        assert (await self._append(store, "i3", kind="instruction")).outcome == "full"
+        assert (await self._append(store, "m3")).outcome == "new"
 
     async def test_what_is_not_bounded_is_always_taken(self, store: Store) -> None:
         """An item that is not bounded is taken whatever its size, and however full the inbox is."""
