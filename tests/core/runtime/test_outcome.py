@@ -166,6 +166,7 @@ async def test_the_time_is_over_before_the_sandbox_is_open(lab: Any) -> None:
     for _ in range(2):
         result, _ = await in_time(lab, lambda: run(lab, "a", "go", timeout_s=1.0, **request), 0.1)
         assert (result.status, result.run) == ("deadline", 1)
+        assert (await lab.store.read_run("a", 1)).status == "deadline", "the run that it began rests, and is told of"
     assert (await in_time(lab, lambda: run(lab, "a", "go", **request)))[0].text == "re go"
 
 
@@ -182,6 +183,20 @@ async def test_who_waits_for_a_run_that_another_drives_is_not_told_that_none_too
         assert (result.status, result.run) == ("deadline", 1)
         gate.release()
         assert (await first.wait()).status == "ok"
+
+
+async def test_what_somebody_decided_and_drives_is_not_asked_any_more(lab: Any) -> None:
+    gate = Gate()
+    deps = lab.deps([call("risky", {}), say("end", gate=gate)], risky, sandboxes=NEAR)
+    request = {"template_id": using(risky), "request_id": "r", "dependencies": deps}
+    assert (await run(lab, "a", "go", **request)).status == "paused"
+    async with anyio.create_task_group() as tasks:
+        decided = lab.later(tasks, lambda: StatelessAgent.decide("a", "1.1.1", "allow", dependencies=deps))
+        await gate.reached()
+        meanwhile = await run(lab, "a", "go", on_busy="queue", **request)
+        assert (meanwhile.status, meanwhile.run, meanwhile.questions) == ("deadline", 1, ())
+        gate.release()
+        assert (await decided.wait()).text == "end"
 
 
 async def test_a_lease_that_was_lost_in_the_end_does_not_hide_the_result(lab: Any) -> None:
@@ -290,6 +305,27 @@ async def test_who_waits_is_not_woken_by_every_piece_of_text(lab: Any) -> None:
         assert (await lab.pass_until(waits, 0.01)).text == "rest"
     assert sum(store.asked.values()) < 40
     assert lab.clock.monotonic() < 2, "nor does it wait for the next look when its turn has come"
+
+
+async def test_whose_turn_it_is_begins_when_the_one_before_rests(lab: Any) -> None:
+    """And who waits for the first run is told of its end while the second is at work; none waits for the next look."""
+    gate = Gate()
+    deps = lab.deps([say("late", delay_s=1_000.0), say("one", delay_s=1.0), say("two", gate=gate)])
+    template = PLAIN.changed(limits=Limits(due_poll_s=25.0, lease_s=100.0))
+    again = {"request_id": "r", "dependencies": deps}
+    async with anyio.create_task_group() as tasks:
+        first = lab.later(tasks, lambda: run(lab, "a", "1", template_id=template, timeout_s=5.0, **again))
+        await lab.clock.advance(1)
+        second = lab.later(tasks, lambda: run(lab, "a", "2", dependencies=deps))
+        assert (await lab.pass_until(first, 0.5)).status == "deadline"
+        await lab.clock.advance(0.1)
+        third = lab.later(tasks, lambda: run(lab, "a", "1", **again))
+        told = await lab.pass_until(third, 0.5)
+        assert (told.text, told.run) == ("one", 1)
+        gate.release()
+        told = await lab.pass_until(second, 0.5)
+        assert (told.text, told.run) == ("two", 2)
+    assert lab.clock.monotonic() < 10
 
 
 # ---- twice ----------------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ async def _stored(store: Store, id: str, number: int) -> RunResult:
             return await _as_recorded(store, id, record)
         text = f"Run {number} ended, and its record was pruned: how is not known any more."
         return replace(_failed(id, "record_pruned", text, state.next_cursor - 1), run=number)
-    if False:
+    if record is None:
         return _in_time(RunResult(id, "deadline", run=number, cursor=state.next_cursor - 1, steps=state.step))
     result = await _as_recorded(store, id, record)
     if result.stop_reason is StopReason.CRASH_LOOP and state.parked is None:
