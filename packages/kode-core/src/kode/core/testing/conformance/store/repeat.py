@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from kode.core.errors import ConflictError, FencedError, NotFoundError
+from kode.core.errors import ConflictError, DuplicateIdError, FencedError, NotFoundError
 from kode.core.kernel.window import Snapshot, Window
 from kode.core.store.base import Store
 from kode.core.store.contract import Committed, Enqueued
@@ -171,11 +171,18 @@ class RepeatContract(StoreCase):
         assert await store.enqueue("agent", item("a")) == Enqueued(1, duplicate=True, run=4)
         assert (await loaded(store)).inbox == ()
 
-    async def test_when_and_by_whom_does_not_make_another_item(self, store: Store) -> None:
-        """An item is the same if kind and payload are: time, sender and context may differ in the repetition."""
+    async def test_when_does_not_make_another_item(self, store: Store) -> None:
+        """An item is the same if kind, payload and sender are: its time and priority may differ in the repetition."""
         await Author(store).create()
         await store.enqueue("agent", item("a", at=AT, sender="s"))
-        assert (await store.enqueue("agent", item("a", at=AT + 5, priority=1))).duplicate
+        assert (await store.enqueue("agent", item("a", at=AT + 5, priority=1, sender="s"))).duplicate
+
+    async def test_another_sender_makes_another_item(self, store: Store) -> None:
+        """Nobody is answered what somebody else asked under the same id."""
+        await Author(store).create()
+        await store.enqueue("agent", item("a", sender="s"))
+        with pytest.raises(DuplicateIdError):
+            await store.enqueue("agent", item("a", sender="another"))
 
     async def test_a_repeated_apply(self, store: Store) -> None:
         """The same act without conditions, done again, leaves what it left before."""
