@@ -128,7 +128,9 @@ def test_the_more_a_pattern_repeats_the_less_is_searched(pattern: str, most: int
     assert searched(pattern) == most
 
 
-@pytest.mark.parametrize("pattern", [".*rm.*-rf.*/etc", "^(a+)+$", "(a|a)*$", "a.*b", "^.*.*$(?!)", r"\s*;\s*rm", ".*.*.*="])
+@pytest.mark.parametrize(
+    "pattern", [".*rm.*-rf.*/etc", "^(a+)+$", "(a|a)*$", "a.*b", "^.*.*$(?!)", r"\s*;\s*rm", ".*.*.*="]
+)
 @pytest.mark.parametrize("unit", ["rm -rf ", "a", "ab", " "])
 def test_no_search_is_a_long_one(pattern: str, unit: str) -> None:
     """It holds up every agent of the process. At its bound the worst of these takes less than half a second."""

@@ -269,7 +269,9 @@ async def test_a_decision_that_nobody_waits_for_is_refused_at_once(lab: Any) -> 
             await decide(lab.store, "a", wrong, "allow")
         assert caught.value.code == "not_pending"
     await agent.run("go")
-    with pytest.raises(UsageError, match=r"No question 1 of call '1.1.2' waits for an answer \(open: 1.1.1 n=1 \(permission\)\)"):
+    with pytest.raises(
+        UsageError, match=r"No question 1 of call '1.1.2' waits for an answer \(open: 1.1.1 n=1 \(permission\)\)"
+    ):
         await agent.decide("1.1.2", "allow")
     with pytest.raises(UsageError, match="No question 2 of call"):
         await agent.decide("1.1.1", "allow", n=2)

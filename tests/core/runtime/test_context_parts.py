@@ -230,7 +230,12 @@ def test_it_follows_the_window_back_and_forth() -> None:
     showing = Showing(1, 200)
     messages = [*(Message(k, "user", (IMAGE,), 0) for k in range(6)), ANSWER]
     cut = Window("c", (), (Range(4),))
-    for window, part in ((Window(), [*messages[:5], ANSWER]), (cut, messages[4:]), (Window(), messages), (cut, messages[4:])):
+    for window, part in (
+        (Window(), [*messages[:5], ANSWER]),
+        (cut, messages[4:]),
+        (Window(), messages),
+        (cut, messages[4:]),
+    ):
         showing.measure(window, part)
         got = showing.shown(part)
         assert [m.blocks[0].type for m in got] == ["text"] * (len(part) - 2) + ["image", "text"]

@@ -313,7 +313,8 @@ async def everyone(lab: Any) -> list[Any]:
 async def test_its_budget_is_a_share_of_what_is_left(lab: Any) -> None:
     used = Usage(600, 400, cost_nanos=10**9)
     home = Home(lab, by_role(used, boss=asks(task("one"), task("two")), helper=echo))
-    parent = await home.parent(limits=Limits(max_tokens_per_agent=7_000, max_tokens_per_run=9_000, max_cost_per_run=9.0))
+    limits = Limits(max_tokens_per_agent=7_000, max_tokens_per_run=9_000, max_cost_per_run=9.0)
+    parent = await home.parent(limits=limits)
     result = await parent.run("go")
     assert result.text == "did one | did two"
     children = [await Agent.open(f"{parent.uid}/1.1.{n}", home.deps) for n in (1, 2)]

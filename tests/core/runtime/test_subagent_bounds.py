@@ -1,4 +1,4 @@
-"""Sub-agents: how many at once, how small a share, where they work, and that nobody waits for one that never answers."""
+"""Sub-agents: how many at once, how small a share, where they work, and that each of them answers."""
 
 from __future__ import annotations
 
@@ -130,7 +130,11 @@ async def test_a_share_that_is_too_small_starts_nobody(lab: Any) -> None:
     ("above", "own", "found"),
     [
         ({"root": "/r", "isolation": "bwrap"}, {"grace_s": 5}, {"root": "/r", "isolation": "bwrap", "grace_s": 5}),
-        ({"root": "/r", "isolation": "bwrap"}, {"root": "/", "isolation": "none"}, {"root": "/r", "isolation": "bwrap"}),
+        (
+            {"root": "/r", "isolation": "bwrap"},
+            {"root": "/", "isolation": "none"},
+            {"root": "/r", "isolation": "bwrap"},
+        ),
         ({"root": "/r", "isolation": "none"}, {"isolation": "bwrap"}, {"root": "/r", "isolation": "bwrap"}),
         ({"grace_s": 9}, {"root": "/r"}, {"root": "/r", "grace_s": 9}),
         ({"root": "/r"}, {}, {"root": "/r"}),
@@ -267,7 +271,8 @@ def test_a_result_of_many_parts_keeps_its_bound() -> None:
     assert sum(len(b.text.encode()) for b in kept if isinstance(b, TextBlock)) <= 100_100
     assert cut == 2 * (60_000 - (len(kept) - 1))
     assert "bytes more cut" in getattr(kept[-1], "text", "")
-    assert cap((TextBlock("a" * 100), TextBlock("b")), 100)[0] == (TextBlock("a" * 100), TextBlock("… 1 bytes more cut …"))
+    full = TextBlock("a" * 100)
+    assert cap((full, TextBlock("b")), 100)[0] == (full, TextBlock("… 1 bytes more cut …"))
 
 
 def test_media_in_a_result_are_bounded() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from kode.core.errors import IllegalInputError
@@ -59,9 +60,19 @@ def _texts(text: str) -> tuple[ResultContent, ...]:
     return (TextBlock(text),)
 
 
-def sentence(what: str, note: str | None) -> str:
-    """Say what happened and why: ``Denied by Ann: too dear.``."""
-    return f"{what}: {note.rstrip('.')}." if note else f"{what}."
+def sentence(what: str, by: str, note: str | None, more: str = "") -> str:
+    """Say what happened, by whom and why: ``Denied by Ann: too dear.``. Control characters are escaped."""
+    said = f"{what} {_plain(by)}{more}"
+    why = _plain(note or "", kept="\n\t").rstrip(".")
+    return f"{said}: {why}." if note else f"{said}."
+
+
+def _plain(text: str, kept: str = "") -> str:
+    """A text that cannot pass for more than one line of it, or move the cursor."""
+    return _CONTROL.sub(lambda c: c[0] if c[0] in kept else c[0].encode("unicode_escape").decode(), text)
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def add_usage(draft: Draft, usage: Usage) -> None:
@@ -133,18 +144,23 @@ def require_approval(draft: Draft, call: Call, reason: str | None, *, kind: str)
 
 
 def start_calls(draft: Draft) -> None:
-    """Give free slots away: readers beside one writer, ``max_tool_concurrency`` in all."""
+    """Give free slots away: readers beside one writer, ``max_tool_concurrency`` in all, and as many sub-agents."""
     running = [c for c in draft.calls if c.status is CallStatus.EXECUTING]
     slots = draft.limits.max_tool_concurrency - len(running)
+    at_work = [c for c in draft.calls if c.plan.child and c.status in (CallStatus.EXECUTING, CallStatus.WAITING)]
+    children = draft.limits.max_tool_concurrency - len(at_work)
     writing = any(not c.plan.readonly for c in running)
     for call in draft.calls:
         if slots <= 0:
             return
         if call.status not in (CallStatus.PENDING, CallStatus.APPROVED) or (writing and not call.plan.readonly):
             continue
+        if call.plan.child and children <= 0:
+            continue
         draft.passed.append(Breakpoint.PRE_TOOL)
         start_call(draft, call)
         slots -= 1
+        children -= call.plan.child
         writing = writing or not call.plan.readonly
 
 
@@ -221,9 +237,9 @@ def decide(draft: Draft, got: ApprovalDecided) -> None:
     call = _answer(draft, call, "approved" if allowed else "refused", got.by, got.note, got.input)
     who = got.by or "someone"
     if not allowed and asked.kind == "recovery":
-        seal(draft, call, sentence(f"Not run again, decided by {who}", got.note), known=CallStatus.EXECUTING)
+        seal(draft, call, sentence("Not run again, decided by", who, got.note), known=CallStatus.EXECUTING)
     elif not allowed:
-        text = sentence(f"Denied by {who}", got.note)
+        text = sentence("Denied by", who, got.note)
         _close(draft, call, CallStatus.DENIED, _texts(text), is_error=True, note=got.note)
     elif got.plan is not None and got.plan.verdict in _REFUSED:
         text = got.plan.reason or "The changed input was refused."
@@ -346,7 +362,7 @@ def _result_block(call: Call) -> ToolResultBlock:
 def _texts_of_approvers(call: Call) -> tuple[ResultContent, ...]:
     """What those said who allowed it: the model sees the arguments that it gave, not those that were run."""
     said = [a for a in call.approvals if a.state == "approved" and (a.note or a.input is not None)]
-    return tuple(TextBlock(sentence(f"Approved by {a.by or 'someone'}{_instead(a.input)}", a.note)) for a in said)
+    return tuple(TextBlock(sentence("Approved by", a.by or "someone", a.note, _instead(a.input))) for a in said)
 
 
 def _text_of_hooks(call: Call) -> tuple[ResultContent, ...]:

@@ -55,7 +55,9 @@ MAX_TIMERS = 32
 MAX_TIMER_DATA = 1_000
 MAX_TIMER_WORDS = 256
 """Characters of a timer's id, and of its schedule."""
-TODO_TIMER = "kode:todos"
+RESERVED = "kode:"
+"""Ids of the runtime's own timers begin so; they take no place from the others."""
+TODO_TIMER = f"{RESERVED}todos"
 """Id of the timer that reminds the model of open todos; the shell sets it."""
 MAX_DOCUMENTS = 64
 LAST_MOMENT = 2**58
@@ -227,7 +229,13 @@ def timer_moment(timer: Timer, steps: int) -> int | None:
 
 
 def may_fire(phase: Phase, timer: Timer) -> bool:
-    """A timer that speaks waits for the end of the step, like a message; a signal never waits."""
+    """A timer that speaks waits for the end of the step, like a message; a signal never waits.
+
+    A reminder that comes again and again also waits for a run: else it would pile up while nobody is shown it.
+    """
+    again = timer.every_us is not None or timer.schedule is not None
+    if timer.kind == "reminder" and again and phase is Phase.IDLE:
+        return False
     return timer.kind == "signal" or phase in (Phase.IDLE, Phase.BOUNDARY)
 
 
@@ -278,7 +286,8 @@ def set_timer(draft: Draft, got: TimerSet) -> None:
             f"Timer {got.id[:50]!r}: its id and its schedule have at most {MAX_TIMER_WORDS} characters each."
         )
     others = [t for t in draft.timers if t.id != got.id]
-    if len(got.data) > MAX_TIMER_DATA or len(others) >= MAX_TIMERS:
+    full = not got.id.startswith(RESERVED) and sum(not t.id.startswith(RESERVED) for t in others) >= MAX_TIMERS
+    if len(got.data) > MAX_TIMER_DATA or full:
         raise IllegalInputError(
             f"Timer {got.id!r}: an agent has at most {MAX_TIMERS} timers with {MAX_TIMER_DATA} characters each, "
             "for they lie in its header; keep a longer text in a document."

@@ -246,11 +246,15 @@ def phase_of(run: Run | None, effects: Sequence[Effect], calls: Sequence[Call]) 
 
 
 def status_of(effects: Sequence[Effect], calls: Sequence[Call]) -> Status:
-    """WORKING while an effect is open or a call waits for a slot; PAUSED while calls wait for the outside."""
+    """WORKING while an effect is open or a call waits for a slot; PAUSED while calls wait for the outside.
+
+    A sub-agent that has a slot is outside, and so is whoever waits for that slot.
+    """
     if effects:
         return Status.WORKING
     statuses = {c.status for c in calls}
-    if statuses & _WAIT_FOR_SLOT:
+    held = any(c.status is CallStatus.WAITING and c.plan.child for c in calls)
+    if any(c.status in _WAIT_FOR_SLOT and not (held and c.plan.child) for c in calls):
         return Status.WORKING
     return Status.PAUSED if statuses & _WAIT_FOR_OTHERS else Status.READY
 

@@ -147,7 +147,7 @@ def interrupt(draft: Draft, got: InterruptRequested) -> None:
         else:
             draft.reject(got.item, f"InterruptRequested finds nothing to act on: the agent is {draft.phase}.")
         return
-    stop(draft, StopReason.INTERRUPTED, sentence(f"Interrupted by {got.by or 'a request'}", got.note))
+    stop(draft, StopReason.INTERRUPTED, sentence("Interrupted by", got.by or "a request", got.note))
 
 
 def stop(draft: Draft, reason: StopReason, text: str) -> None:

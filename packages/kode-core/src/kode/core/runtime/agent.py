@@ -44,7 +44,7 @@ from kode.core.runtime.resident import Resident
 from kode.core.runtime.result import RunResult
 from kode.core.runtime.sending import Content, Sent, check_text, decide, enqueue, message_of, whole_number
 from kode.core.runtime.streaming import Stream
-from kode.core.runtime.subagent import Household, at_work, delegated
+from kode.core.runtime.subagent import Household, at_work, delegated, remove
 from kode.core.runtime.view import AgentView, view_of
 from kode.core.template import AgentTemplate
 
@@ -500,7 +500,7 @@ class Agent(Planning):
         Raises:
             LeaseLostError: Somebody drives it.
         """
-        await self._deps.store.delete(self.agent_id)
+        await remove(self._deps.store, self.agent_id)
         self.gone = True
         await self.close()
 

@@ -38,6 +38,7 @@ from kode.core.runtime.mailbox import Mailbox
 from kode.core.runtime.observing import BLINK_S, Observers
 from kode.core.runtime.resident import Resident
 from kode.core.runtime.result import Question, open_of
+from kode.core.runtime.subagent import answer_for
 from kode.core.template import AgentTemplate
 
 __all__ = ["Drive", "Driver"]
@@ -159,6 +160,9 @@ class Driver:
             else:
                 first = await self._first(resident, holding, strategy, by_hand)
                 await self._with_tasks(resident, holding, first, until, margin_s)
+            if self.drive.stop == "parked":
+                state = resident.state
+                await answer_for(self.deps.store, state.parent, self.agent_id, "was parked after too many crashes")
         except BaseException as error:
             self.resident = None
             if isinstance(error, ConflictError | FencedError | LeaseLostError):

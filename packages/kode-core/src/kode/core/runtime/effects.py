@@ -42,6 +42,7 @@ from kode.core.provider.base import ModelRequest
 from kode.core.provider.failure import provider_error, stop_for
 from kode.core.provider.retry import RetryPolicy, next_delay
 from kode.core.runtime.binding import Binding
+from kode.core.runtime.context.showing import marker
 from kode.core.runtime.context.window import ContextWindow
 from kode.core.runtime.documents import documents_of
 from kode.core.runtime.output import structured
@@ -55,6 +56,10 @@ from kode.core.tools.documents import Documents
 
 __all__ = ["Worker"]
 
+MAX_MEDIA = 10_485_760
+"""Characters of base64 in a result; a tool that has more to show gives a URL or a blob."""
+BLOCK_BYTES = 16
+"""A block of a result counts for at least so many."""
 MAX_EMIT = 16_384
 """Characters of an event that a tool emits: events are for watchers, not for data."""
 
@@ -402,25 +407,33 @@ _CHUNK = {"text": "text_chunk", "think": "think_chunk"}
 
 
 def cap(content: tuple[ResultContent, ...], allowed: int) -> tuple[tuple[ResultContent, ...], int]:
-    """Keep a result within its bound: of a text that is too long, head and tail stay and the cut is said."""
-    total = sum(len(block.text) for block in content if isinstance(block, TextBlock))
-    if total * 4 <= allowed:
-        return content, 0
+    """Keep a result within its bound: of a text that is too long, head and tail stay and the cut is said.
+
+    Each block counts for some bytes beside its text. Media in the result itself have a bound of their own.
+    """
     kept: list[ResultContent] = []
-    left, cut = allowed, 0
+    left, media, cut, dropped = allowed, MAX_MEDIA, 0, 0
     for block in content:
         if not isinstance(block, TextBlock):
-            kept.append(block)
+            size = len(getattr(block, "data", None) or "")
+            media -= size
+            kept.append(block if media >= 0 or not size else TextBlock(f"{marker(block)} (left out: {size:,} bytes)"))
+            if kept[-1] is not block:
+                media += size
             continue
-        data = block.text.encode()
-        if len(data) > left:
+        data = block.text.encode(errors="replace")
+        if left <= 0:
+            dropped += len(data)
+        elif len(data) > left:
             gone = len(data) - left
             head = data[: left * 2 // 3].decode(errors="ignore")
             tail = data[len(data) - left // 3 :].decode(errors="ignore") if left >= 3 else ""
-            block = TextBlock(f"{head}\n… {gone} bytes cut …\n{tail}")
+            kept.append(TextBlock(f"{head}\n… {gone} bytes cut …\n{tail}"))
             cut += gone
             left = 0
         else:
-            left -= len(data)
-        kept.append(block)
-    return tuple(kept), cut
+            kept.append(block)
+            left -= max(len(data), BLOCK_BYTES)
+    if dropped:
+        kept.append(TextBlock(f"… {dropped} bytes more cut …"))
+    return tuple(kept), cut + dropped

@@ -13,10 +13,9 @@ from anyio.abc import TaskGroup
 
 from kode.core.config import Dependencies
 from kode.core.errors import ConflictError, FencedError, LeaseLostError, NotFoundError
-from kode.core.kernel.inputs import CallResolved
-from kode.core.kernel.message import TextBlock
+from kode.core.kernel.state import Parent
 from kode.core.runtime.driver import Drive
-from kode.core.runtime.sending import enqueue
+from kode.core.runtime.subagent import answer_for
 
 if TYPE_CHECKING:
     from kode.core.runtime.agent import Agent
@@ -150,6 +149,8 @@ class Family:
         """Have those driven that are not yet."""
         waits = {wait.child: (call, wait.child_uid) for call, wait in drive.children.items() if wait.child}
         for id in {**waits, **dict.fromkeys(drive.interrupted)}:
+            if len(self._running) >= self.agent.limits.max_agents:
+                return  # the next one that rests makes room
             if id not in self._running and id not in self._rested:
                 self._running[id] = None
                 tasks.start_soon(self._child, id, *waits.get(id, (None, None)))
@@ -184,10 +185,8 @@ class Family:
                 await child.close()
 
     async def _answer_for(self, id: str, call: str) -> None:
-        """Whoever was to answer is gone: say so in its place, or the agent waits for ever."""
-        text = TextBlock(f"The sub-agent {id} was deleted before it answered.")
-        answer = CallResolved(f"gone:{self.agent.uid}:{call}", call, (text,), True)
+        """Whoever was to answer is gone: say so in its place."""
         try:
-            await enqueue(self.deps.store, self.agent.agent_id, answer, uid=self.agent.uid)
+            await answer_for(self.deps.store, Parent(self.agent.agent_id, self.agent.uid, call), id, "was deleted")
         except Exception as error:  # noqa: BLE001 - as above
             self._failure = self._failure or error

@@ -49,6 +49,7 @@ from kode.core.kernel.limits import laid_over, limits_of, narrowed
 from kode.core.kernel.machine import Context, Transition, advance, next_due
 from kode.core.kernel.message import Json
 from kode.core.kernel.words import Status, StopReason
+from kode.core.runtime.asked import check_in_time
 from kode.core.runtime.birth import bounds_of
 from kode.core.runtime.documents import bodies, said
 from kode.core.runtime.effects import Worker
@@ -238,6 +239,8 @@ class Loop:
         """
         try:
             input = item_input(item)
+            if isinstance(input, ApprovalDecided):
+                check_in_time(self.resident.state, input, item.at)
         except (IllegalInputError, RecordCorruptError) as error:
             return Noted((Event("input_rejected", preview=preview(error.message), data={"item": item.id}),))
         if isinstance(input, ApprovalDecided) and input.input is not None:

@@ -29,6 +29,7 @@ from kode.core.runtime.agent import Agent
 from kode.core.runtime.birth import given
 from kode.core.runtime.result import RunResult
 from kode.core.runtime.sending import Content
+from kode.core.runtime.subagent import remove
 from kode.core.runtime.turns import Turns
 from kode.core.template import AgentTemplate
 
@@ -298,7 +299,7 @@ class AgentPool:
             await self._turns.still(agent.limits.cancel_grace_s + 1, agent)
             self._turns.cancel(agent_id)
             await self._turns.still(SPARE_S, agent)
-        await self.dependencies.store.delete(agent_id)
+        await remove(self.dependencies.store, agent_id)
         self._turns.backoff.over(agent_id)
 
     async def _heed(self, received: AsyncIterator[Signals], tasks: TaskGroup) -> None:

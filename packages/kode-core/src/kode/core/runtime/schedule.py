@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from kode.core.config import Ids, RandomIds
 from kode.core.errors import NotBoundError, UsageError
 from kode.core.kernel.events import Event, preview
-from kode.core.kernel.history import LAST_MOMENT, MAX_TIMER_DATA, MAX_TIMER_WORDS, MAX_TIMERS
+from kode.core.kernel.history import LAST_MOMENT, MAX_TIMER_DATA, MAX_TIMER_WORDS, MAX_TIMERS, RESERVED
 from kode.core.kernel.inputs import Input, Instructed, Noted, TimePassed, TimerCancelled, TimerSet
 from kode.core.kernel.state import State, Timer
 from kode.core.runtime.asked import asked
@@ -25,10 +25,9 @@ __all__ = ["Scheduler", "TimerKind", "time_passed"]
 
 TimerKind: TypeAlias = Literal["message", "reminder", "signal"]
 """``message``: the text is sent as a user's message, and starts a run if there is none. ``reminder``: it is shown with
-the next model call and starts none. ``signal``: observers alone are told (``scheduler_triggered``)."""
+the next model call and starts none; one that comes by an interval or a cron line waits for a run, so that it does not
+pile up. ``signal``: observers alone are told (``scheduler_triggered``)."""
 
-RESERVED = "kode:"
-"""Ids of the runtime's own timers begin so."""
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -158,7 +157,7 @@ class Scheduler:
                 f"the text has {len(text):,} characters, and at most {MAX_TIMER_DATA:,} are kept; put the rest into a "
                 "file or a document and say where it is"
             )
-        others = (await self._timers()).keys() - {id}
+        others = {timer.id for timer in await self.list()} - {id}
         if len(others) >= MAX_TIMERS:
             raise UsageError(
                 f"The agent has {len(others)} timers, and at most {MAX_TIMERS} are kept; cancel one, or let one timer "

@@ -138,7 +138,8 @@ async def decide(
     Raises:
         NotFoundError: No such agent.
         UsageError: ``not_pending``: that question is not open; the message names what is. ``duplicate_id``: somebody
-            else answered it otherwise. ``bad_decision``: it cannot be answered so.
+            else answered it otherwise. ``expired``: its deadline has passed. ``bad_decision``: it cannot be answered
+            so.
     """
     if decision not in ("allow", "deny"):
         raise UsageError(f"The decision is {decision!r}; give 'allow' or 'deny'.", code="bad_decision")
@@ -157,11 +158,25 @@ async def decide(
             code="bad_decision",
         )
     answer = ApprovalDecided(f"decision:{call}:{asked.n}", call, asked.n, decision, by, note, changed)
+    if asked.due_at is not None and asked.due_at <= await store.now():
+        await _check_in_time(store, state, answer)
     try:
         return await enqueue(store, agent_id, answer, uid=uid or state.uid)
     except DuplicateIdError as error:
         text = f"Question {asked.n} of call {call!r} was answered already, and otherwise; that answer stands."
         raise DuplicateIdError(text, **error.fields) from None
+
+
+async def _check_in_time(store: Store, state: State, answer: ApprovalDecided) -> None:
+    """Refuse what comes after the deadline, unless the same was said before it and waits."""
+    if any(item.id == answer.item for item in await store.read_inbox(state.agent_id, state.uid)):
+        return
+    raise UsageError(
+        f"The deadline of question {answer.n} of call {answer.call!r} has passed; nobody can answer it any more.",
+        code="expired",
+        call=answer.call,
+        n=answer.n,
+    )
 
 
 def _check_lengths(**given: str | None) -> None:

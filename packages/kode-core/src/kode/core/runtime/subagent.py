@@ -7,13 +7,24 @@ did. The call is suspended; the sub-agent's first run ends with the effect that 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from kode.core.config import AgentConfig, Dependencies
-from kode.core.errors import AgentExistsError, DuplicateIdError, NotFoundError, UsageError
+from kode.core.errors import (
+    AgentExistsError,
+    DuplicateIdError,
+    NotFoundError,
+    RecordCorruptError,
+    SchemaTooNewError,
+    UsageError,
+)
+from kode.core.jsontext import dump
+from kode.core.kernel.inputs import CallResolved
 from kode.core.kernel.limits import Limits, narrower
+from kode.core.kernel.message import Json, TextBlock
 from kode.core.kernel.state import Parent, State
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.runtime.binding import bind
@@ -24,7 +35,11 @@ from kode.core.store.base import Store
 from kode.core.template import AgentTemplate
 from kode.core.tools.base import Suspended
 
-__all__ = ["Household", "Spawner", "at_work", "child_id", "delegated", "make_child"]
+__all__ = ["Household", "Spawner", "answer_for", "at_work", "child_id", "delegated", "make_child", "remove"]
+
+
+LEAST_TOKENS = 1_000
+"""With a smaller share of a budget than this, none of several sub-agents gets anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +119,28 @@ class Spawner:
         return Suspended(child=id, child_uid=child.uid)
 
 
+async def answer_for(store: Store, parent: Parent | None, child: str, why: str) -> None:
+    """Answer the call that waits for a sub-agent which will not answer it, or the parent waits for ever.
+
+    Harmless twice, and for one that has answered: the first answer counts.
+    """
+    if parent is None or parent.answered:
+        return
+    text = TextBlock(f"The sub-agent {child} {why} before it answered.")
+    answer = CallResolved(f"gone:{parent.uid}:{parent.call}", parent.call, (text,), True)
+    with suppress(NotFoundError, DuplicateIdError):
+        await enqueue(store, parent.agent_id, answer, uid=parent.uid)
+
+
+async def remove(store: Store, agent_id: str) -> None:
+    """Delete an agent; whoever waits for its answer is told."""
+    parent = None
+    with suppress(RecordCorruptError, SchemaTooNewError):  # what cannot be read can be removed all the same
+        parent = (await store.read_state(agent_id)).parent
+    await store.delete(agent_id)
+    await answer_for(store, parent, agent_id, "was deleted")
+
+
 def child_id(uid: str, part: str) -> str:
     """Name the sub-agent that works for a call of that identity."""
     return f"{uid}/{part}"
@@ -154,12 +191,12 @@ async def make_child(
     bounds = _bounds(house, parent.depth)
     own = template.limits if limits is None else narrower(template.limits, limits)
     above = house.recipe
-    shared = template.sandbox_options == "{}" and template.sandbox in (above.sandbox, "local")
+    sandbox, options = _sandbox(template, above)
     recipe = template.changed(
         model=model or template.model or above.model,
         tools=_tools(template, tools, deps),
-        sandbox=above.sandbox if shared else None,
-        sandbox_options=above.sandbox_options if shared else None,
+        sandbox=sandbox,
+        sandbox_options=options,
         # Whoever watches over the parent watches over those that it lets work for it.
         hooks=tuple(dict.fromkeys((*above.hooks, *template.hooks))),
         plugins=tuple(dict.fromkeys((*above.plugins, *template.plugins))),
@@ -172,6 +209,20 @@ async def make_child(
         recipe, tenant=state.tenant, parent=parent, expires_in_s=None if left_us is None else left_us / 1e6
     )
     await create_agent(id, deps.ids.uid(), recipe, config, deps)
+
+
+def _sandbox(template: AgentTemplate, above: AgentTemplate) -> tuple[str, Json]:
+    """Where a sub-agent works: beside its parent, unless its template names another kind of sandbox.
+
+    What its template says of the same kind is laid over what the parent's says; the root and the isolation stay.
+    """
+    if template.sandbox_options == "{}" and template.sandbox in (above.sandbox, "local"):
+        return above.sandbox, above.sandbox_options
+    if template.sandbox != above.sandbox:
+        return template.sandbox, template.sandbox_options
+    outer = json.loads(above.sandbox_options)
+    kept = {name: value for name, value in outer.items() if name in ("root", "isolation") and value != "none"}
+    return template.sandbox, Json(dump({**outer, **json.loads(template.sandbox_options), **kept}))
 
 
 def _tools(template: AgentTemplate, wanted: Sequence[str] | None, deps: Dependencies) -> tuple[str, ...]:
@@ -212,6 +263,7 @@ def _bounds(house: Household, depth: int) -> Limits:
         max_tool_result_bytes=int(limits.max_tool_result_bytes),
         max_tokens_per_run=None if tokens is None else max(int(tokens), 1),
         max_cost_per_run=cost,
+        approval_deadline_s=limits.approval_deadline_s,
     )
 
 
@@ -227,12 +279,14 @@ def _left(house: Household) -> tuple[float | None, float | None]:
     mates = sum(call.plan.child and not call.status.final for call in state.calls) or 1
     tokens = _share(
         mates,
+        LEAST_TOKENS,
         "tokens",
         (limits.max_tokens_per_run, None if run is None else run.tokens),
         (limits.max_tokens_per_agent, total.tokens),
     )
     cost = _share(
         mates,
+        0,
         "cost",
         (limits.max_cost_per_run, None if run is None else run.cost_nanos / 1e9),
         (limits.max_cost_per_agent, total.cost_nanos / 1e9),
@@ -240,8 +294,14 @@ def _left(house: Household) -> tuple[float | None, float | None]:
     return tokens, cost
 
 
-def _share(mates: int, what: str, *bounds: tuple[float | None, float | None]) -> float | None:
+def _share(mates: int, least: int, what: str, *bounds: tuple[float | None, float | None]) -> float | None:
     left = min((bound - used for bound, used in bounds if bound is not None and used is not None), default=None)
     if left is not None and left <= 0:
         raise UsageError(f"The budget of {what} is spent, so no sub-agent was started.", code="budget_spent")
+    if left is not None and mates > 1 and left / mates < least:
+        raise UsageError(
+            f"No sub-agent was started: {left:,.0f} {what} are left for {mates} of them, and each needs "
+            f"at least {least:,}. Start fewer at a time, or do this task yourself.",
+            code="share_too_small",
+        )
     return None if left is None else left / mates

@@ -59,12 +59,12 @@ async def revert(agent_id: str, id: str, deps: Dependencies, limits: Limits) -> 
 
 
 async def _before(store: Store, state: State, id: str) -> Reverted | None:
-    """Before a compaction: its documents are those of now."""
+    """Before a compaction: its documents are those of now. What came since is shown too, so the size is not known."""
     (row,) = await store.get(state.agent_id, [Key("compaction", state.uid, id)])
     if row is None:
         return None
     compaction = read_compaction(row)
-    return Reverted(compaction.window_before, state.documents, id, compaction.tokens_before)
+    return Reverted(compaction.window_before, state.documents, id, 0)
 
 
 async def _at(store: Store, state: State, id: str) -> Reverted | None:

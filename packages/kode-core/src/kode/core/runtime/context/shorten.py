@@ -12,6 +12,8 @@ def shorten(text: str, tokens: int) -> str:
     size = text_tokens(text)
     if size <= tokens:
         return text
-    keep = len(text) * max(tokens - 15, 0) // size
+    if tokens < 30:  # no room to say how much is missing
+        return f"{text[: len(text) * max(tokens - 1, 0) // size]}…"
+    keep = len(text) * (tokens - 15) // size
     head, tail = keep * 2 // 3, keep // 3
     return f"{text[:head]}\n… {len(text) - head - tail:,} characters not shown …\n{text[len(text) - tail :]}"

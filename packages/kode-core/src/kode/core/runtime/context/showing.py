@@ -28,6 +28,10 @@ from kode.core.runtime.context.shorten import shorten
 __all__ = ["Showing", "marker"]
 
 
+LEAST_SHOWN = 30
+"""Tokens of a text below which a part of it says too little."""
+
+
 @dataclass(slots=True)
 class Showing:
     """Measures each message once, and remembers the few that cannot be shown as they are."""
@@ -67,16 +71,20 @@ class Showing:
         self.sizes[message.seq] = Size(min(size.text, self.max_message), size.media)
 
     def shown(self, messages: list[Message]) -> list[Message]:
-        """The messages as a model gets them; those that need no change are the same objects."""
+        """The messages as a model gets them; those that need no change are the same objects.
+
+        Media that came since the last reply were never shown: they are, however many.
+        """
         if not self._special:
             return messages
         shown = list(messages)
         left = self.keep_media
+        replied = next((message.seq for message in reversed(messages) if message.role == "assistant"), -1)
         for seq in reversed(self._special):
             at = bisect_left(messages, seq, key=lambda message: message.seq)
             media = self.sizes[seq].media
-            keep = min(left, media)
-            left -= keep
+            keep = media if seq > replied else min(left, media)
+            left = max(left - keep, 0)
             shown[at] = self._fit(messages[at], keep)
         return shown
 
@@ -88,7 +96,7 @@ class Showing:
             blocks = _hidden(message.blocks, hide)[0] if hide else message.blocks
             size = size_of(blocks).text
             if size > self.max_message:
-                blocks = tuple(_bounded(block, self.max_message, size) for block in blocks)
+                blocks = tuple(_all_bounded(blocks, self.max_message, size))
             found = self._made[message.seq] = (keep, replace(message, blocks=blocks))
         return found[1]
 
@@ -121,12 +129,33 @@ def marker(block: Block) -> str:
     return f"[{kind}{': ' + named if named else ''}]"
 
 
+def _all_bounded(blocks: Sequence[Block], allowed: int, size: int) -> list[Block]:
+    """Blocks of a message of ``size`` tokens that may have ``allowed``: of many small texts, the first and the last."""
+    texts = [i for i, block in enumerate(blocks) if isinstance(block, TextBlock) and block.opaque is None]
+    share = size_of(blocks[i] for i in texts).text * allowed // size
+    keep = max(share // LEAST_SHOWN, 3)
+    if len(texts) <= keep:
+        return [_bounded(block, allowed, size) for block in blocks]
+    gone = texts[keep * 2 // 3 : len(texts) - keep // 3]
+    hidden, stay = set(gone), set(texts).difference(gone)
+    left = max(size_of(blocks[i] for i in stay).text, share)
+    made: list[Block] = []
+    for i, block in enumerate(blocks):
+        if i == gone[0]:
+            made.append(TextBlock(f"… {len(gone):,} parts not shown …"))
+        elif i in stay:
+            made.append(_bounded(block, share, left))
+        elif i not in hidden:
+            made.append(_bounded(block, allowed, size))
+    return made
+
+
 def _bounded(block: Block, allowed: int, size: int) -> Block:
     """One block of a message of ``size`` tokens that may have ``allowed``: each keeps its share."""
     if isinstance(block, TextBlock) and block.opaque is None:
         return TextBlock(shorten(block.text, text_tokens(block.text) * allowed // size))
     if isinstance(block, ToolResultBlock):
-        content = [_bounded(one, allowed, size) for one in block.content]
+        content = _all_bounded(block.content, allowed, size)
         return replace(block, content=tuple(one for one in content if isinstance(one, ResultContent)))
     if isinstance(block, ToolUseBlock) and block.opaque is None and len(block.input) > 1_000:
         text = shorten(block.input, text_tokens(block.input) * allowed // size)

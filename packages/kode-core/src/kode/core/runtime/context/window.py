@@ -31,7 +31,7 @@ from kode.core.provider.base import CountsTokens, ModelRequest, Provider
 from kode.core.provider.retry import RetryPolicy
 from kode.core.runtime.binding import Binding
 from kode.core.runtime.context.cut import cut_at, pinned_in, without
-from kode.core.runtime.context.estimate import fixed_tokens, request_tokens, sum_of, text_tokens, tokens_of
+from kode.core.runtime.context.estimate import Size, fixed_tokens, request_tokens, sum_of, text_tokens, tokens_of
 from kode.core.runtime.context.shorten import shorten
 from kode.core.runtime.context.showing import Showing
 from kode.core.runtime.context.summary import HEAD, MAX_OUTPUT, PROMPT, Asked, Summariser, digest_of, transcript
@@ -150,9 +150,10 @@ class ContextWindow:
             since += tokens_of(message.blocks)
         messages = await self._messages()
         last = next((i for i in range(len(messages) - 1, -1, -1) if messages[i].role == "assistant"), -1)
+        came = self._sum(messages[last + 1 :])  # its media are shown, however many
         if last < 0 or state.tokens == 0:
-            return self.fixed + self._tokens(messages)
-        return state.tokens + self._tokens(messages[last + 1 :])
+            return self.fixed + self._tokens(messages[: last + 1]) + came.tokens(came.media)
+        return state.tokens + came.tokens(came.media)
 
     async def _messages(self) -> list[Message]:
         """The window as it is stored, measured."""
@@ -161,8 +162,11 @@ class ContextWindow:
         self.showing.measure(state.window, messages)
         return messages
 
+    def _sum(self, messages: Sequence[Message]) -> Size:
+        return sum_of(self.showing.sizes[m.seq] for m in messages)
+
     def _tokens(self, messages: Sequence[Message]) -> int:
-        return sum_of(self.showing.sizes[m.seq] for m in messages).tokens(self.policy.keep_media)
+        return self._sum(messages).tokens(self.policy.keep_media)
 
     async def _cut(self, target: int, least: int) -> CompactionRequested | None:
         """Find the range to sum up: from the first message shown to the cut; None: not worth it, or not possible."""
@@ -175,6 +179,9 @@ class ContextWindow:
         room = target - self.fixed - summary - self._tokens([m for m in real if m.seq in pinned])
         at = cut_at(real, self._tokens, room)
         gone = without(real[:at], pinned)
+        if self._tokens([m for m in real if m.seq in pinned]) + self.fixed > self.bounds.most and least > WORTH:
+            # What always stays is too much by itself: summing up each step would not help, and cost a request each.
+            least = self.bounds.most // 2
         if not gone or self._tokens(gone) < least:
             return None
         method = "digest" if self.policy.method == "digest" else "model"
