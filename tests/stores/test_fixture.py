@@ -138,7 +138,7 @@ async def everything(store: Store, agent_id: str) -> list[Any]:
         await store.list_snapshots(agent_id),
         await store.read_documents(agent_id),
         [rec.read_compaction(row) for row in compactions],
-        [rec.read_consumed(row) for row in consumed],
+        [rec.read_consumed(row)[:4] for row in consumed],
         await store.read_run(agent_id, 3),
         await store.consumed_by(agent_id, "m-1"),
     ]
@@ -155,6 +155,8 @@ async def raw(store: Store) -> list[Record]:
             if kind not in ("header", "lease"):
                 found += await store.scan(header.key, kind, uid, limit=999)
         found += [row for row in await store.get(header.key, [replace_key(uid)]) if row is not None]
+    # The digest of a consumed item is made otherwise today; how the old one is judged is tested with the items.
+    found = [replace(row, body=b"") if row.kind == "consumed" else row for row in found]
     return found + await store.scan("", "staged", "", limit=99)
 
 

@@ -51,7 +51,8 @@ async def test_urls_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("url", "code", "words"),
     [
-        ("postgresql://u:secret@h/db", "unknown_store", "pip install kode-store-postgres"),
+        ("dynamodb://u:secret@table", "unknown_store", "pip install kode-store-dynamodb"),
+        ("postgresql://u:secret@h/db?pool=1", "bad_url", "pool_max"),
         ("redis://h", "unknown_store", "kode-store-redis"),
         ("what://u:secret@h", "unknown_store", "json, memory, postgres"),
         ("", "unknown_store", ""),

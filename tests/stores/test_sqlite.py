@@ -291,7 +291,7 @@ async def test_look_ups_are_answered_from_an_index(store: SqliteStore) -> None:
         rows._INBOX_ID: ("u", "x"),
         rows._INBOX_LAST: ("u",),
         rows._INBOX_AFTER: ("u", "x"),
-        rows._INBOX_FULL: ("u", 9),
+        rows._INBOX_FULL: ("u", "message", "reminder", 9),
         rows._WAKE: (1, "a"),
         **{table.select + ' AND "key" > ? ORDER BY "key" DESC LIMIT 9': ("u", "") for table in rows.TABLES.values()},
         **{table.drop: ("u",) for table in rows.TABLES.values()},

@@ -217,6 +217,18 @@ def test_an_interrupt_is_passed_on_to_children(play: Any) -> None:
     assert play.state.status is Status.WORKING, "until the interrupt is delivered"
 
 
+def test_no_more_children_work_than_there_are_slots(new_play: Any) -> None:
+    """A child holds its slot while it works, also when its call only waits for it; other tools go past."""
+    play = new_play(max_tool_concurrency=1)
+    child = Plan("allow", readonly=True, child=True)
+    play.acting(child, child, READ)
+    play.feed(ToolSuspended("1.1.1", child="child"))
+    assert play.statuses == ["WAITING", "PENDING", "EXECUTING"]
+    play.feed(CallResolved("answer", "1.1.1", (TextBlock("done"),)))
+    play.feed(play.finished(3))
+    assert play.statuses == ["COMPLETED", "EXECUTING", "COMPLETED"]
+
+
 # ---- approvals
 
 

@@ -110,7 +110,7 @@ class SizeBoundTooSmall(Appending):
         return await super().append_inbox(agent_id, record, now=now, bounded=bounded)
 
 
-@wrong("inbox", "only_messages_and_reminders_fill_it")
+@wrong("inbox", "what_is_never_refused_does_not_fill_it")
 class AllOfThemFillIt(Appending):
     """Decisions count as messages."""
 
@@ -200,7 +200,7 @@ class IdsWithoutCase(MemoryStore):
         return await super().append_inbox(agent_id, record, now=now, bounded=bounded)
 
 
-@wrong("inbox", "an_id_with_another_body_is_refused")
+@wrong("inbox", "an_id_with_another_body_is_refused", also="repeat", why="another sender is another body")
 class KnownByItsIdAlone(MemoryStore):
     """What bears a known id is a repetition, whatever it says."""
 

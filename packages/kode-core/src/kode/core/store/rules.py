@@ -13,7 +13,7 @@ from kode.core.store.contract import Appended, Condition, Key, Kind, Record
 from kode.core.store.plans import integer
 from kode.core.store.records import int_key, key_int
 
-__all__ = ["COUNTED", "View", "append", "counted", "free", "holds", "judge"]
+__all__ = ["COUNTED", "View", "append", "counted", "counted_kinds", "free", "holds", "judge"]
 
 COUNTED: Final = {
     "message": ("message", "reminder"),
@@ -92,9 +92,14 @@ def append(view: View, agent_id: str, record: Record, now: int, bounded: bool) -
     return Appended("new", position), puts
 
 
+def counted_kinds(kind: Value) -> tuple[str, str]:
+    """The kinds of items that leave no room for one of that kind, should it be bounded."""
+    return COUNTED.get(str(kind), COUNTED["message"])
+
+
 def counted(rows: Iterable[Record], kind: str) -> int:
     """Count the items that leave no room for another of that kind."""
-    kinds = COUNTED[kind]
+    kinds = counted_kinds(kind)
     return sum(row.columns["kind"] in kinds for row in rows)
 
 

@@ -19,7 +19,7 @@ from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
 from kode.core.store.plans import Ask, Get, Plan, Scan, T, finish
 from kode.core.store.primitives import prefix_end
 from kode.core.store.records import COLUMNS, int_key, key_int
-from kode.core.store.rules import COUNTED
+from kode.core.store.rules import counted_kinds
 
 __all__ = [
     "SCHEMA",
@@ -279,7 +279,7 @@ def append_inbox(db: sqlite3.Connection, agent_id: str, item: Record, now: int, 
         largest, most = integer(header.columns["max_message_bytes"]), integer(header.columns["max_inbox"])
         if integer(item.columns["size"]) > largest:
             return Appended("too_big", limit=largest)
-        if db.execute(_INBOX_FULL, (uid, *COUNTED[str(item.columns["kind"])], most)).fetchone()[0] >= most:
+        if db.execute(_INBOX_FULL, (uid, *counted_kinds(item.columns["kind"]), most)).fetchone()[0] >= most:
             return Appended("full", limit=most)
     last = db.execute(_INBOX_LAST, (uid,)).fetchone()[0]
     position = max(0 if last is None else key_int(last), integer(header.columns["seen"])) + 1
