@@ -268,7 +268,7 @@ async def test_a_fork_outlives_its_origin_and_who_is_last_closes(
     await agent.close()
     provider = fork._binding.provider
     assert isinstance(provider, OpenAIProvider)
-    assert not provider.http.connected
+    assert provider.http.connected, "the fork may be in the middle of a reply"
     assert (await fork.run("go on")).text == "I saw 3 messages."
     assert provider.http.connected
     await fork.close()
