@@ -21,6 +21,7 @@ from kode.core.provider.failure import provider_error
 from kode.core.provider.script import Turn, call, say
 from kode.core.provider.scripted import ScriptedProvider
 from kode.core.runtime.context.estimate import request_tokens
+from kode.core.store import JSONStore
 from kode.core.store.base import Store
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.crash import CrashPlan, crash_at, until_crash
@@ -96,12 +97,14 @@ class World:
         self.clock = VirtualClock()
         self._stores: list[Store] = []
         self._kind, self._folder, self._names = kind, folder, 0
-        self.every = 1 if kind == "memory" else 2
+        self.every = {"memory": 1, "sqlite": 2, "json": 5}[kind]
         """How many points are passed over: a file costs more than memory."""
 
     def store(self) -> Store:
         if self._kind == "sqlite":
             self._stores.append(SqliteStore(self._folder / "agents.db", durability="process", clock=self.clock))
+        elif self._kind == "json":
+            self._stores.append(JSONStore(self._folder / "agents", durability="process", clock=self.clock))
         elif not self._stores:
             self._stores.append(MemoryStore(self.clock))
         return self._stores[-1]
@@ -119,7 +122,7 @@ class World:
             await store.close()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "json"])
 async def world(request: Any, tmp_path: Path) -> AsyncIterator[World]:
     world = World(request.param, tmp_path)
     yield world

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,6 +20,7 @@ from kode.core.runtime.agent import Agent
 from kode.core.runtime.pool import AgentPool
 from kode.core.runtime.schedule import Scheduler
 from kode.core.runtime.sending import enqueue
+from kode.core.store import JSONStore, SqliteStore
 from kode.core.testing.crash import CrashPlan, crash_at, until_crash
 from kode.core.testing.wrapped import WrappedStore
 from kode.core.tools.base import ToolContext
@@ -240,11 +243,23 @@ async def test_a_clock_that_is_set_back_repeats_nothing(lab: Any) -> None:
 # ---- crashes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("kind", "step"), [("memory", 1), ("sqlite", 5), ("json", 5)])
 @pytest.mark.parametrize("line", [None, "*/10 * * * *"])
-async def test_a_crash_anywhere_loses_no_time_and_repeats_none(lab: Any, line: str | None) -> None:
+async def test_a_crash_anywhere_loses_no_time_and_repeats_none(
+    lab: Any, line: str | None, kind: str, step: int, tmp_path: Path
+) -> None:
     """Firing and being armed again is one commit: there is no moment between the two."""
+    made = itertools.count()
 
     async def life(lab: Any, plan: CrashPlan) -> list[int]:
+        if kind == "sqlite":
+            lab.store = SqliteStore(tmp_path / f"{next(made)}.db", durability="process", clock=lab.clock)
+        elif kind == "json":
+            lab.store = JSONStore(tmp_path / f"{next(made)}", durability="process", clock=lab.clock)
+        async with lab.store:
+            return await lived(lab, plan)
+
+    async def lived(lab: Any, plan: CrashPlan) -> list[int]:
         agent = await lab.agent(())
         if line is None:
             await agent.schedule.every(600, "Tick.", id="t")
@@ -268,7 +283,7 @@ async def test_a_crash_anywhere_loses_no_time_and_repeats_none(lab: Any, line: s
     wanted = await life(type(lab)(), plan)
     assert len(wanted) == 3
     assert len(plan.points) > 20
-    for point in range(len(plan.points)):
+    for point in range(0, len(plan.points), step):
         assert await life(type(lab)(), crash_at(point)) == wanted, plan.points[point]
 
 
