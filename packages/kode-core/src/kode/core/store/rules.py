@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
-from kode.core.store.contract import Appended, Condition, Key, Kind, Record
+from kode.core.store.contract import Appended, Condition, Key, Kind, Record, Value
 from kode.core.store.plans import integer
 from kode.core.store.records import int_key, key_int
 
