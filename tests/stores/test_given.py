@@ -91,7 +91,7 @@ def test_every_clause_says_it(tmp_path: Path) -> None:
         "    async def store(self):\n"
         "        yield MemoryStore()\n"
     )
-    # -rN, no short summary: whether it repeats the sentence in full depends on the width of the terminal and on the variable CI.
+    # -rN, no short summary: whether that repeats the sentence in full depends on the terminal and on the variable CI.
     command = [sys.executable, "-m", "pytest", "-q", "-rN", "-c", "/dev/null", "-k", "test_absent or test_equals"]
     ran = subprocess.run([*command, str(file)], capture_output=True, text=True, timeout=100, cwd=tmp_path)
     sentence = "TestIt is not ready for the kit: the store's `now` does not follow the fixture `clock`"
