@@ -28,6 +28,7 @@ ROWS = {
     "cold": "starting:cold",
     "stateless": "starting:stateless",
     "grep": "searching:grep",
+    "postgres": "postgres:postgres",
 }
 
 

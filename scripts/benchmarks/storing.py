@@ -43,7 +43,7 @@ async def bytes_written(folder: str) -> dict[str, Any]:
             deps = Dependencies(store, tools=[wordy], providers={"scripted": ScriptedProvider(script)})
             agent = await Agent.create(template=TEMPLATE, dependencies=deps)
             await fill(store, agent, messages, text)
-            await agent.run("go")
+            assert (await agent.run("go")).ok
             before = os.stat(f"{store.path}-wal").st_size if messages < 0 else written(store)
             result = await agent.run("go")
             rows[f"bytes per step at {messages:,} messages"] = round((written(store) - before) / result.steps)
@@ -105,7 +105,7 @@ async def load(folder: str) -> dict[str, Any]:
 
         async def first() -> None:
             fresh = await Agent.open(agent.agent_id, deps)
-            await fresh.run("go")
+            assert (await fresh.run("go")).ok
 
         rows["10,000 messages to READY, undecoded"] = await timed(ready, 7)
         rows["10,000 messages, one turn from cold"] = await timed(first, 7)

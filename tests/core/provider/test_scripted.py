@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -124,6 +126,14 @@ async def test_expects_tool_results() -> None:
     result = ToolResultBlock("call-0", (TextBlock("42 lines"),))
     request = ModelRequest("m", (Message(0, "user", (result,), 0),))
     assert (await ask(ScriptedProvider([say("x", expect="42")]), request)).text == "x"
+
+
+@pytest.mark.parametrize("script", ["Yes.", say("Yes."), {"*": "Yes."}, {"*": say("Yes.")}])
+async def test_a_lone_answer_is_that_to_every_request(script: Any) -> None:
+    provider = ScriptedProvider(script)
+    for _ in range(3):
+        assert (await ask(provider)).text == "Yes."
+    provider.check()
 
 
 async def test_a_function_decides_sync_or_async() -> None:

@@ -2,8 +2,8 @@
 
     provider = ScriptedProvider([call("fs_read", {"path": "a.txt"}), say("Done", expect="content of a")])
 
-A script is a list of turns or a function of the request, for all agents or by agent id. It costs nearly
-nothing: a turn is cut into chunks once, and an instant one never waits.
+A script is one turn for every request, a list of turns or a function of the request, for all agents or by agent id.
+It costs nearly nothing: a turn is cut into chunks once, and an instant one never waits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from kode.core.provider.script import Turn, last_text, say, text_of, unmet
 __all__ = ["Answer", "Script", "ScriptedProvider"]
 
 Answer: TypeAlias = Turn | Reply | str
-Script: TypeAlias = Sequence[Answer] | Callable[[ModelRequest], Answer | Awaitable[Answer]]
+Script: TypeAlias = Answer | Sequence[Answer] | Callable[[ModelRequest], Answer | Awaitable[Answer]]
+
+_Script: TypeAlias = Sequence[Answer] | Callable[[ModelRequest], Answer | Awaitable[Answer]]
 
 _EVERYTHING = Capabilities(
     reasoning=True,
@@ -41,9 +43,9 @@ class ScriptedProvider:
     """Answer by a script. Any number of agents may use one at once.
 
     Args:
-        script: A list of turns, used up in the order of the requests, whoever asks; or a function of the
-            request, sync or async, that decides from what it sees; or these by agent id, where ``"*"`` is for
-            all agents not named: each of them goes through its list from the beginning.
+        script: One turn or text, which answers every request; a list of turns, used up in the order of the requests,
+            whoever asks; or a function of the request, sync or async, that decides from what it sees; or these by
+            agent id, where ``"*"`` is for all agents not named: each of them goes through its list from the beginning.
         model: Its name, and that of the model in its replies.
         name: Of the provider, as stored with each message.
         by: How a list is followed. ``calls``: each request takes the next turn. ``replies``: the turn is the
@@ -89,8 +91,12 @@ class ScriptedProvider:
         """All of them, in order."""
         self.complaints: list[str] = []
         """What the script did not foresee."""
-        self._scripts: Mapping[str, Script] | None = script if isinstance(script, Mapping) else None
-        self._script: Script = () if isinstance(script, Mapping) else script
+        self._scripts: Mapping[str, _Script] | None = None
+        self._script: _Script = ()
+        if isinstance(script, Mapping):
+            self._scripts = {key: _repeated(given) for key, given in script.items()}
+        else:
+            self._script = _repeated(script)
         self._by_replies = by == "replies"
         self._taken: dict[str, int] = {}
         self._delay_s = delay_s
@@ -254,6 +260,11 @@ class ScriptedStream:
                 await self._provider.clock.sleep(turn.gap_s)
             else:
                 await checkpoint()
+
+
+def _repeated(script: Script) -> _Script:
+    """Take a lone answer for one to every request. A text is a sequence too, of letters, which nobody means."""
+    return (lambda request: script) if isinstance(script, Turn | Reply | str) else script
 
 
 def _replies(request: ModelRequest) -> int:
