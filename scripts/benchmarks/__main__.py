@@ -28,6 +28,8 @@ ROWS = {
     "cold": "starting:cold",
     "stateless": "starting:stateless",
     "grep": "searching:grep",
+    "first": "asking:first_delta",
+    "fold": "asking:fold",
     "postgres": "postgres:postgres",
 }
 

@@ -1,7 +1,8 @@
 """What went wrong in the predecessor, and which tests show that it does not go wrong here.
 
 Numbers are those of the list that was made of it: A is data that was lost, calls that hung and answers that were
-wrong; B is behaviour; F is security. ``test_list.py`` checks that every number is here and every test exists.
+wrong; B is behaviour; C is providers; F is security. ``test_list.py`` checks that every number is here and every test
+exists.
 """
 
 from __future__ import annotations
@@ -299,6 +300,107 @@ DEFECTS: dict[str, Defect] = {
     "B25": Defect(
         "Signed reasoning was dropped, which breaks the next call.",
         ("tests/core/defects/test_defects.py::test_reasoning_goes_back_with_its_signature",),
+    ),
+    "C1": Defect(
+        "Thinking was asked for without its budget, which the API refuses.",
+        (
+            "tests/core/provider/anthropic/test_messages_request.py::test_the_least_of_it",
+            "tests/core/provider/anthropic/test_messages_request.py::test_thinking",
+            "tests/core/provider/anthropic/test_messages_request.py::test_every_legal_history_is_accepted_and_not_changed",
+        ),
+    ),
+    "C2": Defect(
+        "Signatures of thoughts were lost in streams, and empty pieces of text were shown.",
+        (
+            "tests/core/provider/anthropic/test_messages_reply.py::test_any_chunking_gives_what_the_vendors_own_package_reads",
+            "tests/core/provider/anthropic/test_messages.py::test_a_tool_loop_with_thoughts_and_the_key_stays_nowhere",
+            "tests/core/provider/gemini/test_content.py::test_a_tool_loop_with_signatures_and_the_key_stays_nowhere",
+            "tests/core/defects/test_defects.py::test_no_piece_that_is_shown_is_empty",
+        ),
+    ),
+    "C3": Defect(
+        "Input and cached tokens were not counted, or nothing was in streams.",
+        (
+            "tests/core/provider/anthropic/test_messages_reply.py::test_usage_counts_what_went_through_the_cache_once",
+            "tests/core/provider/openai/test_chat_reply.py::test_usage_may_come_anywhere_and_odd",
+            "tests/core/provider/openai/test_responses_reply.py::test_usage",
+            "tests/core/provider/gemini/test_content_reply.py::test_usage_counts_thoughts_as_output",
+        ),
+    ),
+    "C4": Defect(
+        "Errors in mid-stream were swallowed, cut answers passed for whole ones, and nobody asked why a reply stopped.",
+        (
+            "tests/core/provider/test_assemble.py::test_every_prefix_of_a_stream_is_truncated",
+            "tests/core/provider/anthropic/test_messages_reply.py::test_errors_in_mid_stream",
+            "tests/core/provider/anthropic/test_messages_reply.py::test_what_ends_before_was_cut",
+            "tests/core/provider/gemini/test_content_reply.py::test_errors_in_mid_stream",
+            "tests/core/provider/openai/test_responses_reply.py::test_what_ends_before_the_end_was_cut",
+            "tests/core/provider/wire/test_http.py::test_failures",
+            "tests/core/kernel/test_run.py::test_why_the_model_stopped_is_what_the_run_says",
+        ),
+    ),
+    "C5": Defect(
+        "OpenAI's Responses had neither tools nor streams.",
+        (
+            "tests/core/provider/openai/test_responses.py::test_thoughts_go_on_from_step_to_step_and_turn_to_turn_and_the_key_stays_nowhere",
+            "tests/core/provider/openai/test_responses_reply.py::test_any_chunking_gives_what_the_vendors_own_package_reads",
+        ),
+    ),
+    "C6": Defect(
+        "Pieces of interleaved blocks went to the block that had begun last.",
+        (
+            "tests/core/provider/anthropic/test_messages_reply.py::test_blocks_by_index",
+            "tests/core/provider/openai/test_responses_reply.py::test_items_interleaved",
+            "tests/core/provider/test_assemble.py::test_any_chunking_folds_to_the_same_reply",
+        ),
+    ),
+    "C7": Defect(
+        "No time-out, no cancelling, nothing tried again, and Retry-After was not read.",
+        (
+            "tests/core/provider/wire/test_http.py::test_silence",
+            "tests/core/provider/wire/test_http.py::test_cancelling_is_prompt",
+            "tests/core/provider/wire/test_http.py::test_what_the_server_wants_about_trying_again",
+            "tests/core/provider/test_retry.py::test_a_delay_keeps_every_bound",
+            "tests/core/provider/openai/test_chat_agent.py::test_a_new_attempt_follows_what_may_pass",
+            "tests/core/provider/test_fallback.py::test_an_agent_shows_nothing_twice",
+        ),
+    ),
+    "C8": Defect(
+        "Caching of prompts and costs were described and not there.",
+        (
+            "tests/core/provider/anthropic/test_messages_request.py::test_marks_move_with_the_history",
+            "tests/core/defects/test_defects.py::test_what_a_step_costs_is_told_and_bounded",
+        ),
+    ),
+    "C9": Defect(
+        "How a provider was set up was lost when an agent was resumed.",
+        ("tests/core/defects/test_defects.py::test_a_resumed_agent_asks_as_before",),
+    ),
+    "C10": Defect(
+        "Ids that were made up for calls came again in later steps and overwrote records.",
+        (
+            "tests/core/provider/test_assemble.py::test_ids_that_are_missing_or_given_twice_are_made_different",
+            "tests/core/defects/test_defects.py::test_calls_of_one_id_in_every_step_are_kept_apart",
+        ),
+    ),
+    "C11": Defect(
+        "A key stood in the URL, and keys were stored with agents.",
+        (
+            "tests/core/provider/wire/test_http.py::test_the_key_shows_nowhere",
+            "tests/core/provider/wire/test_http.py::test_a_key_in_the_url_is_refused_unseen",
+            "tests/core/provider/anthropic/test_messages.py::test_a_tool_loop_with_thoughts_and_the_key_stays_nowhere",
+            "tests/core/provider/gemini/test_content.py::test_a_tool_loop_with_signatures_and_the_key_stays_nowhere",
+            "tests/core/provider/test_fallback_wire.py::test_a_run_goes_over_to_another_vendor_and_back",
+        ),
+    ),
+    "C12": Defect(
+        "A request without media was made by changing the stored messages.",
+        (
+            "tests/core/provider/openai/test_chat_request.py::test_media_it_does_not_take_leave_a_note_and_stay_as_they_are",
+            "tests/core/provider/openai/test_chat_request.py::test_every_legal_history_is_accepted_and_not_changed",
+            "tests/core/provider/anthropic/test_messages_request.py::test_every_legal_history_is_accepted_and_not_changed",
+            "tests/core/provider/gemini/test_content_request.py::test_every_legal_history_is_accepted_and_not_changed",
+        ),
     ),
     "F1": Defect(
         "The local sandbox was none: the environment, links and other folders were open.",

@@ -15,10 +15,12 @@ import pytest
 from kode.core.config import AgentConfig
 from kode.core.errors import RecordCorruptError, UsageError
 from kode.core.kernel.limits import Limits
-from kode.core.kernel.message import Json, ReasoningBlock
+from kode.core.kernel.message import Json, ReasoningBlock, TextBlock, Usage
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.words import Breakpoint, Status
+from kode.core.provider.base import Prices
 from kode.core.provider.script import call, say
+from kode.core.provider.scripted import ScriptedProvider
 from kode.core.runtime.agent import Agent
 from kode.core.store.base import Store
 from kode.core.store.contract import Key
@@ -211,6 +213,69 @@ async def test_reasoning_goes_back_with_its_signature(lab: Any) -> None:
 async def plain(context: ToolContext) -> str:
     """Do."""
     return "done"
+
+
+# ---- C: providers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+async def test_no_piece_that_is_shown_is_empty(lab: Any, chunk: int | None) -> None:
+    """C2: what carries no text, such as a signature or an empty delta, is no piece for those who watch."""
+    blocks = (ReasoningBlock("Hm", "sig"), TextBlock(""), TextBlock("Yes"))
+    deps = lab.deps([replace(say(""), blocks=blocks, chunk=chunk)])
+    template = AgentTemplate("t", model="m", expose_thinking=True)
+    agent = await Agent.create(AgentConfig(template, agent_id="a"), deps)
+    async with agent.stream("go") as events:
+        shown = [(e.type, e.delta) async for e in events if e.type in ("text_chunk", "think_chunk")]
+    assert all(delta for _, delta in shown)
+    assert "".join(delta for _, delta in shown) == "HmYes"
+    assert len(shown) == (2 if chunk is None else 5)
+
+
+async def test_what_a_step_costs_is_told_and_bounded(lab: Any) -> None:
+    """C8: by a table of prices, in each ``token_usage`` event, in the result, and as a limit."""
+    deps = lab.deps()
+    deps.providers = {"m": ScriptedProvider(by_turns, prices=Prices(1, 2, cache_read=0.1), clock=lab.clock)}
+    deps.tools = [plain]
+    agent = await lab.agent([], plain, deps=deps, limits=Limits(max_cost_per_run=0.000_05))
+    result = await agent.run("go")
+    told = [event.data["cost_nanos"] for event in await lab.events() if event.type == "token_usage"]
+    assert told == [20_000 + 3_000 + 10_000] * 2
+    assert (result.usage.cost_nanos, result.stop_reason) == (sum(told), "max_cost")
+
+
+def by_turns(request: Any) -> Any:
+    return replace(call("plain", {}), usage=Usage(50, 5, cache_read=30))
+
+
+async def test_a_resumed_agent_asks_as_before(lab: Any) -> None:
+    """C9: another process opens it and its model is asked the same way; how that is connected stands in no record."""
+    template = AgentTemplate(
+        "t", "Be brief.", model="m", temperature=0.5, max_output_tokens=99, expose_thinking=True, retain_thinking=False,
+        output_schema=Json('{"type":"object"}'),
+    )  # fmt: skip
+    requests = []
+    for turn in range(2):
+        deps = lab.deps([say("{}")])
+        made = Agent.create(AgentConfig(template, agent_id="a"), deps) if turn == 0 else Agent.open("a", deps)
+        agent = await made
+        await agent.run("go")
+        requests.append(deps.providers["m"].requests[-1])
+        await agent.close()
+    first, second = (replace(each, messages=(), idempotency_key=None) for each in requests)
+    assert first == second
+    assert (first.temperature, first.max_tokens, first.reasoning.retain) == (0.5, 99, False)
+
+
+async def test_calls_of_one_id_in_every_step_are_kept_apart(lab: Any) -> None:
+    """C10: a vendor's id is only what goes back to it; records go by ours."""
+    agent = await lab.agent([call("plain", {}, id="same"), call("plain", {}, id="same"), say("end")], plain)
+    assert (await agent.run("go")).text == "end"
+    calls = (await lab.store.read_calls("a", limit=9)).items
+    assert len({one.id for one in calls}) == len(calls) == 2
+    asked_last = lab.provider.requests[-1].messages
+    results = [block.call for m in asked_last for block in m.blocks if block.type == "tool_result"]
+    assert len(set(results)) == 2
 
 
 # ---- F: security ------------------------------------------------------------------------------------------------

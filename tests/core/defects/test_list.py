@@ -10,7 +10,7 @@ import pytest
 from tests.core.defects.defects import DEFECTS, Defect
 
 ROOT = Path(__file__).parents[3]
-NUMBERS = [f"{part}{n}" for part, most in (("A", 19), ("B", 25), ("F", 10)) for n in range(1, most + 1)]
+NUMBERS = [f"{part}{n}" for part, most in (("A", 19), ("B", 25), ("C", 12), ("F", 10)) for n in range(1, most + 1)]
 
 
 @cache

@@ -12,10 +12,10 @@ from kode.core.kernel.message import Message, TextBlock, Usage
 from kode.core.kernel.words import StopReason
 from kode.core.provider import (
     FAILURES,
+    MediaFile,
     ModelRequest,
     Prices,
     SystemPart,
-    Upload,
     provider_error,
     retry_after_s,
     stop_for,
@@ -60,7 +60,7 @@ def test_a_request_shows_no_secret_and_no_history() -> None:
         extra_body=dump({"key": "canary"}),
     )
     assert "canary" not in repr(request)
-    assert "canary" not in repr(Upload("file", "text/plain", b"canary"))
+    assert "canary" not in repr(MediaFile("file", "text/plain", b"canary"))
 
 
 def test_the_system_prompt_in_parts() -> None:

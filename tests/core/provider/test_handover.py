@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from tests.servers import anthropic as claude
 from tests.servers import gemini
+from tests.servers import responses as items
 from tests.servers.anthropic import MessagesServer
 from tests.servers.chat import ChatServer, calls, say
 from tests.servers.gemini import GeminiServer
+from tests.servers.responses import ResponsesServer
 
 from kode.core import (
     Agent,
@@ -24,9 +26,20 @@ from kode.core import (
     OpenAIProvider,
     tool,
 )
+from kode.core.kernel.message import MediaBlock, TextBlock
 from kode.core.provider import Provider
 
 pytestmark = pytest.mark.integration
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PICTURE = MediaBlock("image", "image/png", data=PIXEL)
+OWN = {
+    "anthropic": b"Anthropic's own",
+    "gemini": b"Google's own",
+    "openai": b"Another's own",
+    "responses": b"The one's own",
+}
+"""What each has thought, which no other may see."""
 
 Vendor = tuple[Provider, ChatServer, Callable[[], tuple[Any, ...]]]
 
@@ -59,26 +72,35 @@ def _chat() -> tuple[Any, ...]:
     return calls(*two, text="I look.", reasoning="Another's own thought."), say("Done.", reasoning="thought")
 
 
+def _items() -> tuple[Any, ...]:
+    """What both replies hold has the same ids, as some servers send them."""
+    made = items.call("look", {"path": "a"}, "call_1"), items.call("look", {"path": "b"}, "call_2")
+    thoughts = items.thought("The one's own thought.", encrypted="c2VjcmV0"), items.foreign()
+    return items.response(*thoughts, items.said("I look."), *made), items.response(*thoughts, items.said("Done."))
+
+
 @pytest.fixture
 async def vendors(chat_server: ChatServer) -> AsyncIterator[dict[str, Vendor]]:
-    messages, contents = MessagesServer(), GeminiServer()
+    messages, contents, listed = MessagesServer(), GeminiServer(), ResponsesServer()
     found: dict[str, Vendor] = {
         "anthropic": (AnthropicProvider(base_url=messages.url, environ={}), messages, _claude),
         "gemini": (GeminiProvider(base_url=contents.url, environ={}), contents, _google),
         "openai": (OpenAIProvider(model="m", base_url=chat_server.url, environ={}), chat_server, _chat),
+        # Under the same name: the vendor has two APIs, and one cannot be sent what the other thought.
+        "responses": (OpenAIProvider(base_url=listed.url, api="responses", environ={}), listed, _items),
     }
     yield found
     for provider, _, _ in found.values():
         await provider.close()
-    for server in (messages, contents):
+    for server in (messages, contents, listed):
         server.stop()
         assert server.refused == []
 
 
-@pytest.mark.parametrize("first", ["anthropic", "gemini", "openai"])
+@pytest.mark.parametrize("first", ["anthropic", "gemini", "openai", "responses"])
 async def test_each_goes_on_with_what_each_other_one_made(vendors: dict[str, Vendor], first: str) -> None:
     """The agent is asked by one, goes on with the next, and ends where it began: both ways, and mixed."""
-    for second, third in permutations(sorted({*vendors} - {first})):
+    for second, third in permutations(sorted({*vendors} - {first}), 2):
         store = MemoryStore()
         for turn, name in enumerate([first, second, third, first]):
             provider, server, replies = vendors[name]
@@ -89,12 +111,12 @@ async def test_each_goes_on_with_what_each_other_one_made(vendors: dict[str, Ven
                 agent = await Agent.create(AgentConfig(template, agent_id="a"), deps)
             else:
                 agent = await Agent.open("a", deps)
-            result = await agent.run(f"Turn {turn}.")
+            result = await agent.run((TextBlock(f"Turn {turn}."), PICTURE))
             assert (result.status, result.text) == ("ok", "Done."), result.error
             await agent.close()
-        for name in vendors:
+        for name in (first, second, third):
             sent = vendors[name][1].requests[-1].raw
-            foreign = {"anthropic": b"Anthropic's own", "gemini": b"Google's own", "openai": b"Another's own"}
-            assert not any(mark in sent for other, mark in foreign.items() if other != name)
+            assert sent.count(PIXEL.encode()) > 1, "the pictures of all turns so far go along"
+            assert not any(mark in sent for other, mark in OWN.items() if other != name)
         own = vendors[first][1].requests[-1].raw
         assert (b"c2VjcmV0" in own) == (first != "openai"), "what it had signed itself goes back to it"

@@ -18,7 +18,7 @@ GUIDE = Path(__file__).parents[3] / "docs/guides/models.md"
 @pytest.fixture
 def program(chat_server: ChatServer) -> Program:
     """Its ``main``; the server stands in for the one on the reader's machine."""
-    (text,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    text, *_ = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     assert text.count("http://localhost:11434") == 1
     space: dict[str, Any] = {"__name__": "guide"}
     exec(compile(text.replace("http://localhost:11434", chat_server.url), "guide", "exec"), space)

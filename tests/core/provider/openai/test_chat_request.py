@@ -190,7 +190,7 @@ def test_settings() -> None:
     assert written["user"] == "u"
     assert written["response_format"]["json_schema"] == {
         "name": "my_answer",
-        "schema": {"type": "object"},
+        "schema": {"type": "object", "properties": {}, "required": [], "additionalProperties": False},
         "strict": True,
     }
     assert "prompt_cache_key" not in written

@@ -395,6 +395,23 @@ async def test_a_client_of_ones_own(chat_server: ChatServer, make: Make) -> None
     assert chat_server.requests[-1].headers["x-mine"] == "1"
 
 
+async def test_a_client_that_is_given_is_not_closed(chat_server: ChatServer, make: Make) -> None:
+    """A function makes clients for the provider, and those are closed with it; one that is given is its owner's."""
+    chat_server.reply("Hello", "Hello", "Again")
+    async with httpx.AsyncClient(headers={"x-mine": "1"}, trust_env=False) as client:
+        for options in (HttpOptions(client=client), HttpOptions(client=client)):
+            provider = make(http=options)
+            assert (await ask(provider)).text == "Hello"
+            await provider.close()
+        assert not client.is_closed
+        assert chat_server.connections == 1, "the providers shared it"
+    made = httpx.AsyncClient(trust_env=False)
+    provider = make(http=HttpOptions(client=lambda: made))
+    await ask(provider)
+    await provider.close()
+    assert made.is_closed
+
+
 @pytest.mark.parametrize(
     "name", ["connect_timeout_s", "idle_timeout_s", "pool_timeout_s", "max_connections", "max_event_bytes"]
 )

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from kode.core.kernel.permission import PermissionPolicy, Rule
     from kode.core.plugin import Plugin
     from kode.core.provider.anthropic.messages import AnthropicProvider
+    from kode.core.provider.fallback import FallbackProvider
     from kode.core.provider.gemini.content import GeminiProvider
-    from kode.core.provider.openai.chat import OpenAIProvider
+    from kode.core.provider.openai.provider import OpenAIProvider
+    from kode.core.provider.recording import RecordingProvider, ReplayProvider
     from kode.core.provider.scripted import ScriptedProvider
     from kode.core.runtime.agent import Agent
     from kode.core.runtime.pool import AgentPool
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from kode.core.store.memory import MemoryStore
     from kode.core.store.open import open_store
     from kode.core.store.sqlite import SqliteStore
-    from kode.core.template import AgentTemplate, templates
+    from kode.core.template import AgentTemplate, schema_of, templates
     from kode.core.tools.base import Tool, ToolContext, ToolError
     from kode.core.tools.define import tool
     from kode.core.tools.todos import Todo
@@ -54,6 +56,7 @@ __getattr__, __dir__ = exports(
         "ContextPolicy": "kernel.context",
         "Dependencies": "config",
         "Envelope": "event.base",
+        "FallbackProvider": "provider.fallback",
         "FileCheckpointer": "checkpoint",
         "GeminiProvider": "provider.gemini",
         "Hooks": "hook.base",
@@ -68,6 +71,8 @@ __getattr__, __dir__ = exports(
         "PermissionPolicy": "kernel.permission",
         "Plugin": "plugin",
         "Question": "runtime.result",
+        "RecordingProvider": "provider.recording",
+        "ReplayProvider": "provider.recording",
         "Rule": "kernel.permission",
         "RunResult": "runtime.result",
         "Scheduler": "runtime.schedule",
@@ -82,6 +87,7 @@ __getattr__, __dir__ = exports(
         "Usage": "kernel.message",
         "decide": "runtime.sending",
         "open_store": "store.open",
+        "schema_of": "template",
         "templates": "template",
         "tool": "tools.define",
     },
@@ -97,6 +103,7 @@ __all__ = [
     "ContextPolicy",
     "Dependencies",
     "Envelope",
+    "FallbackProvider",
     "FileCheckpointer",
     "GeminiProvider",
     "Hooks",
@@ -111,6 +118,8 @@ __all__ = [
     "PermissionPolicy",
     "Plugin",
     "Question",
+    "RecordingProvider",
+    "ReplayProvider",
     "Rule",
     "RunResult",
     "Scheduler",
@@ -125,6 +134,7 @@ __all__ = [
     "Usage",
     "decide",
     "open_store",
+    "schema_of",
     "templates",
     "tool",
 ]

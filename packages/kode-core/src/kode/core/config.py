@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kode.core.discovery import Registry
     from kode.core.hook.base import Hooks
     from kode.core.plugin import Lifespans, Plugin
-    from kode.core.provider.base import Provider
+    from kode.core.provider.base import MediaFile, Provider
     from kode.core.provider.catalog import ProviderCatalog
     from kode.core.provider.retry import RetryPolicy
     from kode.core.sandbox.catalog import SandboxFactory
@@ -162,6 +162,14 @@ class Dependencies:
     plugins: Registry[Plugin] | Mapping[str, Plugin] | list[Plugin] | None = None
     """What templates may name in ``plugins``; None: the process's, and those of installed wheels."""
     services: Mapping[str, Any] = field(default_factory=dict)
+    transcriber: Callable[[MediaFile], Awaitable[str]] | None = None
+    """Makes text of a recording that a model cannot hear; None: it is left out, and both are told."""
+    frame_extractor: Callable[[MediaFile], Awaitable[Sequence[MediaFile]]] | None = None
+    """Makes pictures of a video that a model cannot see."""
+    media_fetcher: Callable[[str], Awaitable[MediaFile]] | None = None
+    """Gets what lies at a URL, for a model's API that fetches none. Nothing is fetched without it."""
+    upload_over: int | None = 4_194_304
+    """Bytes above which media are uploaded to the vendor once, and named in each request; None: never."""
     clock: Clock = field(default_factory=RealClock)
     ids: Ids = field(default_factory=RandomIds)
     retry: RetryPolicy | None = None

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kode.core.errors import NotBoundError, RecordCorruptError, SchemaTooNewError, UsageError
+from kode.core.jsontext import dump
 from kode.core.kernel.context import ContextPolicy
 from kode.core.kernel.limits import Limits, named, only_named, unlike_defaults
 from kode.core.kernel.message import Json
@@ -21,7 +22,7 @@ from kode.core.kernel.permission import PermissionPolicy
 if TYPE_CHECKING:
     from kode.core.store.schema import Adapter
 
-__all__ = ["AgentTemplate", "TemplateRegistry", "decode_template", "encode_template", "templates"]
+__all__ = ["AgentTemplate", "TemplateRegistry", "decode_template", "encode_template", "schema_of", "templates"]
 
 VERSION = 1
 """Format of a stored template."""
@@ -58,6 +59,7 @@ class AgentTemplate:
     max_output_tokens: int | None = None
     temperature: float | None = None
     output_schema: Json | None = None
+    """Each answer is JSON of this schema, as ``schema_of`` writes one; ``RunResult.read_output`` reads it."""
     metadata: Json | None = None
     context: ContextPolicy = ContextPolicy()
     """How much of its history the model is shown."""
@@ -96,6 +98,20 @@ class AgentTemplate:
     def changed(self, **changes: Any) -> AgentTemplate:
         """The same recipe with some fields changed; None leaves a field as it is."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+def schema_of(kind: Any) -> Json:
+    """Write the JSON schema of a pydantic model, a dataclass, a typed dictionary or any other type that pydantic knows.
+
+    Raises:
+        UsageError: ``bad_template``: pydantic has no JSON schema for it.
+    """
+    from pydantic import PydanticUserError, TypeAdapter
+
+    try:
+        return dump(TypeAdapter(kind).json_schema())
+    except PydanticUserError as error:
+        raise UsageError(f"{kind!r} has no JSON schema: {error.message}", code="bad_template") from error
 
 
 @dataclass(slots=True)

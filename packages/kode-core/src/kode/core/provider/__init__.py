@@ -20,7 +20,9 @@ if TYPE_CHECKING:
         CountsTokens,
         Effort,
         InputDelta,
+        MediaFile,
         MediaKind,
+        MediaRule,
         ModelRequest,
         OutputSchema,
         Prices,
@@ -34,16 +36,18 @@ if TYPE_CHECKING:
         TextDelta,
         ToolChoice,
         ToolSpec,
-        Upload,
         Uploaded,
         UsageReport,
     )
     from kode.core.provider.catalog import GROUP, Claim, ProviderCatalog, ProviderFactory, default_providers
     from kode.core.provider.failure import FAILURES, Failure, provider_error, retry_after_s, stop_for
+    from kode.core.provider.fallback import PASSED_ON, FallbackProvider
     from kode.core.provider.gemini.content import GeminiProvider
-    from kode.core.provider.openai.chat import OpenAIProvider
     from kode.core.provider.openai.chat_request import Dialect
+    from kode.core.provider.openai.provider import OpenAIProvider
     from kode.core.provider.presets import PRESETS, Preset
+    from kode.core.provider.prices import PRICES
+    from kode.core.provider.recording import RecordingProvider, ReplayProvider
     from kode.core.provider.retry import RetryPolicy, next_delay, retrying
     from kode.core.provider.script import (
         Expect,
@@ -87,17 +91,22 @@ __getattr__, __dir__ = exports(
         "Expect": "script",
         "FAILURES": "failure",
         "Failure": "failure",
+        "FallbackProvider": "fallback",
         "GROUP": "catalog",
         "Gate": "script",
         "GeminiProvider": "gemini.content",
         "Http": "wire.http",
         "HttpOptions": "wire.http",
         "InputDelta": "base",
+        "MediaFile": "base",
         "MediaKind": "base",
+        "MediaRule": "base",
         "ModelRequest": "base",
-        "OpenAIProvider": "openai.chat",
+        "OpenAIProvider": "openai.provider",
         "OutputSchema": "base",
+        "PASSED_ON": "fallback",
         "PRESETS": "presets",
+        "PRICES": "prices",
         "Preset": "presets",
         "Prices": "base",
         "Provider": "base",
@@ -105,7 +114,9 @@ __getattr__, __dir__ = exports(
         "ProviderFactory": "catalog",
         "Reasoning": "base",
         "ReasoningDelta": "base",
+        "RecordingProvider": "recording",
         "Refusal": "wire.refusal",
+        "ReplayProvider": "recording",
         "Reply": "assemble",
         "ReplyEnd": "base",
         "ReplyError": "base",
@@ -122,7 +133,6 @@ __getattr__, __dir__ = exports(
         "ToolChoice": "base",
         "ToolSpec": "base",
         "Turn": "script",
-        "Upload": "base",
         "Uploaded": "base",
         "UsageReport": "base",
         "broken": "script",
@@ -148,7 +158,9 @@ __getattr__, __dir__ = exports(
 __all__ = [
     "FAILURES",
     "GROUP",
+    "PASSED_ON",
     "PRESETS",
+    "PRICES",
     "Answer",
     "AnthropicProvider",
     "Assembler",
@@ -167,12 +179,15 @@ __all__ = [
     "EventStream",
     "Expect",
     "Failure",
+    "FallbackProvider",
     "Gate",
     "GeminiProvider",
     "Http",
     "HttpOptions",
     "InputDelta",
+    "MediaFile",
     "MediaKind",
+    "MediaRule",
     "ModelRequest",
     "OpenAIProvider",
     "OutputSchema",
@@ -183,7 +198,9 @@ __all__ = [
     "ProviderFactory",
     "Reasoning",
     "ReasoningDelta",
+    "RecordingProvider",
     "Refusal",
+    "ReplayProvider",
     "Reply",
     "ReplyEnd",
     "ReplyError",
@@ -200,7 +217,6 @@ __all__ = [
     "ToolChoice",
     "ToolSpec",
     "Turn",
-    "Upload",
     "Uploaded",
     "UsageReport",
     "broken",

@@ -35,7 +35,9 @@ __all__ = [
     "CountsTokens",
     "Effort",
     "InputDelta",
+    "MediaFile",
     "MediaKind",
+    "MediaRule",
     "ModelRequest",
     "OutputSchema",
     "Prices",
@@ -49,7 +51,6 @@ __all__ = [
     "TextDelta",
     "ToolChoice",
     "ToolSpec",
-    "Upload",
     "Uploaded",
     "UsageReport",
 ]
@@ -256,6 +257,24 @@ Chunk: TypeAlias = (
 
 
 @dataclass(frozen=True, slots=True)
+class MediaRule:
+    """What an API takes of one kind of media, and how it may come."""
+
+    types: frozenset[str] = frozenset()
+    """MIME types; empty: it does not say."""
+    max_bytes: int = 2**53
+    """Of one whose bytes go with the request; 0: none does."""
+    max_items: int | None = None
+    """In one request."""
+    urls: bool = True
+    """Whether the vendor fetches it from a URL."""
+    max_upload_bytes: int = 0
+    """Of one that is uploaded ahead of the request; 0: none is."""
+    file_ids: str | None = ""
+    """What ids of uploaded files begin with, so that another vendor's are not sent; None: it takes none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a provider can do with its model; checked before sending, so that a refusal is readable."""
 
@@ -264,12 +283,17 @@ class Capabilities:
     reasoning: bool = False
     structured_output: bool = False
     prompt_cache: bool = False
-    input_media: frozenset[MediaKind] = frozenset()
-    output_media: frozenset[MediaKind] = frozenset()
-    media_types: frozenset[str] = frozenset()
-    """MIME types it takes; empty: it does not say."""
+    media: Mapping[MediaKind, MediaRule] = field(default_factory=dict, hash=False)
+    """What it takes of each kind; a kind that is missing is not taken."""
     max_media_bytes: int | None = None
+    """Of all media that go with one request, as base64 text."""
+    output_media: frozenset[MediaKind] = frozenset()
     max_output_tokens: int | None = None
+
+    @property
+    def input_media(self) -> frozenset[MediaKind]:
+        """Kinds of media that it takes."""
+        return frozenset(self.media)
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,13 +366,15 @@ class CountsTokens(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
-    """A file for the vendor to keep."""
+class MediaFile:
+    """An image, a recording, a video or a file, as bytes."""
 
     kind: MediaKind
     media_type: str
-    data: bytes = field(repr=False)
+    data: bytes = field(default=b"", repr=False)
     name: str = ""
+    url: str | None = None
+    """Where it lies instead, for who fetches it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +391,15 @@ class Uploaded:
 class TakesUploads(Protocol):
     """A provider that takes files ahead of the request that refers to them."""
 
-    async def upload(self, upload: Upload) -> Uploaded:
-        """Send the file."""
+    @property
+    def account(self) -> str:
+        """Tells whose files they are: vendor, server and account, without anything of a key. Stored."""
+        ...
+
+    async def upload(self, file: MediaFile) -> Uploaded:
+        """Send the file, and wait until it can be used.
+
+        Raises:
+            ProviderError: It was refused.
+        """
         ...

@@ -19,7 +19,7 @@ from kode.core.clock import Clock, RealClock
 from kode.core.errors import ProviderError
 from kode.core.kernel.message import ToolUseBlock, Usage
 from kode.core.provider.assemble import Reply
-from kode.core.provider.base import Capabilities, Chunk, ModelRequest, Prices, ReplyError
+from kode.core.provider.base import Capabilities, Chunk, MediaRule, ModelRequest, Prices, ReplyError
 from kode.core.provider.failure import provider_error
 from kode.core.provider.script import Turn, last_text, say, text_of, unmet
 
@@ -34,7 +34,7 @@ _EVERYTHING = Capabilities(
     reasoning=True,
     structured_output=True,
     prompt_cache=True,
-    input_media=frozenset({"image", "audio", "video", "file"}),
+    media={kind: MediaRule() for kind in ("image", "audio", "video", "file")},
     output_media=frozenset({"image", "audio", "video", "file"}),
 )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from kode.core.errors import UsageError
 from kode.core.jsontext import parse
 from kode.core.kernel.message import Message, TextBlock, Usage
 from kode.core.kernel.state import RunError, RunRecord, State
@@ -13,6 +14,8 @@ from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.words import RESULT_STATUS, ResultStatus, StopReason
 
 __all__ = ["Question", "RunResult", "open_of", "queued", "result_of"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,29 @@ class RunResult:
     def ok(self) -> bool:
         """Whether the run ended as it should."""
         return self.status == "ok"
+
+    def read_output(self, kind: type[T]) -> T:
+        """The structured output as a pydantic model, or as another type that ``schema_of`` takes.
+
+        Raises:
+            UsageError: ``bad_output``: the run has none, or it is not of that type; the message says which field.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        if self.output is None:
+            raise UsageError(
+                f"Run {self.run} of agent {self.agent_id!r} has no structured output (status {self.status!r}); "
+                "ask `result.ok` first, and see that its template has an output_schema.",
+                code="bad_output",
+            )
+        try:
+            return TypeAdapter(kind).validate_python(self.output)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors()[:5])
+            raise UsageError(
+                f"The output of run {self.run} of agent {self.agent_id!r} is no {kind.__name__}: {wrong}.",
+                code="bad_output",
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that ``json.dumps`` takes."""

@@ -7,31 +7,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from kode.core.clock import Clock
-from kode.core.errors import NotBoundError, UsageError
 from kode.core.provider.anthropic.facts import ModelFacts, facts_of
+from kode.core.provider.anthropic.files import FILES_BETA, upload
+from kode.core.provider.anthropic.media import MAX_MEDIA, media_rules
 from kode.core.provider.anthropic.messages_reply import MessagesReply
 from kode.core.provider.anthropic.messages_request import FIRST_VERSION, encode, output_tool, request_body
-from kode.core.provider.base import CacheHint, Capabilities, ModelRequest, Prices
-from kode.core.provider.failure import provider_error
+from kode.core.provider.base import CacheHint, Capabilities, MediaFile, ModelRequest, Prices, Uploaded
+from kode.core.provider.media import fitted
 from kode.core.provider.wire.address import base_url as in_one_form
 from kode.core.provider.wire.counting import counted
 from kode.core.provider.wire.credentials import Secrets
-from kode.core.provider.wire.http import EventStream, Http, HttpOptions
+from kode.core.provider.wire.http import EventStream, HttpOptions
 from kode.core.provider.wire.stream import ReplyStream
+from kode.core.provider.wire.vendor import Vendor
 
 __all__ = ["AnthropicProvider"]
 
-DEFAULT_URL = "https://api.anthropic.com/v1"
+HOST = "api.anthropic.com"
+DEFAULT_URL = f"https://{HOST}/v1"
 DEFAULT_MODEL = "claude-sonnet-5-5"
 _COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking")
 
 
-class AnthropicProvider:
+class AnthropicProvider(Vendor):
     """Messages, streamed. Shared by any number of agents and event loops.
 
     Args:
@@ -42,7 +43,7 @@ class AnthropicProvider:
         name: Stored with each message. Give servers of different vendors different names.
         window_tokens: Default: by the model's name.
         capabilities: Default: by the model's name.
-        prices: Gives each usage its cost.
+        prices: Gives each usage its cost; default: what ``PRICES`` says of the model.
         facts: How the model wants to be asked; default: by its name.
         cache: Where the history is cached if a request does not say; None: nowhere.
         version: Of the API (``anthropic-version``).
@@ -81,18 +82,10 @@ class AnthropicProvider:
         url = base_url or environ.get("ANTHROPIC_BASE_URL") or DEFAULT_URL
         # From here on things are refused, and a traceback may show what a frame holds.
         environ = api_key = extra_headers = None
-        self.name = name
-        self.model = model
-        self.base_url, self._query = in_one_form(url, endpoint="/messages")
-        if urlsplit(self.base_url).hostname == "api.anthropic.com" and not secrets:
-            raise NotBoundError(
-                f"Provider {name!r} needs a key for {self.base_url}: set ANTHROPIC_API_KEY, or pass api_key.",
-                code="missing_key",
-                name=name,
-                env="ANTHROPIC_API_KEY",
-            )
-        self.http = Http(name, secrets, http, clock)
-        self.prices = prices
+        address = in_one_form(url, endpoint="/messages")
+        super().__init__(
+            name, model, address, secrets, host=HOST, env=("ANTHROPIC_API_KEY",), prices=prices, http=http, clock=clock
+        )
         self.cache: CacheHint | None = cache
         self.version = version
         self._betas = tuple(betas)
@@ -103,16 +96,10 @@ class AnthropicProvider:
             reasoning=known.thinking is not None,
             structured_output=True,
             prompt_cache=True,
-            input_media=frozenset({"image", "file"}),
-            media_types=frozenset(
-                {"image/jpeg", "image/png", "image/gif", "image/webp", "application/pdf", "text/plain"}
-            ),
-            max_media_bytes=32 * 1024 * 1024,
+            media=media_rules(official=self.official),
+            max_media_bytes=MAX_MEDIA,
             max_output_tokens=known.output_tokens,
         )
-
-    def __repr__(self) -> str:
-        return f"AnthropicProvider(model={self.model!r}, base_url={self.base_url + self._query!r})"
 
     def stream(self, request: ModelRequest) -> ReplyStream:
         """Ask; see ``Provider.stream``."""
@@ -159,25 +146,21 @@ class AnthropicProvider:
         answer = self._post("/messages/count_tokens", body, request)
         return await counted(answer, "input_tokens", self.name, request.model)
 
-    async def close(self) -> None:
-        """Close connections; see ``Provider.close``."""
-        await self.http.close()
+    async def upload(self, file: MediaFile) -> Uploaded:
+        """Send a file for later requests; see ``TakesUploads``."""
+        return await upload(self.http, f"{self.base_url}/files{self._query}", file, version=self.version)
 
     # ---- pieces
 
     def _of(self, model: str) -> ModelFacts:
         return self._facts or facts_of(model)
 
-    def _named(self, request: ModelRequest) -> ModelRequest:
-        return request if request.model else replace(request, model=self.model)
-
     def _body(self, request: ModelRequest) -> dict[str, Any]:
         request = self._named(request)
         facts = self._of(request.model)
-        try:
-            return request_body(request, facts, name=self.name, cache=self.cache, version=self.version)
-        except UsageError as error:
-            raise provider_error("bad_request", error.message, provider=self.name, model=request.model) from error
+        with self._writing(request.model):
+            fit = fitted(request, self.capabilities)
+            return request_body(fit, facts, name=self.name, cache=self.cache, version=self.version)
 
     def _post(self, path: str, body: dict[str, Any], request: ModelRequest) -> EventStream:
         plain = {"anthropic-version": self.version}
@@ -194,7 +177,7 @@ def _betas_for(body: dict[str, Any]) -> Iterable[str]:
         yield "interleaved-thinking-2025-05-14"
     blocks = (block for message in body["messages"] for block in message["content"])
     if any(_is_uploaded(block) for block in blocks):
-        yield "files-api-2025-04-14"
+        yield FILES_BETA
 
 
 def _is_uploaded(block: dict[str, Any]) -> bool:

@@ -25,15 +25,12 @@ from kode.core.provider.base import (
     BlockStop,
     Chunk,
     InputDelta,
-    Prices,
     ReasoningDelta,
     ReplyEnd,
-    ReplyError,
     TextDelta,
-    UsageReport,
 )
-from kode.core.provider.wire.frames import failed, load, number
-from kode.core.provider.wire.refusal import excerpt, understood
+from kode.core.provider.wire.frames import load, number
+from kode.core.provider.wire.reading import Reading, kept
 
 __all__ = ["MAX_PAUSES", "MessagesReply", "read_usage"]
 
@@ -75,57 +72,40 @@ class _Block:
     open: bool = True
     signature: str = ""
     input_came: bool = False
+    citations: list[Any] = field(default_factory=list)
+    """Sources of its text, kept with it."""
     pieces: dict[str, list[str]] = field(default_factory=dict)
     """What it grew by, kept only for a reply that may pause."""
 
 
-class MessagesReply:
-    """Fed with the data of each event, gives chunks. One per attempt.
+class MessagesReply(Reading):
+    """Fed with the data of each event, gives chunks.
 
     Args:
         who: The provider's name, for errors.
-        model: The one asked, for errors.
-        prices: Give usage its cost.
-        hide: Blots out secrets in what the server says of an error.
+        *more: See ``Reading``.
         may_pause: Keep what is needed to go on behind a pause.
         output_tool: The tool whose arguments are read as text.
+        **named: See ``Reading``.
     """
 
-    __slots__ = (
-        "_base", "_blocks", "_count", "_head", "_hide", "_keep", "_output_tool", "_pauses", "_prices", "_said", "_seen",
-        "_stop", "model", "over", "who",
-    )  # fmt: skip
+    __slots__ = ("_base", "_blocks", "_keep", "_output_tool", "_pauses", "_said", "_seen")
 
     def __init__(
         self,
         who: str = "anthropic",
-        model: str = "",
-        prices: Prices | None = None,
-        hide: Callable[[str], str] = str,
-        *,
+        *more: Any,
         may_pause: bool = False,
         output_tool: str | None = None,
+        **named: Any,
     ) -> None:
-        self.who = who
-        self.model = model
-        self.over = False
-        """Nothing more is wanted: ``message_stop`` or an error came."""
-        self._prices = prices
-        self._hide = hide
+        super().__init__(who, *more, **named)
         self._keep = may_pause
         self._output_tool = output_tool
-        self._count = 0  # blocks begun, those without a type left out
         self._blocks: dict[Any, _Block] = {}  # by the vendor's index
         self._said: list[dict[str, Any]] = []  # by answers that paused
         self._pauses = 0
         self._base = self._seen = Usage()  # of answers before this one; of this one
-        self._stop: str | None = None
-        self._head: tuple[str | None, str | None] = (None, None)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the model has said why it stopped."""
-        return self._stop is not None
 
     def feed(self, data: str) -> list[Chunk]:
         """Read one frame. What cannot be read is a ``ReplyError``, code ``protocol``.
@@ -138,14 +118,12 @@ class MessagesReply:
         if frame is None:
             if self.finished:
                 return []
-            text = f"sent a frame that is no JSON object: {excerpt(data, self._hide)!r}."
-            return self._fail("protocol", text, retryable=bool(self._head[0] or self._blocks))
+            return self._no_json(data, retryable=bool(self._head[0] or self._blocks))
         kind = frame.get("type")
         if kind == "error" or ("error" in frame and kind is None):
             if self.finished:
                 return []
-            self.over = True
-            return [ReplyError(understood(200, frame, self._hide).error(self.who, model=self.model or None))]
+            return self._refused(frame)
         out: list[Chunk] = []
         handler = self._READERS.get(kind) if isinstance(kind, str) else None
         if handler is not None:  # ``ping``, and what the vendor may add, have none
@@ -164,7 +142,7 @@ class MessagesReply:
                 self._stopped(block, out)
         if self.paused is None:
             id, model = self._head
-            raw = excerpt(self._stop, self._hide)
+            raw = self._shown(self._stop)
             out.append(ReplyEnd(_STOPS.get(self._stop, StopReason.END_TURN), raw, model, id))
         return out
 
@@ -189,12 +167,12 @@ class MessagesReply:
     def _start(self, frame: dict[str, Any], out: list[Chunk]) -> None:
         message = frame.get("message")
         if isinstance(message, dict):
-            self._named(message)
+            self._name(message.get("id"), message.get("model"))
             self._usage(message, out)
 
     def _whole_message(self, frame: dict[str, Any], out: list[Chunk]) -> None:
         """A message in one piece, from a server that does not stream."""
-        self._named(frame)
+        self._name(frame.get("id"), frame.get("model"))
         content = frame.get("content")
         for index, block in enumerate(content if isinstance(content, list) else []):
             self._begin({"index": index, "content_block": block}, out)
@@ -223,6 +201,8 @@ class MessagesReply:
         if block is None:
             out += self._fail("protocol", "sent a part of a block that it had not begun; ask again.", retryable=True)
             return
+        if "citation" in delta:
+            block.citations.append(delta["citation"])
         name = _GROWS.get(_text(delta, "type"))
         if name is not None:
             text = _text(delta, name)
@@ -258,7 +238,9 @@ class MessagesReply:
             self._grow(block, "partial_json", json.dumps(given), out)
         if block.signature:
             out.append(ReasoningDelta(place, "", block.signature))
-        out.append(BlockStop(place))
+        given = block.raw.get("citations")
+        cited = [*(given if isinstance(given, list) else ()), *block.citations]
+        out.append(BlockStop(place, kept({"citations": cited}) if cited else None))
 
     def _delta_of_message(self, frame: dict[str, Any], out: list[Chunk]) -> None:
         delta = frame.get("delta")
@@ -283,21 +265,11 @@ class MessagesReply:
 
     # ---- pieces
 
-    def _named(self, message: dict[str, Any]) -> None:
-        if self._head == (None, None):
-            id, model = (excerpt(_text(message, name), self._hide) or None for name in ("id", "model"))
-            self._head = id, model
-
     def _usage(self, frame: dict[str, Any], out: list[Chunk]) -> None:
         usage = frame.get("usage")
         if isinstance(usage, dict):
             self._seen = read_usage(usage, self._seen)
-            total = self._base + self._seen
-            out.append(UsageReport(self._prices.priced(total) if self._prices is not None else total))
-
-    def _fail(self, code: str, what: str, *, retryable: bool | None = None) -> list[Chunk]:
-        self.over = True
-        return [failed(self.who, self.model, code, what, retryable=retryable)]
+            out.append(self._used(self._base + self._seen))
 
 
 def _key(frame: dict[str, Any]) -> int | None:

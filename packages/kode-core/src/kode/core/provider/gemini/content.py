@@ -7,30 +7,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from kode.core.clock import Clock
-from kode.core.errors import NotBoundError, UsageError
-from kode.core.provider.base import Capabilities, ModelRequest, Prices
-from kode.core.provider.failure import provider_error
+from kode.core.provider.base import Capabilities, MediaFile, ModelRequest, Prices, Uploaded
 from kode.core.provider.gemini.content_reply import ContentReply
 from kode.core.provider.gemini.content_request import encode, request_body
 from kode.core.provider.gemini.facts import GeminiFacts, facts_of
+from kode.core.provider.gemini.files import upload
+from kode.core.provider.gemini.media import MAX_MEDIA, MEDIA
+from kode.core.provider.media import fitted
 from kode.core.provider.wire.address import base_url as in_one_form
 from kode.core.provider.wire.counting import counted
 from kode.core.provider.wire.credentials import Secrets
-from kode.core.provider.wire.http import EventStream, Http, HttpOptions
+from kode.core.provider.wire.http import EventStream, HttpOptions
 from kode.core.provider.wire.stream import ReplyStream
+from kode.core.provider.wire.vendor import Vendor
 
 __all__ = ["GeminiProvider"]
 
-DEFAULT_URL = "https://generativelanguage.googleapis.com/v1beta"
+HOST = "generativelanguage.googleapis.com"
+DEFAULT_URL = f"https://{HOST}/v1beta"
 DEFAULT_MODEL = "gemini-3.5-flash"
 
 
-class GeminiProvider:
+class GeminiProvider(Vendor):
     """Contents, streamed. Shared by any number of agents and event loops.
 
     Args:
@@ -42,7 +44,7 @@ class GeminiProvider:
         name: Stored with each message. Give servers of different vendors different names.
         window_tokens: Default: by the model's name.
         capabilities: Default: by the model's name.
-        prices: Gives each usage its cost.
+        prices: Gives each usage its cost; default: what ``PRICES`` says of the model.
         facts: How the model wants to be asked; default: by its name.
         extra_headers: Sent with each request; treated as secret.
         http: How to connect.
@@ -77,19 +79,9 @@ class GeminiProvider:
         url = base_url or environ.get("GOOGLE_GEMINI_BASE_URL") or DEFAULT_URL
         # From here on things are refused, and a traceback may show what a frame holds.
         environ = api_key = extra_headers = None
-        self.name = name
-        self.model = model
-        self.base_url, _ = in_one_form(url, version="v1beta", endpoint="/models")
-        if urlsplit(self.base_url).hostname == "generativelanguage.googleapis.com" and not secrets:
-            raise NotBoundError(
-                f"Provider {name!r} needs a key for {self.base_url}: set GEMINI_API_KEY or GOOGLE_API_KEY, or pass"
-                " api_key.",
-                code="missing_key",
-                name=name,
-                env="GEMINI_API_KEY",
-            )
-        self.http = Http(name, secrets, http, clock)
-        self.prices = prices
+        address = in_one_form(url, version="v1beta", endpoint="/models")
+        env = "GEMINI_API_KEY", "GOOGLE_API_KEY"
+        super().__init__(name, model, address, secrets, host=HOST, env=env, prices=prices, http=http, clock=clock)
         self._facts = facts
         known = self._of(model)
         self.window_tokens = window_tokens or known.window_tokens
@@ -97,14 +89,11 @@ class GeminiProvider:
             reasoning=known.thinking is not None,
             structured_output=True,
             prompt_cache=True,
-            input_media=frozenset({"image", "audio", "video", "file"}),
+            media=MEDIA,
+            max_media_bytes=MAX_MEDIA,
             output_media=frozenset({"image"} if "image" in model else ()),
-            max_media_bytes=20 * 1024 * 1024,
             max_output_tokens=known.output_tokens,
         )
-
-    def __repr__(self) -> str:
-        return f"GeminiProvider(model={self.model!r}, base_url={self.base_url!r})"
 
     def stream(self, request: ModelRequest) -> ReplyStream:
         """Ask; see ``Provider.stream``."""
@@ -127,23 +116,18 @@ class GeminiProvider:
         body = {"generateContentRequest": {"model": _path(request.model), **self._body(request)}}
         return await counted(self._post("countTokens", body, request), "totalTokens", self.name, request.model)
 
-    async def close(self) -> None:
-        """Close connections; see ``Provider.close``."""
-        await self.http.close()
+    async def upload(self, file: MediaFile) -> Uploaded:
+        """Send a file for later requests; see ``TakesUploads``."""
+        return await upload(self.http, self.base_url, file)
 
     # ---- pieces
 
     def _of(self, model: str) -> GeminiFacts:
         return self._facts or facts_of(model)
 
-    def _named(self, request: ModelRequest) -> ModelRequest:
-        return request if request.model else replace(request, model=self.model)
-
     def _body(self, request: ModelRequest) -> dict[str, Any]:
-        try:
-            return request_body(request, self._of(request.model), name=self.name)
-        except UsageError as error:
-            raise provider_error("bad_request", error.message, provider=self.name, model=request.model) from error
+        with self._writing(request.model):
+            return request_body(fitted(request, self.capabilities), self._of(request.model), name=self.name)
 
     def _post(self, method: str, body: dict[str, Any], request: ModelRequest) -> EventStream:
         url = f"{self.base_url}/{quote(_path(request.model))}:{method}"

@@ -9,7 +9,6 @@ part, a thought's is its signature. One that comes with no text of its own signs
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from kode.core.jsontext import dump
@@ -24,15 +23,12 @@ from kode.core.provider.base import (
     Chunk,
     InputDelta,
     MediaKind,
-    Prices,
     ReasoningDelta,
     ReplyEnd,
-    ReplyError,
     TextDelta,
-    UsageReport,
 )
-from kode.core.provider.wire.frames import failed, number
-from kode.core.provider.wire.refusal import excerpt, understood
+from kode.core.provider.wire.frames import number
+from kode.core.provider.wire.reading import Reading
 
 __all__ = ["ContentReply", "read_usage"]
 
@@ -58,54 +54,24 @@ _FAULTS = {
 """Reasons that leave no answer. All other words that are not known mean the end of a turn."""
 
 
-class ContentReply:
-    """Fed with the data of each event, gives chunks. One per attempt.
+class ContentReply(Reading):
+    """Fed with the data of each event, gives chunks; see ``Reading`` for its arguments."""
 
-    Args:
-        who: The provider's name, for errors.
-        model: The one asked, for errors.
-        prices: Give usage its cost.
-        hide: Blots out secrets in what the server says of an error.
-    """
+    __slots__ = ("_kind", "_open", "_told", "_usage")
 
-    __slots__ = (
-        "_count", "_head", "_hide", "_kind", "_open", "_prices", "_stop", "_told", "_usage", "model", "over",
-        "who",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        who: str = "gemini",
-        model: str = "",
-        prices: Prices | None = None,
-        hide: Callable[[str], str] = str,
-    ) -> None:
-        self.who = who
-        self.model = model
-        self.over = False
-        """Nothing more is wanted: an error came."""
-        self._prices = prices
-        self._hide = hide
-        self._count = 0  # blocks begun
+    def __init__(self, who: str = "gemini", *more: Any, **named: Any) -> None:
+        super().__init__(who, *more, **named)
         self._open: int | None = None  # the block of text or reasoning that goes on
         self._kind: BlockKind = "text"
-        self._stop: str | None = None
         self._usage: dict[str, Any] | None = None  # the latest
         self._told = ""  # what the vendor says of how it stopped
-        self._head: tuple[str | None, str | None] = (None, None)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the reply is complete, so that only usage can follow."""
-        return self._stop is not None
 
     def feed(self, data: str) -> list[Chunk]:
         """Read one frame, or a list of them. What cannot be read is a ``ReplyError``, code ``protocol``."""
         out: list[Chunk] = []
         frames = _frames(data)
         if frames is None and not self.finished:
-            text = f"sent a frame that is no JSON object: {excerpt(data, self._hide)!r}."
-            return self._fail("protocol", text, retryable=self._head != (None, None) or self._count > 0)
+            return self._no_json(data, retryable=self._head != (None, None) or self._count > 0)
         for frame in frames or ():
             if not self.over:
                 self._frame(frame, out)
@@ -124,21 +90,18 @@ class ContentReply:
             return [*out, *self._fail(code, text, retryable=again)]
         reason = _STOPS.get(stop, StopReason.END_TURN)
         if not self._count and reason is StopReason.END_TURN:
-            text = f"stopped with {excerpt(stop, self._hide)!r}, but said nothing."
+            text = f"stopped with {self._shown(stop)!r}, but said nothing."
             return [*out, *self._fail("protocol", text, retryable=True)]
         self._close(out)
         id, model = self._head
-        return [*out, ReplyEnd(reason, excerpt(stop, self._hide), model, id)]
+        return [*out, *self._rest(), ReplyEnd(reason, self._shown(stop), model, id)]
 
     def _frame(self, frame: dict[str, Any], out: list[Chunk]) -> None:
         if "error" in frame:
             if not self.finished:
-                self.over = True
-                out.append(ReplyError(understood(200, frame, self._hide).error(self.who, model=self.model or None)))
+                out += self._refused(frame)
             return
-        if self._head == (None, None):
-            id, model = (excerpt(_text(frame, name), self._hide) or None for name in ("responseId", "modelVersion"))
-            self._head = id, model
+        self._name(frame.get("responseId"), frame.get("modelVersion"))
         usage = frame.get("usageMetadata")
         if isinstance(usage, dict):
             # It stands in every frame and grows; told are the first, for a stream that breaks, and the last.
@@ -156,16 +119,17 @@ class ContentReply:
 
     def _tell_usage(self, out: list[Chunk]) -> None:
         if self._usage is not None:
-            found = read_usage(self._usage)
-            out.append(UsageReport(self._prices.priced(found) if self._prices is not None else found))
+            out.append(self._used(read_usage(self._usage)))
 
     def _blocked(self, feedback: Any, out: list[Chunk]) -> None:
         reason = _text(feedback, "blockReason") if isinstance(feedback, dict) else ""
         if reason:
-            told = excerpt(_text(feedback, "blockReasonMessage") or reason, self._hide)
+            told = self._shown(_text(feedback, "blockReasonMessage") or reason)
             out += self._fail("content_filtered", f"refused the request: {told}. Change what is asked.")
 
     def _candidate(self, candidate: dict[str, Any], out: list[Chunk]) -> None:
+        # Before the parts: the last of them may end the text that they are about.
+        self._notes |= {name: candidate[name] for name in _SOURCES if candidate.get(name)}
         content = candidate.get("content")
         parts = content.get("parts") if isinstance(content, dict) else None
         for part in parts if isinstance(parts, list) else []:
@@ -174,7 +138,7 @@ class ContentReply:
         stop = _text(candidate, "finishReason")
         if stop and stop != "FINISH_REASON_UNSPECIFIED":
             self._stop = stop
-            self._told = excerpt(_text(candidate, "finishMessage"), self._hide).rstrip(".")
+            self._told = self._shown(_text(candidate, "finishMessage")).rstrip(".")
 
     # ---- parts
 
@@ -219,25 +183,19 @@ class ContentReply:
             out.append(TextDelta(place, text) if kind == "text" else ReasoningDelta(place, text))
         if signature and kind == "text":
             self._open = None
-            out.append(BlockStop(place, dump({"thoughtSignature": signature})))
+            out.append(BlockStop(place, self._noted(thoughtSignature=signature)))
         elif signature:
             out.append(ReasoningDelta(place, "", signature))
             self._close(out)
 
-    def _next(self) -> int:
-        self._count += 1
-        return self._count - 1
-
     def _close(self, out: list[Chunk]) -> None:
         if self._open is not None:
-            out.append(BlockStop(self._open))
+            out.append(BlockStop(self._open, self._noted() if self._kind == "text" else None))
             self._open = None
 
-    def _fail(self, code: str, what: str, *, retryable: bool | None = None) -> list[Chunk]:
-        self.over = True
-        return [failed(self.who, self.model, code, what, retryable=retryable)]
 
-
+_SOURCES = ("groundingMetadata", "citationMetadata", "urlContextMetadata")
+"""What a candidate says of where its text comes from; kept with it."""
 _MEDIA: dict[str, MediaKind] = {"image": "image", "audio": "audio", "video": "video"}
 
 

@@ -12,7 +12,7 @@ stream that ends before either was cut.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,17 +22,16 @@ from kode.core.provider.base import (
     BlockKind,
     BlockStart,
     BlockStop,
+    BlockWhole,
     Chunk,
     InputDelta,
-    Prices,
     ReasoningDelta,
     ReplyEnd,
-    ReplyError,
     TextDelta,
-    UsageReport,
 )
-from kode.core.provider.wire.frames import failed, load, number
-from kode.core.provider.wire.refusal import excerpt, understood
+from kode.core.provider.openai.chat_media import Made
+from kode.core.provider.wire.frames import load, number
+from kode.core.provider.wire.reading import Reading, kept
 
 __all__ = ["ChatReply", "read_usage"]
 
@@ -43,6 +42,8 @@ _STOPS = {
     "refusal": StopReason.REFUSAL,
 }
 """All other words mean the end of a turn: ``stop`` is also said, by some, of a reply with tool calls."""
+_GROWS = {"reasoning.text": "text", "reasoning.summary": "summary"}
+"""Details of reasoning that come in fragments, and the field that grows."""
 _CALLING = frozenset({"tool_calls", "function_call"})
 
 
@@ -56,48 +57,21 @@ class _Call:
     """Arguments that came before the name."""
 
 
-class ChatReply:
-    """Fed with the data of each event, gives chunks. One per attempt.
+class ChatReply(Reading):
+    """Fed with the data of each event, gives chunks; see ``Reading`` for its arguments."""
 
-    Args:
-        who: The provider's name, for errors.
-        model: The one asked, for errors.
-        prices: Give usage its cost.
-        hide: Blots out secrets in what the server says of an error.
-    """
+    __slots__ = ("_at", "_by_id", "_calls", "_declined", "_details", "_made", "_open", "_open_kind")
 
-    __slots__ = (
-        "_at", "_by_id", "_calls", "_count", "_head", "_hide", "_open", "_open_kind", "_prices", "_refused", "_stop",
-        "model", "over", "who",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        who: str = "openai",
-        model: str = "",
-        prices: Prices | None = None,
-        hide: Callable[[str], str] = str,
-    ) -> None:
-        self.who = who
-        self.model = model
-        self.over = False
-        """Nothing more is wanted: ``[DONE]`` or an error came."""
-        self._prices = prices
-        self._hide = hide
-        self._count = 0  # blocks begun
+    def __init__(self, who: str = "openai", *more: Any, **named: Any) -> None:
+        super().__init__(who, *more, **named)
         self._open: int | None = None  # the block of text or reasoning that goes on
         self._open_kind: BlockKind = "text"
         self._calls: list[_Call] = []
         self._at: dict[int | str, _Call] = {}  # the call that an index means now
         self._by_id: dict[str, _Call] = {}  # the last call that was given an id
-        self._refused = False
-        self._stop: str | None = None
-        self._head: tuple[str | None, str | None] = (None, None)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the model has said why it stopped, so that only usage can follow."""
-        return self._stop is not None
+        self._made = Made()
+        self._declined = False
+        self._details: list[dict[str, Any]] = []  # of its reasoning, as the vendor wants them back
 
     def feed(self, data: str) -> list[Chunk]:
         """Read one frame. What cannot be read is a ``ReplyError``, code ``protocol``.
@@ -115,24 +89,19 @@ class ChatReply:
             return self.end()
         if frame is None:
             # Behind good frames it is some accident on the way; at the beginning it is another protocol.
-            text = f"sent a frame that is no JSON object: {excerpt(data, self._hide)!r}."
-            return self._fail("protocol", text, retryable=self._head[0] is not None)
+            return self._no_json(data, retryable=self._head[0] is not None)
         out: list[Chunk] = []
         choice = _choice_of(frame)
         if _is_error(frame):
-            self.over = True
-            return [ReplyError(understood(200, frame, self._hide).error(self.who, model=self.model or None))]
-        if self._head[0] is None:
-            id, model = (excerpt(_text(frame.get(name)), self._hide) or None for name in ("id", "model"))
-            self._head = id, model
+            return self._refused(frame)
+        self._name(frame.get("id"), frame.get("model"))
         if isinstance(choice, dict) and not choice.get("index"):
             self._choice(choice, out)
             if self._stop == "error":
                 return self._fail("overloaded", "gave up in the middle of the reply; ask again.")
         usage = frame.get("usage") or (choice.get("usage") if isinstance(choice, dict) else None)
         if isinstance(usage, dict):
-            found = read_usage(usage)
-            out.append(UsageReport(self._prices.priced(found) if self._prices is not None else found))
+            out.append(self._used(read_usage(usage)))
         return out
 
     def end(self) -> list[Chunk]:
@@ -141,60 +110,88 @@ class ChatReply:
             return []  # without ReplyEnd it counts as cut
         if any(call.block is None for call in self._calls):
             return self._fail("protocol", "sent a tool call without a name; ask again.", retryable=True)
+        out: list[Chunk] = [BlockWhole(self._next(), made) for made in self._made.blocks()]
         if self._stop in _CALLING and not self._count:
             return self._fail("protocol", f"stopped with {self._stop!r}, but sent no call; ask again.", retryable=True)
-        blocks = [] if self._open is None else [self._open]
-        blocks += [call.block for call in self._calls if call.block is not None]
+        self._close(out)
+        out += map(BlockStop, sorted(call.block for call in self._calls if call.block is not None))
+        out += [*self._reasoning(), *self._rest()]
         stop = _STOPS.get(self._stop or "", StopReason.END_TURN)
-        if self._refused and stop is StopReason.END_TURN:
+        if self._declined and stop is StopReason.END_TURN:
             stop = StopReason.REFUSAL
         id, model = self._head
-        return [*map(BlockStop, sorted(blocks)), ReplyEnd(stop, excerpt(self._stop or "", self._hide), model, id)]
-
-    def _fail(self, code: str, what: str, *, retryable: bool | None = None) -> list[Chunk]:
-        self.over = True
-        return [failed(self.who, self.model, code, what, retryable=retryable)]
+        return [*out, ReplyEnd(stop, self._shown(self._stop or ""), model, id)]
 
     def _choice(self, choice: dict[str, Any], out: list[Chunk]) -> None:
         # A whole completion has a ``message``, which reads like one large delta.
         delta = choice.get("delta") or choice.get("message")
         if isinstance(delta, dict):
-            thought = delta.get("reasoning_content") or delta.get("reasoning")
-            if thought and isinstance(thought, str):
-                out.append(ReasoningDelta(self._block("reasoning", out), thought))
-            said = _text(delta.get("content"))
-            if said:
-                out.append(TextDelta(self._block("text", out), said))
-            refusal = _text(delta.get("refusal"))
-            if refusal:
-                self._refused = True
-                out.append(TextDelta(self._block("text", out), refusal))
-            calls = delta.get("tool_calls")
-            if calls:
-                for entry in calls if isinstance(calls, list) else [calls]:
-                    if isinstance(entry, dict):
-                        self._call(entry, out)
-            single = delta.get("function_call")  # the form before there were several; it has no id
-            if isinstance(single, dict) and not calls:
-                self._call({"index": "function_call", "function": single}, out)
+            self._delta(delta, out)
         stop = choice.get("finish_reason")
         if stop and isinstance(stop, str):
             self._stop = stop
+
+    def _delta(self, delta: dict[str, Any], out: list[Chunk]) -> None:
+        thought = delta.get("reasoning_content") or delta.get("reasoning")
+        if thought and isinstance(thought, str):
+            out.append(ReasoningDelta(self._block("reasoning", out), thought))
+        if "reasoning_details" in delta:
+            self._detail(delta["reasoning_details"])
+        said = _text(delta.get("content")) + self._made.take(delta)
+        if said:
+            out.append(TextDelta(self._block("text", out), said))
+        if delta.get("annotations") and isinstance(delta["annotations"], list):
+            self._notes["annotations"] = [*self._notes.get("annotations", ()), *delta["annotations"]]
+        refusal = _text(delta.get("refusal"))
+        if refusal:
+            self._declined = True
+            out.append(TextDelta(self._block("text", out), refusal))
+        self._calls_of(delta, out)
+
+    def _calls_of(self, delta: dict[str, Any], out: list[Chunk]) -> None:
+        calls = delta.get("tool_calls")
+        if calls:
+            for entry in calls if isinstance(calls, list) else [calls]:
+                if isinstance(entry, dict):
+                    self._call(entry, out)
+        single = delta.get("function_call")  # the form before there were several; it has no id
+        if isinstance(single, dict) and not calls:
+            self._call({"index": "function_call", "function": single}, out)
 
     def _block(self, kind: BlockKind, out: list[Chunk]) -> int:
         """Give the block that text of this kind goes to, beginning one where another kind came between."""
         if self._open is not None and self._open_kind == kind:
             return self._open
         self._close(out)
-        self._open, self._open_kind = self._count, kind
-        out.append(BlockStart(self._count, kind))
-        self._count += 1
+        self._open, self._open_kind = self._next(), kind
+        out.append(BlockStart(self._open, kind))
         return self._open
 
     def _close(self, out: list[Chunk]) -> None:
         if self._open is not None:
-            out.append(BlockStop(self._open))
+            out.append(BlockStop(self._open, self._noted() if self._open_kind == "text" else None))
             self._open = None
+
+    def _detail(self, details: Any) -> None:
+        """Keep what OpenRouter wants back of a model's reasoning, fragments of one text put together."""
+        for each in details if isinstance(details, list) else ():
+            if not isinstance(each, dict):
+                continue
+            last = self._details[-1] if self._details else {}
+            field = _GROWS.get(_text(each.get("type")))
+            if field and "index" in each and all(each.get(name) == last.get(name) for name in ("type", "index")):
+                grown = _text(last.get(field)) + _text(each.get(field))
+                last.update({name: value for name, value in each.items() if value is not None} | {field: grown})
+            else:
+                self._details.append(dict(each))
+
+    def _reasoning(self) -> list[Chunk]:
+        """Give the details a block of their own: they come late, and some stand for no text at all."""
+        if not self._details:
+            return []
+        place = self._next()
+        opaque = kept({"reasoning_details": self._details})
+        return [BlockStart(place, "reasoning", opaque=opaque, redacted=True), BlockStop(place)]
 
     def _call(self, entry: dict[str, Any], out: list[Chunk]) -> None:
         function = entry.get("function")
@@ -212,8 +209,7 @@ class ChatReply:
                 call.early.append(arguments)
             if name:
                 self._close(out)
-                call.block = self._count
-                self._count += 1
+                call.block = self._next()
                 out.append(BlockStart(call.block, "tool_use", call.id, name))
                 out.extend(InputDelta(call.block, each) for each in call.early)
         elif arguments:

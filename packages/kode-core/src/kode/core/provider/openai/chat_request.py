@@ -16,6 +16,7 @@ from kode.core.errors import UsageError
 from kode.core.jsontext import parse
 from kode.core.kernel.message import Block, MediaBlock, Message, ReasoningBlock, ToolResultBlock, ToolUseBlock
 from kode.core.provider.base import Effort, ModelRequest, ToolChoice, ToolSpec
+from kode.core.provider.openai.strict import schema_of
 from kode.core.provider.wire.wording import FOLLOWS, effort_of, in_loop, legal_id, legal_name, texts
 
 __all__ = ["Dialect", "dialect_of", "request_body", "write_messages"]
@@ -58,6 +59,7 @@ _DIALECTS = {
     "gpt-5-chat": Dialect(128_000, "max_completion_tokens"),
     "gpt-5.1-chat": Dialect(128_000, *_REASONS),
     "gpt-5.2-chat": Dialect(128_000, *_REASONS),
+    "gpt-6": Dialect(400_000, *_REASONS),
     "chatgpt-4o": Dialect(128_000, "max_completion_tokens"),
     "o1": Dialect(128_000, *_REASONS),
     "o3": Dialect(200_000, *_REASONS),
@@ -108,7 +110,8 @@ def request_body(request: ModelRequest, dialect: Dialect, *, official: bool = Fa
     if wanted is not None and not dialect.schemas:
         body["response_format"] = {"type": "json_object"}
     elif wanted is not None:
-        shape = {"name": legal_name(wanted.name), "schema": parse(wanted.schema), "strict": wanted.strict}
+        schema, strict = schema_of(wanted.schema, wanted.strict)
+        shape = {"name": legal_name(wanted.name), "schema": schema, "strict": strict}
         body["response_format"] = {"type": "json_schema", "json_schema": shape}
     if request.extra_body is not None:
         extra = parse(request.extra_body)
@@ -160,8 +163,9 @@ def _tools(tools: Sequence[ToolSpec], choice: ToolChoice | None, dialect: Dialec
 def _function(tool: ToolSpec, dialect: Dialect) -> Iterator[tuple[str, Any]]:
     yield "name", tool.name
     yield "description", tool.description
-    yield "parameters", parse(tool.input_schema)
-    if tool.strict and dialect.schemas:
+    schema, strict = schema_of(tool.input_schema, tool.strict and dialect.schemas)
+    yield "parameters", schema
+    if strict:
         yield "strict", True
 
 
@@ -195,8 +199,16 @@ def _told(request: ModelRequest, dialect: Dialect) -> Iterator[str]:
 
 
 def _thoughts(message: Message, field: str) -> Iterator[tuple[str, Any]]:
-    text = "".join(block.text for block in message.blocks if isinstance(block, ReasoningBlock))
-    if text and message.role == "assistant":
+    """Write its reasoning: as a vendor has given it in detail, or else the text."""
+    thoughts = [block for block in message.blocks if isinstance(block, ReasoningBlock)]
+    if not thoughts or message.role != "assistant":
+        return
+    kept = [parse(block.opaque) for block in thoughts if block.opaque is not None]
+    details = [each for opaque in kept if isinstance(opaque, dict) for each in opaque.get("reasoning_details", ())]
+    text = "".join(block.text for block in thoughts)
+    if details:
+        yield "reasoning_details", details
+    elif text:
         yield field, text
 
 
@@ -222,6 +234,8 @@ def _joined(out: list[dict[str, Any]], entry: dict[str, Any], field: str | None)
         last.update((name, value) for name, value in entry.items() if name == "tool_calls")
         if field in entry:
             last[field] = "\n\n".join(filter(None, (last.get(field), entry[field])))
+        if "reasoning_details" in entry:
+            last["reasoning_details"] = [*last.get("reasoning_details", ()), *entry["reasoning_details"]]
         return True
     a, b = last["content"], entry["content"]
     last["content"] = f"{a}\n\n{b}" if isinstance(a, str) and isinstance(b, str) else [*_parts(a), *_parts(b)]
@@ -239,7 +253,9 @@ def _system(message: Message) -> Iterator[dict[str, Any]]:
 
 
 def _assistant(message: Message) -> Iterator[dict[str, Any]]:
-    content = "\n\n".join(texts(message.blocks)) or None
+    # What a model said aloud stands beside it in words.
+    told = (block for block in message.blocks if block.type != "audio")
+    content = "\n\n".join(texts(told)) or None
     calls = [
         {
             "id": _id(block.id),

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
+from hashlib import sha256
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -69,6 +70,10 @@ class Secrets(httpx.Auth):
             if known:
                 return f"{text[:-known]}***"
         return text
+
+    def mark(self) -> str:
+        """Tell one account from another: 16 bits of a digest, too few to find a secret by or to know it again."""
+        return sha256(repr(sorted(self._headers.items())).encode()).hexdigest()[:4]
 
     def also(self, headers: Mapping[str, str] | None = None, hidden: Iterable[str] = ()) -> Secrets:
         """The same and these."""

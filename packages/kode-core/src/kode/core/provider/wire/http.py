@@ -67,8 +67,9 @@ class HttpOptions:
     """Use ``HTTPS_PROXY`` and its like, and ``SSL_CERT_FILE``, of the environment."""
     tls: ssl.SSLContext | None = None
     """How to trust; None: the public authorities that ``certifi`` lists."""
-    client: Callable[[], httpx.AsyncClient] | None = field(default=None, repr=False)
-    """Makes the client instead, once per event loop and after each close; then only the bounds above are used."""
+    client: httpx.AsyncClient | Callable[[], httpx.AsyncClient] | None = field(default=None, repr=False)
+    """A client of yours, which is never closed here and serves one event loop; or what makes one, for each loop and
+    again after each close, and those are closed. Of this table only the bounds count then."""
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -110,6 +111,7 @@ class Http:
         headers: Mapping[str, str] | None = None,
         plain: Mapping[str, str] | None = None,
         model: str | None = None,
+        method: str = "POST",
     ) -> EventStream:
         """Ask. Entering what this returns sends the request.
 
@@ -119,9 +121,14 @@ class Http:
             headers: More of them, treated as secret.
             plain: More that are no secret.
             model: For errors.
+            method: Of HTTP.
         """
         secrets = self.secrets.also(headers) if headers else self.secrets
-        return EventStream(self, url, body, secrets, model, plain)
+        return EventStream(self, url, body, secrets, model, plain, method)
+
+    def account(self, url: str) -> str:
+        """Tell whose account this is: provider, server, and so little of the key's digest that it tells nothing."""
+        return f"{self.who} {urlsplit(url).netloc} {self.secrets.mark()}"
 
     @property
     def connected(self) -> bool:
@@ -130,10 +137,11 @@ class Http:
 
     def client(self) -> httpx.AsyncClient:
         """The client of the running event loop."""
-        client = self._clients.get()
+        client, given = self._clients.get(), self.options.client
+        if isinstance(given, httpx.AsyncClient):
+            return given
         if client is None:
-            make = self.options.client or self._make
-            client = make()
+            client = given() if given is not None else self._make()
             self._clients.set(client)
         return client
 
@@ -165,8 +173,8 @@ class EventStream:
     """One answer on its way: an async context manager to ``read`` from."""
 
     __slots__ = (
-        "_body", "_bytes", "_ends", "_first", "_headers", "_http", "_model", "_parser", "_response", "_secrets",
-        "_seen", "_url", "complete",
+        "_body", "_bytes", "_ends", "_first", "_headers", "_http", "_method", "_model", "_parser", "_response",
+        "_secrets", "_seen", "_url", "complete",
     )  # fmt: skip
 
     def __init__(
@@ -177,11 +185,13 @@ class EventStream:
         secrets: Secrets,
         model: str | None,
         plain: Mapping[str, str] | None = None,
+        method: str = "POST",
     ) -> None:
         self.complete = False
         """Set by who reads when the reply is whole: what is left matters less, and the connection can be kept."""
         self._ends: float | None = None  # when a complete reply waits no longer, by the monotonic clock
         self._http = http
+        self._method = method
         self._url = url
         self._body = body
         self._headers = {**_HEADERS, **(plain or {})}
@@ -198,7 +208,7 @@ class EventStream:
         try:
             self._secrets.check()
             client = self._http.client()
-            request = client.build_request("POST", self._url, content=self._body, headers=self._headers)
+            request = client.build_request(self._method, self._url, content=self._body, headers=self._headers)
             self._response = response = await client.send(
                 request, auth=self._secrets, stream=True, follow_redirects=False
             )
@@ -243,6 +253,10 @@ class EventStream:
         except Exception as error:  # noqa: BLE001 - nothing else leaves a provider
             failure = self._explain(error)
         raise failure
+
+    def header(self, name: str) -> str:
+        """Give a header of the answer, while it is open; empty if it has none of that name."""
+        return "" if self._response is None else str(self._response.headers.get(name, ""))
 
     # ---- reading
 

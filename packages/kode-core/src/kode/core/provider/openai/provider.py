@@ -1,4 +1,4 @@
-"""The chat-completions API, which OpenAI made and most servers speak: vLLM, Ollama, llama.cpp, gateways, other vendors.
+"""OpenAI's two APIs, Responses and chat completions; the latter most servers speak: vLLM, Ollama, llama.cpp, others.
 
 ``OpenAIProvider(model="gpt-5")`` takes its key from ``OPENAI_API_KEY``; a server of your own needs none:
 ``OpenAIProvider(model="qwen3", base_url="http://localhost:11434")``.
@@ -8,38 +8,54 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from kode.core.clock import Clock
-from kode.core.errors import NotBoundError, UsageError
-from kode.core.provider.base import Capabilities, ModelRequest, Prices
-from kode.core.provider.failure import provider_error
+from kode.core.errors import UsageError
+from kode.core.provider.base import Capabilities, MediaFile, ModelRequest, Prices, Uploaded
+from kode.core.provider.media import fitted
+from kode.core.provider.openai import chat_request, responses_request
 from kode.core.provider.openai.chat_reply import ChatReply
-from kode.core.provider.openai.chat_request import Dialect, dialect_of, request_body
+from kode.core.provider.openai.chat_request import Dialect, dialect_of
+from kode.core.provider.openai.files import upload
+from kode.core.provider.openai.media import MAX_MEDIA, media_rules
+from kode.core.provider.openai.responses_reply import ResponsesReply
 from kode.core.provider.wire.address import base_url as in_one_form
 from kode.core.provider.wire.credentials import Secrets
-from kode.core.provider.wire.http import EventStream, Http, HttpOptions
+from kode.core.provider.wire.http import EventStream, HttpOptions
 from kode.core.provider.wire.stream import ReplyStream
+from kode.core.provider.wire.vendor import Vendor
 
-__all__ = ["OpenAIProvider"]
+__all__ = ["Api", "OpenAIProvider", "by_chat", "by_responses"]
 
-DEFAULT_URL = "https://api.openai.com/v1"
+Api = Literal["chat", "responses"]
+
+HOST = "api.openai.com"
+DEFAULT_URL = f"https://{HOST}/v1"
 DEFAULT_MODEL = "gpt-5"
+_APIS: Mapping[Api, tuple[str, Any, type[ChatReply | ResponsesReply]]] = {
+    "chat": ("/chat/completions", chat_request.request_body, ChatReply),
+    "responses": ("/responses", responses_request.request_body, ResponsesReply),
+}
+"""Path, who writes the request, who reads the reply."""
 
 
-class OpenAIProvider:
-    """Chat completions, streamed. Shared by any number of agents and event loops.
+class OpenAIProvider(Vendor):
+    """Responses or chat completions, streamed. Shared by any number of agents and event loops.
 
     Args:
         model: Asked when a request names none.
+        api: Default: ``responses`` at OpenAI itself, where only that keeps a model's reasoning from step to step;
+            ``chat`` everywhere else, and where a ``dialect`` is given. By name: ``openai-responses:…``,
+            ``openai-chat:…``.
         api_key: Sent as bearer token; default: ``OPENAI_API_KEY``. Only the vendor itself asks for one here.
         base_url: Default: ``OPENAI_BASE_URL``, or the vendor. With or without version (``/v1`` is added to a URL that
             names none) and final slash; of a query only ``?api-version=…``, which goes with each request.
         name: Stored with each message. Give servers of different vendors different names.
         window_tokens: Default: by the model's name, 32,768 for one that it does not tell.
         capabilities: Default: tools, structured output, images, sound and PDF files.
-        prices: Gives each usage its cost.
+        prices: Gives each usage its cost; default: what ``PRICES`` says of the model.
         dialect: How the server differs; default: by the model's name.
         extra_headers: Sent with each request; treated as secret.
         http: How to connect.
@@ -48,13 +64,14 @@ class OpenAIProvider:
 
     Raises:
         NotBoundError: The vendor itself is to be asked and there is no key (``missing_key``).
-        UsageError: The base URL or a header cannot be used.
+        UsageError: There is no such API, or the base URL or a header cannot be used.
     """
 
     def __init__(
         self,
         *,
         model: str = DEFAULT_MODEL,
+        api: Api | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
         name: str = "openai",
@@ -72,20 +89,15 @@ class OpenAIProvider:
         url = base_url or environ.get("OPENAI_BASE_URL") or DEFAULT_URL
         # From here on things are refused, and a traceback may show what a frame holds.
         environ = api_key = extra_headers = None
-        self.name = name
-        self.model = model
-        self.base_url, self._query = in_one_form(url)
-        self.official = urlsplit(self.base_url).hostname == "api.openai.com"
-        if self.official and not secrets:
-            raise NotBoundError(
-                f"Provider {name!r} needs a key for {self.base_url}: set OPENAI_API_KEY, or pass api_key. A server of"
-                " your own needs none: set OPENAI_BASE_URL.",
-                code="missing_key",
-                name=name,
-                env="OPENAI_API_KEY",
-            )
-        self.http = Http(name, secrets, http, clock)
-        self.prices = prices
+        official = urlsplit(in_one_form(url)[0]).hostname == HOST
+        self.api: Api = api or ("responses" if official and dialect is None else "chat")
+        if self.api not in _APIS:
+            raise UsageError(f"OpenAI has no API {api!r}; give one of {', '.join(_APIS)}.", code="unknown_api")
+        self._path, self._write, self._read = _APIS[self.api]
+        address = in_one_form(url, endpoint=self._path)
+        super().__init__(
+            name, model, address, secrets, host=HOST, env=("OPENAI_API_KEY",), prices=prices, http=http, clock=clock
+        )
         self._dialect = dialect
         known = self._of(model)
         self.window_tokens = window_tokens or known.window_tokens
@@ -93,15 +105,13 @@ class OpenAIProvider:
             reasoning=known.reasoning or known.reasoning_field is not None,
             structured_output=True,
             prompt_cache=True,
-            input_media=frozenset({"image", "audio", "file"}),
+            media=media_rules(name, model, api=self.api, official=self.official),
+            max_media_bytes=MAX_MEDIA,
         )
-
-    def __repr__(self) -> str:
-        return f"OpenAIProvider(model={self.model!r}, base_url={self.base_url + self._query!r})"
 
     def stream(self, request: ModelRequest) -> ReplyStream:
         """Ask; see ``Provider.stream``."""
-        reader = ChatReply(self.name, request.model or self.model, self.prices, self.http.secrets.hide)
+        reader = self._read(self.name, request.model or self.model, self.prices, self.http.secrets.hide)
         return ReplyStream(lambda: self.post(request), reader)
 
     def post(self, request: ModelRequest) -> EventStream:
@@ -110,21 +120,29 @@ class OpenAIProvider:
         Raises:
             ProviderError: Code ``bad_request``: it cannot be written.
         """
-        request = request if request.model else replace(request, model=self.model)
-        model = request.model
-        try:
-            body = request_body(request, self._of(model), official=self.official, name=self.name)
-        except UsageError as error:
-            raise provider_error("bad_request", error.message, provider=self.name, model=model) from error
-        url = f"{self.base_url}/chat/completions{self._query}"
-        return self.http.post(url, body, headers=request.extra_headers, model=model)
+        request = self._named(request)
+        with self._writing(request.model):
+            fit = fitted(request, self.capabilities)
+            body = self._write(fit, self._of(request.model), official=self.official, name=self.name)
+        url = f"{self.base_url}{self._path}{self._query}"
+        return self.http.post(url, body, headers=request.extra_headers, model=request.model)
 
-    async def close(self) -> None:
-        """Close connections; see ``Provider.close``."""
-        await self.http.close()
+    async def upload(self, file: MediaFile) -> Uploaded:
+        """Send a file for later requests; see ``TakesUploads``."""
+        return await upload(self.http, f"{self.base_url}/files{self._query}", file)
 
     def _of(self, model: str) -> Dialect:
         return self._dialect or dialect_of(model)
+
+
+def by_chat(**options: Any) -> OpenAIProvider:
+    """``openai-chat``: chat completions, at OpenAI too."""
+    return OpenAIProvider(api="chat", **options)
+
+
+def by_responses(**options: Any) -> OpenAIProvider:
+    """``openai-responses``: Responses, at other servers too."""
+    return OpenAIProvider(api="responses", **options)
 
 
 def _bearer(key: str) -> Secrets:
