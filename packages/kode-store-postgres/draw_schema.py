@@ -8,9 +8,18 @@ from __future__ import annotations
 
 import sys
 
+from kode.store.postgres.alone import WRITTEN
 from kode.store.postgres.tables import LAYOUTS, Layout
 
 TYPES = {True: 'text COLLATE "C"', False: "bigint"}
+
+# What stays when a row is written again stands in front: the log leaves out what a row's new version begins with as
+# its old one did. Of other kinds rows are written once.
+SETTLED = {
+    "header": {"agent_id", "uid", "template", "tenant", "parent", "created_at", "dedupe_us", "expires_at"}
+    | {"max_inbox", "max_message_bytes"},
+    "call": {"tool", "seq", "run", "asked_at"},
+}
 
 HEAD = """\
 -- Tables and functions of KODE's PostgreSQL store. {schema} stands for the schema's quoted name.
@@ -68,7 +77,7 @@ $$ SELECT ('x' || lpad(substr("key", 2), 16, '0'))::bit(64)::bigint $$;
 # after the lock was granted. Always taken in one order, so that two batches never wait for each other.
 LOCK = """\
   PERFORM pg_advisory_xact_lock(l.id) FROM
-    (SELECT DISTINCT hashtextextended('{schema}/' || a, 0) AS id FROM unnest(agents) AS a ORDER BY 1) AS l;
+    (SELECT DISTINCT hashtextextended('{schema}/' || a, 0::bigint) AS id FROM unnest(agents) AS a ORDER BY 1) AS l;
 """
 
 TELL = """\
@@ -137,9 +146,11 @@ BEGIN
       SELECT c.* FROM unnest(s_n[1:1], s_n[2:2], s_n[3:3], s_t[1:1], s_t[2:2], s_t[3:3], s_t[4:4], s_t[5:5], s_t[6:6])
         AS c(act, i, n, op, kind, owner, "key", name, t)
     LOOP
-      EXECUTE format('SELECT %%s FROM (SELECT) AS o LEFT JOIN {schema}.%%I AS r ON r.owner = $1 AND r."key" = $2',
+      EXECUTE pg_catalog.format(
+        'SELECT %%s FROM (SELECT) AS o LEFT JOIN {schema}.%%I AS r ON r.owner = $1 AND r."key" = $2',
         CASE one.name WHEN '' THEN 'r."key" IS NULL'
-        ELSE format('r."key" IS NOT NULL AND to_jsonb(r.%%I) IS NOT DISTINCT FROM coalesce(to_jsonb($3), to_jsonb($4))',
+        ELSE pg_catalog.format(
+          'r."key" IS NOT NULL AND to_jsonb(r.%%I) IS NOT DISTINCT FROM coalesce(to_jsonb($3), to_jsonb($4))',
           one.name) END, one.kind)
         INTO holds USING one.owner, one."key", one.n, one.t;
       IF NOT holds THEN
@@ -154,7 +165,7 @@ BEGIN
     DELETE FROM {schema}.inbox AS r USING unnest(d_n[1:1], d_t[1:1], d_t[2:2], d_t[3:3]) AS d(act, kind, owner, "key")
     WHERE d.kind = 'inbox' AND r.owner = d.owner AND r."key" = d."key" AND (lost IS NULL OR d.act <> ALL (lost));
     FOR one IN SELECT DISTINCT d.kind FROM unnest(d_t[1:1]) AS d(kind) WHERE d.kind <> 'inbox' LOOP
-      EXECUTE format('DELETE FROM {schema}.%%I AS r USING unnest($1[1:1], $2[1:1], $2[2:2], $2[3:3])
+      EXECUTE pg_catalog.format('DELETE FROM {schema}.%%I AS r USING unnest($1[1:1], $2[1:1], $2[2:2], $2[3:3])
         AS d(act, kind, owner, "key") WHERE d.kind = $3 AND r.owner = d.owner AND r."key" = d."key"
         AND ($4 IS NULL OR d.act <> ALL ($4))', one.kind) USING d_n, d_t, one.kind, lost;
     END LOOP;
@@ -190,6 +201,83 @@ APPLY_TAIL = """
       ORDER BY l.act, r."key";
   END IF;
 END $$;
+"""
+
+COMMIT = """
+-- One commit alone, with one row of a kind at most: the header is changed in its place, what was never there before is
+-- inserted as that. Gives the time first, then what waits in the inbox. Gives nothing, and does nothing, if a condition
+-- fails: which one `apply` tells. Raises unique_violation if a message or an event was there already.
+CREATE FUNCTION {schema}.commit_v1(
+  agent text,
+  known_uid text,
+  known_version bigint,
+  known_fence bigint,    -- null: the lease must be free at free_at
+  free_at bigint,
+  quiet_after text,      -- not null: nothing may wait behind that
+  look_after text,
+  gone text[],           -- keys in the inbox
+%(arguments)s
+) RETURNS TABLE (
+  now bigint, owner text, "key" text, id text, kind text, tenant text,
+  at bigint, not_before bigint, priority bigint, size bigint, body bytea
+) LANGUAGE plpgsql
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('{schema}/' || agent, 0::bigint));
+  IF known_fence IS NOT NULL THEN
+    PERFORM FROM {schema}.lease AS l WHERE l.owner = known_uid AND l."key" = '' AND l.fence = known_fence;
+  ELSE
+    PERFORM WHERE NOT EXISTS (SELECT FROM {schema}.lease AS l WHERE l.owner = known_uid AND l."key" = ''
+      AND l.holder IS NOT NULL AND l.until > free_at);
+  END IF;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  IF quiet_after IS NOT NULL THEN
+    PERFORM FROM {schema}.inbox AS i WHERE i.owner = known_uid AND i."key" > quiet_after COLLATE "C" LIMIT 1;
+    IF FOUND THEN
+      RETURN;
+    END IF;
+  END IF;
+  UPDATE {schema}.header SET %(header)s
+    WHERE owner = '' AND "key" = agent AND uid = known_uid AND version = known_version AND staged IS NULL;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  IF gone IS NOT NULL THEN
+    DELETE FROM {schema}.inbox AS i WHERE i.owner = known_uid AND i."key" = ANY (gone);
+  END IF;
+%(puts)s  IF EXISTS (SELECT FROM {schema}.watcher WHERE until > clock_timestamp()) THEN
+    PERFORM pg_notify('kode/{schema}', agent);
+  END IF;
+  now := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+  RETURN NEXT;
+  RETURN QUERY SELECT NULL::bigint, i.owner, i."key", i.id, i.kind, i.tenant, i.at, i.not_before, i.priority, i.size,
+      i.body
+    FROM {schema}.inbox AS i WHERE i.owner = known_uid AND i."key" > look_after COLLATE "C"
+    ORDER BY i."key";
+END $$;
+"""
+
+INSERT = """\
+  IF %(kind)s_body IS NOT NULL THEN
+    INSERT INTO {schema}.%(kind)s (owner, "key", %(names)s, body)
+      VALUES (known_uid, %(values)s)%(twice)s;
+  END IF;
+"""
+
+# A call is written twice at least. To try to insert it each time would be said in the log.
+REPLACE = """\
+  IF %(kind)s_body IS NOT NULL THEN
+    UPDATE {schema}.%(kind)s AS r SET (%(names)s, body) = ROW (%(columns)s)
+      WHERE r.owner = known_uid AND r."key" = %(kind)s_key;
+    IF NOT FOUND THEN
+      INSERT INTO {schema}.%(kind)s (owner, "key", %(names)s, body)
+        VALUES (known_uid, %(values)s);
+    END IF;
+  END IF;
 """
 
 APPEND = """
@@ -288,7 +376,7 @@ DECLARE
   gone bigint;
 BEGIN
   FOREACH kind IN ARRAY ARRAY[%(kinds)s] LOOP
-    EXECUTE format('DELETE FROM {schema}.%%I WHERE ctid = ANY (ARRAY(
+    EXECUTE pg_catalog.format('DELETE FROM {schema}.%%I WHERE ctid = ANY (ARRAY(
       SELECT ctid FROM {schema}.%%I WHERE owner = $1 LIMIT $2))', kind, kind) USING uid, most;
     GET DIAGNOSTICS gone = ROW_COUNT;
     most := most - gone;
@@ -302,12 +390,16 @@ END $$;
 
 
 def table(layout: Layout) -> str:
-    """Make a table's statement."""
-    columns = "".join(f'  "{name}" {TYPES[name in layout.texts]},\n' for name in layout.names)
-    owner = TYPES[True] + " NOT NULL"
+    """Make a table's statement. Numbers stand together, for between them and texts there would be padding."""
+    settled = SETTLED.get(layout.kind, set(layout.names))
+    columns = [f'"{name}" {TYPES[False]}' for name in layout.numbers if name in settled]
+    columns += [f"{name} {TYPES[True]} NOT NULL" for name in ("owner", '"key"')]
+    columns += [f'"{name}" {TYPES[True]}' for name in layout.texts if name in settled]
+    columns += [f'"{name}" {TYPES[False]}' for name in layout.numbers if name not in settled]
+    columns += [f'"{name}" {TYPES[True]}' for name in layout.texts if name not in settled]
+    listed = "".join(f"  {column},\n" for column in columns)
     return (
-        f'\nCREATE TABLE {{schema}}.{layout.kind} (\n  owner {owner},\n  "key" {owner},\n{columns}'
-        '  body bytea NOT NULL,\n  PRIMARY KEY (owner, "key")\n);\n'
+        f'\nCREATE TABLE {{schema}}.{layout.kind} (\n{listed}  body bytea NOT NULL,\n  PRIMARY KEY (owner, "key")\n);\n'
     )
 
 
@@ -338,6 +430,39 @@ def cases(numbers: bool) -> str:
     return " ".join(found)
 
 
+def written(layout: Layout) -> str:
+    """Make the part of `commit` that writes the row of a kind."""
+    kind, names = layout.kind, [f'"{name}"' for name in layout.names]
+    columns = ", ".join(f"{kind}_{name}" for name in (*layout.names, "body"))
+    updates = ", ".join(f"{name} = excluded.{name}" for name in [*names, "body"])
+    return (REPLACE if kind == "call" else INSERT) % {
+        "kind": kind,
+        "names": ", ".join(names),
+        "columns": columns,
+        "values": f"{kind}_key, {columns}",
+        "twice": "" if kind in ("message", "events") else f' ON CONFLICT (owner, "key") DO UPDATE SET {updates}',
+    }
+
+
+def commit() -> str:
+    """Make the function for one commit alone."""
+    header, kinds = LAYOUTS["header"], [LAYOUTS[kind] for kind in WRITTEN]
+    arguments = [f"  header_{name} {sort(header, name)}" for name in (*header.names, "body")]
+    for layout in kinds:
+        columns = ("key", *layout.names, "body")
+        arguments.append("  " + ", ".join(f"{layout.kind}_{name} {sort(layout, name)}" for name in columns))
+    return COMMIT % {
+        "arguments": ",\n".join(arguments),
+        "header": ", ".join(f'"{name}" = header_{name}' for name in (*header.names, "body")),
+        "puts": "".join(map(written, kinds)),
+    }
+
+
+def sort(layout: Layout, name: str) -> str:
+    """Give the type of a column as an argument."""
+    return "bytea" if name == "body" else "bigint" if name in layout.numbers else "text"
+
+
 def draw() -> str:
     """Make the whole migration."""
     arguments = ",\n".join(f"  {kind}_t text[], {kind}_n bigint[], {kind}_b bytea[]" for kind in LAYOUTS)
@@ -350,6 +475,7 @@ def draw() -> str:
         apply,
         *map(put, LAYOUTS.values()),
         APPLY_TAIL % {"tell": TELL},
+        commit(),
     ]
     kinds = ", ".join(f"'{kind}'" for kind in LAYOUTS)
     return "".join([*parts, APPEND % {"lock": LOCK, "tell": TELL}, DROP % {"kinds": kinds}])

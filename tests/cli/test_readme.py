@@ -54,12 +54,3 @@ anyio.run(main)
     types = [line.split()[1] for line in run(program, tmp_path).splitlines()]
     assert types[0] == "agent_created"
     assert {"message_received", "tool_end", "done"} <= set(types)
-
-
-def test_links_in_the_documentation_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    for page in pages:
-        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-        for target in re.findall(r"\]\(([^)#]+)\)", text):
-            if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"

@@ -140,9 +140,13 @@ def test_prune_shows_first_what_would_go(filled: Kode) -> None:
 
 def test_schema(filled: Kode) -> None:
     assert filled("store", "schema").out.startswith("records: version 1\nheader ")
-    assert filled("store", "schema", "sqlite:///none.db").out.startswith('CREATE TABLE "header"')
+    assert filled("store", "schema", "sql", "sqlite:///none.db").out.startswith('CREATE TABLE "header"')
     assert not (filled.folder / "none.db").exists()
-    assert "no SQL" in filled("store", "schema", "memory:").err
+    assert "no SQL" in filled("store", "schema", "sql", "memory:").err
+    for act in ("status", "upgrade"):
+        ran = filled("store", "schema", act, "sqlite:///none.db")
+        assert (ran.code, ran.err.count("\n")) == (2, 1)
+        assert "SqliteStore has no schema to look after" in ran.err
     told = json.loads(filled("store", "schema", "--json").out)
     assert told["kinds"]["lease"] == {"holder": "text", "fence": "int", "until": "int", "takes": "int"}
 

@@ -11,6 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from kode.core.runtime.agent import Agent
 from kode.core.runtime.driver import Driver
 from kode.core.store.base import Store
 from kode.core.store.json import JSONStore
+from kode.core.store.open import open_store as store_at
 from kode.core.store.sqlite import SqliteStore
 from kode.core.template import AgentTemplate
 from kode.core.tools.base import ToolContext
@@ -78,6 +80,8 @@ def think(request: ModelRequest) -> Turn:
 def open_store(kind: str, folder: Path) -> Store:
     if kind == "json":
         return JSONStore(folder / "kode", durability="process")
+    if "://" in kind:
+        return store_at(kind)
     return SqliteStore(folder / "agents.db", durability="process")
 
 
@@ -102,6 +106,9 @@ def tell(*words: str) -> None:
 async def once(store: Store, folder: Path, id: str, nap: str) -> None:
     deps = dependencies(store, folder, nap)
     limits = Limits(max_recoveries=1_000, due_poll_s=0.1)
+    if not store.same_host:
+        # Over a network a dead process's lease is not taken before its term is over, so that is short.
+        limits = replace(limits, lease_s=1.0, lease_margin_s=0.3)
     async with deps.store:
         tell("ready")
         agent = await Agent.resume_or_create(config(folder, limits, "work", "fetch"), deps, strategy="manual")

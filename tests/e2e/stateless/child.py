@@ -14,7 +14,7 @@ import anyio
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from tests.e2e.stateless.world import TEMPLATE, dependencies, open_store
+from tests.e2e.stateless.world import TEMPLATE, dependencies, open_store, template
 
 from kode.core.config import Dependencies
 from kode.core.runtime.stateless import StatelessAgent
@@ -41,7 +41,7 @@ async def serve(deps: Dependencies, one: int, agents: int, requests: int) -> Non
 async def stand(kind: str, folder: Path, request_id: str) -> None:
     async with open_store(kind, folder) as store:
         deps = dependencies(store, folder)
-        await StatelessAgent.run("a", "hang", template_id=TEMPLATE, request_id=request_id, dependencies=deps)
+        await StatelessAgent.run("a", "hang", template_id=template(kind), request_id=request_id, dependencies=deps)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,10 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=["sqlite", "json"])
+@pytest.fixture(params=["sqlite", "json", "postgres"])
 def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+    """A kind of store, or the URL of one."""
+    return str(request.getfixturevalue("postgres_store") if request.param == "postgres" else request.param)
 
 
 @pytest.fixture

@@ -105,8 +105,10 @@ async def served(id: str, known: bool, timeout_s: float, deps: Dependencies) -> 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("kind", ["sqlite", "json"])
-async def test_at_random_points_of_real_time(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "json", "postgres"])
+async def test_at_random_points_of_real_time(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if kind == "postgres":
+        kind = request.getfixturevalue("postgres_store")
     chance, late, rested = random.Random(7), [], 0
     files, tasks_before = open_files(), len(asyncio.all_tasks())
     async with open_store(kind, tmp_path) as store:

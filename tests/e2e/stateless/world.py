@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kode.core.sandbox.local import LocalSandbox
 from kode.core.store.base import Store
 from kode.core.store.json import JSONStore
 from kode.core.store.memory import MemoryStore
+from kode.core.store.open import open_store as store_at
 from kode.core.store.sqlite import SqliteStore
 from kode.core.template import AgentTemplate
 from kode.core.tools.base import ToolContext
@@ -95,9 +97,20 @@ TEMPLATE = AgentTemplate(
 )
 
 
+def template(kind: str) -> AgentTemplate:
+    """A store over a network does not take a dead process's lease before its term is over, so that is short there."""
+    return (
+        TEMPLATE.changed(limits=replace(TEMPLATE.limits, lease_s=1.0, lease_margin_s=0.3))
+        if "://" in kind
+        else TEMPLATE
+    )
+
+
 def open_store(kind: str, folder: Path, **options: Any) -> Store:
     if kind == "memory":
         return MemoryStore(**options)
+    if "://" in kind:
+        return store_at(kind, **options)
     if kind == "json":
         return JSONStore(folder / "kode", durability="process", **options)
     return SqliteStore(folder / "agents.db", durability="process", **options)

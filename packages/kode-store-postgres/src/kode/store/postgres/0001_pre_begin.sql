@@ -14,131 +14,131 @@ CREATE TABLE {schema}.migration (
 );
 
 CREATE TABLE {schema}.header (
-  owner text COLLATE "C" NOT NULL,
-  "key" text COLLATE "C" NOT NULL,
-  "agent_id" text COLLATE "C",
-  "uid" text COLLATE "C",
-  "version" bigint,
-  "commit_id" text COLLATE "C",
-  "staged" text COLLATE "C",
-  "wake_at" bigint,
-  "seen" bigint,
-  "status" text COLLATE "C",
-  "template" text COLLATE "C",
-  "tenant" text COLLATE "C",
-  "parent" text COLLATE "C",
   "created_at" bigint,
-  "updated_at" bigint,
   "max_inbox" bigint,
   "max_message_bytes" bigint,
   "dedupe_us" bigint,
   "expires_at" bigint,
+  owner text COLLATE "C" NOT NULL,
+  "key" text COLLATE "C" NOT NULL,
+  "agent_id" text COLLATE "C",
+  "uid" text COLLATE "C",
+  "template" text COLLATE "C",
+  "tenant" text COLLATE "C",
+  "parent" text COLLATE "C",
+  "version" bigint,
+  "wake_at" bigint,
+  "seen" bigint,
+  "updated_at" bigint,
+  "commit_id" text COLLATE "C",
+  "staged" text COLLATE "C",
+  "status" text COLLATE "C",
   "parked" text COLLATE "C",
   body bytea NOT NULL,
   PRIMARY KEY (owner, "key")
 );
 
 CREATE TABLE {schema}.lease (
-  owner text COLLATE "C" NOT NULL,
-  "key" text COLLATE "C" NOT NULL,
-  "holder" text COLLATE "C",
   "fence" bigint,
   "until" bigint,
   "takes" bigint,
+  owner text COLLATE "C" NOT NULL,
+  "key" text COLLATE "C" NOT NULL,
+  "holder" text COLLATE "C",
   body bytea NOT NULL,
   PRIMARY KEY (owner, "key")
 );
 
 CREATE TABLE {schema}.message (
-  owner text COLLATE "C" NOT NULL,
-  "key" text COLLATE "C" NOT NULL,
-  "role" text COLLATE "C",
   "run" bigint,
   "step" bigint,
   "at" bigint,
   "size" bigint,
+  owner text COLLATE "C" NOT NULL,
+  "key" text COLLATE "C" NOT NULL,
+  "role" text COLLATE "C",
   body bytea NOT NULL,
   PRIMARY KEY (owner, "key")
 );
 
 CREATE TABLE {schema}.call (
-  owner text COLLATE "C" NOT NULL,
-  "key" text COLLATE "C" NOT NULL,
-  "status" text COLLATE "C",
-  "tool" text COLLATE "C",
   "seq" bigint,
   "run" bigint,
   "asked_at" bigint,
+  owner text COLLATE "C" NOT NULL,
+  "key" text COLLATE "C" NOT NULL,
+  "tool" text COLLATE "C",
   "started_at" bigint,
   "finished_at" bigint,
   "size" bigint,
+  "status" text COLLATE "C",
   body bytea NOT NULL,
   PRIMARY KEY (owner, "key")
 );
 
 CREATE TABLE {schema}.events (
-  owner text COLLATE "C" NOT NULL,
-  "key" text COLLATE "C" NOT NULL,
   "last" bigint,
   "version" bigint,
-  "channels" text COLLATE "C",
   "run" bigint,
   "at" bigint,
   "size" bigint,
+  owner text COLLATE "C" NOT NULL,
+  "key" text COLLATE "C" NOT NULL,
+  "channels" text COLLATE "C",
   body bytea NOT NULL,
   PRIMARY KEY (owner, "key")
 );
 
 CREATE TABLE {schema}.inbox (
+  "at" bigint,
+  "not_before" bigint,
+  "priority" bigint,
+  "size" bigint,
   owner text COLLATE "C" NOT NULL,
   "key" text COLLATE "C" NOT NULL,
   "id" text COLLATE "C",
   "kind" text COLLATE "C",
-  "at" bigint,
-  "not_before" bigint,
-  "priority" bigint,
   "tenant" text COLLATE "C",
-  "size" bigint,
   body bytea NOT NULL,
   PRIMARY KEY (owner, "key")
 );
 
 CREATE TABLE {schema}.consumed (
-  owner text COLLATE "C" NOT NULL,
-  "key" text COLLATE "C" NOT NULL,
   "position" bigint,
-  "kind" text COLLATE "C",
   "run" bigint,
   "expires_at" bigint,
+  owner text COLLATE "C" NOT NULL,
+  "key" text COLLATE "C" NOT NULL,
+  "kind" text COLLATE "C",
   body bytea NOT NULL,
   PRIMARY KEY (owner, "key")
 );
 
 CREATE TABLE {schema}.run (
+  "started_at" bigint,
+  "ended_at" bigint,
   owner text COLLATE "C" NOT NULL,
   "key" text COLLATE "C" NOT NULL,
   "status" text COLLATE "C",
   "stop_reason" text COLLATE "C",
-  "started_at" bigint,
-  "ended_at" bigint,
   body bytea NOT NULL,
   PRIMARY KEY (owner, "key")
 );
 
 CREATE TABLE {schema}.compaction (
-  owner text COLLATE "C" NOT NULL,
-  "key" text COLLATE "C" NOT NULL,
   "start" bigint,
   "stop" bigint,
   "at" bigint,
+  owner text COLLATE "C" NOT NULL,
+  "key" text COLLATE "C" NOT NULL,
   body bytea NOT NULL,
   PRIMARY KEY (owner, "key")
 );
 
 CREATE TABLE {schema}.snapshot (
+  "seq" bigint,
   owner text COLLATE "C" NOT NULL,
   "key" text COLLATE "C" NOT NULL,
-  "seq" bigint,
   "tags" text COLLATE "C",
   "parent" text COLLATE "C",
   body bytea NOT NULL,
@@ -146,28 +146,28 @@ CREATE TABLE {schema}.snapshot (
 );
 
 CREATE TABLE {schema}.document (
+  "at" bigint,
   owner text COLLATE "C" NOT NULL,
   "key" text COLLATE "C" NOT NULL,
   "digest" text COLLATE "C",
-  "at" bigint,
   body bytea NOT NULL,
   PRIMARY KEY (owner, "key")
 );
 
 CREATE TABLE {schema}.blob (
+  "size" bigint,
+  "at" bigint,
   owner text COLLATE "C" NOT NULL,
   "key" text COLLATE "C" NOT NULL,
-  "size" bigint,
   "media_type" text COLLATE "C",
-  "at" bigint,
   body bytea NOT NULL,
   PRIMARY KEY (owner, "key")
 );
 
 CREATE TABLE {schema}.staged (
+  "at" bigint,
   owner text COLLATE "C" NOT NULL,
   "key" text COLLATE "C" NOT NULL,
-  "at" bigint,
   body bytea NOT NULL,
   PRIMARY KEY (owner, "key")
 );
@@ -249,7 +249,7 @@ DECLARE
   holds boolean;
 BEGIN
   PERFORM pg_advisory_xact_lock(l.id) FROM
-    (SELECT DISTINCT hashtextextended('{schema}/' || a, 0) AS id FROM unnest(agents) AS a ORDER BY 1) AS l;
+    (SELECT DISTINCT hashtextextended('{schema}/' || a, 0::bigint) AS id FROM unnest(agents) AS a ORDER BY 1) AS l;
 
   -- Judge. Headers, leases and inboxes at once.
   IF c_n IS NOT NULL THEN
@@ -276,9 +276,11 @@ BEGIN
       SELECT c.* FROM unnest(s_n[1:1], s_n[2:2], s_n[3:3], s_t[1:1], s_t[2:2], s_t[3:3], s_t[4:4], s_t[5:5], s_t[6:6])
         AS c(act, i, n, op, kind, owner, "key", name, t)
     LOOP
-      EXECUTE format('SELECT %s FROM (SELECT) AS o LEFT JOIN {schema}.%I AS r ON r.owner = $1 AND r."key" = $2',
+      EXECUTE pg_catalog.format(
+        'SELECT %s FROM (SELECT) AS o LEFT JOIN {schema}.%I AS r ON r.owner = $1 AND r."key" = $2',
         CASE one.name WHEN '' THEN 'r."key" IS NULL'
-        ELSE format('r."key" IS NOT NULL AND to_jsonb(r.%I) IS NOT DISTINCT FROM coalesce(to_jsonb($3), to_jsonb($4))',
+        ELSE pg_catalog.format(
+          'r."key" IS NOT NULL AND to_jsonb(r.%I) IS NOT DISTINCT FROM coalesce(to_jsonb($3), to_jsonb($4))',
           one.name) END, one.kind)
         INTO holds USING one.owner, one."key", one.n, one.t;
       IF NOT holds THEN
@@ -293,7 +295,7 @@ BEGIN
     DELETE FROM {schema}.inbox AS r USING unnest(d_n[1:1], d_t[1:1], d_t[2:2], d_t[3:3]) AS d(act, kind, owner, "key")
     WHERE d.kind = 'inbox' AND r.owner = d.owner AND r."key" = d."key" AND (lost IS NULL OR d.act <> ALL (lost));
     FOR one IN SELECT DISTINCT d.kind FROM unnest(d_t[1:1]) AS d(kind) WHERE d.kind <> 'inbox' LOOP
-      EXECUTE format('DELETE FROM {schema}.%I AS r USING unnest($1[1:1], $2[1:1], $2[2:2], $2[3:3])
+      EXECUTE pg_catalog.format('DELETE FROM {schema}.%I AS r USING unnest($1[1:1], $2[1:1], $2[2:2], $2[3:3])
         AS d(act, kind, owner, "key") WHERE d.kind = $3 AND r.owner = d.owner AND r."key" = d."key"
         AND ($4 IS NULL OR d.act <> ALL ($4))', one.kind) USING d_n, d_t, one.kind, lost;
     END LOOP;
@@ -425,6 +427,114 @@ BEGIN
   END IF;
 END $$;
 
+-- One commit alone, with one row of a kind at most: the header is changed in its place, what was never there before is
+-- inserted as that. Gives the time first, then what waits in the inbox. Gives nothing, and does nothing, if a condition
+-- fails: which one `apply` tells. Raises unique_violation if a message or an event was there already.
+CREATE FUNCTION {schema}.commit_v1(
+  agent text,
+  known_uid text,
+  known_version bigint,
+  known_fence bigint,    -- null: the lease must be free at free_at
+  free_at bigint,
+  quiet_after text,      -- not null: nothing may wait behind that
+  look_after text,
+  gone text[],           -- keys in the inbox
+  header_agent_id text,
+  header_uid text,
+  header_version bigint,
+  header_commit_id text,
+  header_staged text,
+  header_wake_at bigint,
+  header_seen bigint,
+  header_status text,
+  header_template text,
+  header_tenant text,
+  header_parent text,
+  header_created_at bigint,
+  header_updated_at bigint,
+  header_max_inbox bigint,
+  header_max_message_bytes bigint,
+  header_dedupe_us bigint,
+  header_expires_at bigint,
+  header_parked text,
+  header_body bytea,
+  message_key text, message_role text, message_run bigint, message_step bigint, message_at bigint, message_size bigint, message_body bytea,
+  call_key text, call_status text, call_tool text, call_seq bigint, call_run bigint, call_asked_at bigint, call_started_at bigint, call_finished_at bigint, call_size bigint, call_body bytea,
+  events_key text, events_last bigint, events_version bigint, events_channels text, events_run bigint, events_at bigint, events_size bigint, events_body bytea,
+  consumed_key text, consumed_position bigint, consumed_kind text, consumed_run bigint, consumed_expires_at bigint, consumed_body bytea,
+  run_key text, run_status text, run_stop_reason text, run_started_at bigint, run_ended_at bigint, run_body bytea,
+  lease_key text, lease_holder text, lease_fence bigint, lease_until bigint, lease_takes bigint, lease_body bytea
+) RETURNS TABLE (
+  now bigint, owner text, "key" text, id text, kind text, tenant text,
+  at bigint, not_before bigint, priority bigint, size bigint, body bytea
+) LANGUAGE plpgsql
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('{schema}/' || agent, 0::bigint));
+  IF known_fence IS NOT NULL THEN
+    PERFORM FROM {schema}.lease AS l WHERE l.owner = known_uid AND l."key" = '' AND l.fence = known_fence;
+  ELSE
+    PERFORM WHERE NOT EXISTS (SELECT FROM {schema}.lease AS l WHERE l.owner = known_uid AND l."key" = ''
+      AND l.holder IS NOT NULL AND l.until > free_at);
+  END IF;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  IF quiet_after IS NOT NULL THEN
+    PERFORM FROM {schema}.inbox AS i WHERE i.owner = known_uid AND i."key" > quiet_after COLLATE "C" LIMIT 1;
+    IF FOUND THEN
+      RETURN;
+    END IF;
+  END IF;
+  UPDATE {schema}.header SET "agent_id" = header_agent_id, "uid" = header_uid, "version" = header_version, "commit_id" = header_commit_id, "staged" = header_staged, "wake_at" = header_wake_at, "seen" = header_seen, "status" = header_status, "template" = header_template, "tenant" = header_tenant, "parent" = header_parent, "created_at" = header_created_at, "updated_at" = header_updated_at, "max_inbox" = header_max_inbox, "max_message_bytes" = header_max_message_bytes, "dedupe_us" = header_dedupe_us, "expires_at" = header_expires_at, "parked" = header_parked, "body" = header_body
+    WHERE owner = '' AND "key" = agent AND uid = known_uid AND version = known_version AND staged IS NULL;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  IF gone IS NOT NULL THEN
+    DELETE FROM {schema}.inbox AS i WHERE i.owner = known_uid AND i."key" = ANY (gone);
+  END IF;
+  IF message_body IS NOT NULL THEN
+    INSERT INTO {schema}.message (owner, "key", "role", "run", "step", "at", "size", body)
+      VALUES (known_uid, message_key, message_role, message_run, message_step, message_at, message_size, message_body);
+  END IF;
+  IF call_body IS NOT NULL THEN
+    UPDATE {schema}.call AS r SET ("status", "tool", "seq", "run", "asked_at", "started_at", "finished_at", "size", body) = ROW (call_status, call_tool, call_seq, call_run, call_asked_at, call_started_at, call_finished_at, call_size, call_body)
+      WHERE r.owner = known_uid AND r."key" = call_key;
+    IF NOT FOUND THEN
+      INSERT INTO {schema}.call (owner, "key", "status", "tool", "seq", "run", "asked_at", "started_at", "finished_at", "size", body)
+        VALUES (known_uid, call_key, call_status, call_tool, call_seq, call_run, call_asked_at, call_started_at, call_finished_at, call_size, call_body);
+    END IF;
+  END IF;
+  IF events_body IS NOT NULL THEN
+    INSERT INTO {schema}.events (owner, "key", "last", "version", "channels", "run", "at", "size", body)
+      VALUES (known_uid, events_key, events_last, events_version, events_channels, events_run, events_at, events_size, events_body);
+  END IF;
+  IF consumed_body IS NOT NULL THEN
+    INSERT INTO {schema}.consumed (owner, "key", "position", "kind", "run", "expires_at", body)
+      VALUES (known_uid, consumed_key, consumed_position, consumed_kind, consumed_run, consumed_expires_at, consumed_body) ON CONFLICT (owner, "key") DO UPDATE SET "position" = excluded."position", "kind" = excluded."kind", "run" = excluded."run", "expires_at" = excluded."expires_at", body = excluded.body;
+  END IF;
+  IF run_body IS NOT NULL THEN
+    INSERT INTO {schema}.run (owner, "key", "status", "stop_reason", "started_at", "ended_at", body)
+      VALUES (known_uid, run_key, run_status, run_stop_reason, run_started_at, run_ended_at, run_body) ON CONFLICT (owner, "key") DO UPDATE SET "status" = excluded."status", "stop_reason" = excluded."stop_reason", "started_at" = excluded."started_at", "ended_at" = excluded."ended_at", body = excluded.body;
+  END IF;
+  IF lease_body IS NOT NULL THEN
+    INSERT INTO {schema}.lease (owner, "key", "holder", "fence", "until", "takes", body)
+      VALUES (known_uid, lease_key, lease_holder, lease_fence, lease_until, lease_takes, lease_body) ON CONFLICT (owner, "key") DO UPDATE SET "holder" = excluded."holder", "fence" = excluded."fence", "until" = excluded."until", "takes" = excluded."takes", body = excluded.body;
+  END IF;
+  IF EXISTS (SELECT FROM {schema}.watcher WHERE until > clock_timestamp()) THEN
+    PERFORM pg_notify('kode/{schema}', agent);
+  END IF;
+  now := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+  RETURN NEXT;
+  RETURN QUERY SELECT NULL::bigint, i.owner, i."key", i.id, i.kind, i.tenant, i.at, i.not_before, i.priority, i.size,
+      i.body
+    FROM {schema}.inbox AS i WHERE i.owner = known_uid AND i."key" > look_after COLLATE "C"
+    ORDER BY i."key";
+END $$;
+
 -- Items for the ends of inboxes, one after the other. Gives the time first (item 0), then for each item its outcome.
 CREATE FUNCTION {schema}.append_v1(
   agents text[],
@@ -449,7 +559,7 @@ DECLARE
   wakes bigint;
 BEGIN
   PERFORM pg_advisory_xact_lock(l.id) FROM
-    (SELECT DISTINCT hashtextextended('{schema}/' || a, 0) AS id FROM unnest(agents) AS a ORDER BY 1) AS l;
+    (SELECT DISTINCT hashtextextended('{schema}/' || a, 0::bigint) AS id FROM unnest(agents) AS a ORDER BY 1) AS l;
   RETURN QUERY SELECT 0::bigint, '', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, NULL::bigint,
     NULL, NULL::boolean, NULL, NULL, NULL, NULL, NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, NULL::bytea,
     NULL::bigint, NULL::bigint;
@@ -523,7 +633,7 @@ DECLARE
   gone bigint;
 BEGIN
   FOREACH kind IN ARRAY ARRAY['header', 'lease', 'message', 'call', 'events', 'inbox', 'consumed', 'run', 'compaction', 'snapshot', 'document', 'blob', 'staged'] LOOP
-    EXECUTE format('DELETE FROM {schema}.%I WHERE ctid = ANY (ARRAY(
+    EXECUTE pg_catalog.format('DELETE FROM {schema}.%I WHERE ctid = ANY (ARRAY(
       SELECT ctid FROM {schema}.%I WHERE owner = $1 LIMIT $2))', kind, kind) USING uid, most;
     GET DIAGNOSTICS gone = ROW_COUNT;
     most := most - gone;

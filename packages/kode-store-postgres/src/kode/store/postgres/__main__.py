@@ -3,6 +3,7 @@
 ``status`` tells what was applied and what is missing. ``upgrade`` applies what is missing before new code starts;
 ``upgrade --post`` also what removes things that only older code uses: run it when none of that works any more.
 ``sql`` shows the statements that are missing, for who applies them by hand; it needs the right to read only.
+``kode store schema`` is the same, where `kode-cli` is installed.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ import argparse
 import asyncio
 import sys
 
-from kode.core.errors import KodeError, UsageError
+from kode.core.errors import KodeError
 from kode.core.store import open_store
-from kode.store.postgres import migrations
-from kode.store.postgres.store import PostgresStore
+from kode.core.store.migrating import SchemaAct, tend_schema
 
 __all__ = ["main"]
 
@@ -33,17 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-async def _run(command: str, url: str, post: bool) -> int:
-    store = open_store(url)
-    if not isinstance(store, PostgresStore):
-        raise UsageError("This is no URL of a PostgreSQL store; give postgresql://….", code="bad_url")
-    if command == "upgrade":
-        lines = [f"applied {name}" for name in await store.migrate(post=post)] or ["nothing to apply"]
-    else:
-        status = await store.schema_status()
-        lines = [f"applied {name}" for name in status.applied] + [f"missing {name}" for name in status.pending]
-        if command == "sql":
-            lines = [one.sql(store.schema) for one in migrations.shipped() if one.title in status.pending]
+async def _run(act: SchemaAct, url: str, post: bool) -> int:
+    lines = await tend_schema(open_store(url), act, post=post)
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0
 

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 from kode.core.store import Key, Lease, Loaded, Record, plans
 from kode.core.store import records as rec
-from kode.core.store.plans import SCAN, Get, Scan, lease_key, uid_of
+from kode.core.store.plans import Get, Scan, lease_key, uid_of
 from kode.core.store.query import counters
-from kode.store.postgres.reads import Together
+from kode.store.postgres.reads import MOST, Together
 
 __all__ = ["load"]
 
@@ -47,11 +47,11 @@ def _named(header: Record, recipe: bool) -> list[Any]:
     uid, state = uid_of(header), counters(header)
     named = rec.header_recipe(header) if recipe else None
     documents = [] if named is None else [plans.document_key(uid, named)]
-    scans = [Scan("inbox", uid)]
+    scans = [Scan("inbox", uid, limit=MOST)]
     for part in state.window.bounded(state.next_seq):
         start, stop = max(part.start, state.first_seq), part.stop or 0
         if start < stop:
-            scans.append(plans.message_range(uid, start, stop, SCAN))
+            scans.append(plans.message_range(uid, start, stop, MOST))
     return [Get((lease_key(uid), *documents, *rec.header_call_keys(header))), *scans]
 
 

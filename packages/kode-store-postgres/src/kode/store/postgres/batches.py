@@ -46,7 +46,7 @@ class Batches(Generic[W]):
         self._width = width
         self._waiting: deque[Job[W]] = deque()
         self._under_way = 0
-        self._called = False
+        self._starting = False
         self.sent = 0
         """How many batches were done."""
 
@@ -55,9 +55,7 @@ class Batches(Generic[W]):
         loop = asyncio.get_running_loop()
         job = Job(work, loop.create_future())
         self._waiting.append(job)
-        if not self._called:
-            self._called = True
-            loop.call_soon(self._send)
+        self._start()
         return job.answer
 
     def take(self) -> list[Job[W]]:
@@ -74,28 +72,29 @@ class Batches(Generic[W]):
 
     # ---- inside --------------------------------------------------------------------------------------------
 
-    def _send(self) -> None:
-        self._called = False
-        while self._under_way < self._width:
-            batch = self.take()
-            if not batch:
-                return
+    def _start(self) -> None:
+        if not self._starting and self._under_way < self._width:
+            self._starting = True
             self._under_way += 1
-            self._own(self._do(batch))
+            self._own(self._send())
 
-    async def _do(self, batch: list[Job[W]]) -> None:
-        answers = await self._answers(batch)
-        self.sent += 1
+    async def _send(self) -> None:
+        """Do batches as long as there are any. It begins at the end of the turn, with all that was brought in it."""
+        self._starting = False
+        while batch := self.take():
+            if self._waiting:
+                self._start()
+            answers = await self._answers(batch)
+            self.sent += 1
+            self.ended(batch)
+            for job, answer in zip(batch, answers, strict=True):
+                if job.answer.done():
+                    continue
+                if isinstance(answer, BaseException):
+                    job.answer.set_exception(answer)
+                else:
+                    job.answer.set_result(answer)
         self._under_way -= 1
-        self.ended(batch)
-        for job, answer in zip(batch, answers, strict=True):
-            if job.answer.done():
-                continue
-            if isinstance(answer, BaseException):
-                job.answer.set_exception(answer)
-            else:
-                job.answer.set_result(answer)
-        self._send()
 
     async def _answers(self, batch: list[Job[W]]) -> Sequence[Any]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -16,6 +17,7 @@ _GONE: Final = (StoreUnavailableError, "connection_lost", "the connection was lo
 _BUSY: Final = (StoreUnavailableError, "too_many_connections", "the server takes no more connections now; try again")
 _LOGIN: Final = (StoreError, "bad_login", "the server refuses this user or password; check the URL")
 _SCHEMA: Final = (StoreError, "schema_missing", "a table or function of ours is missing; run its schema's upgrade")
+_READS: Final = (StoreUnavailableError, "read_only", "this server only reads (a replica?); give the URL of the primary")
 _TURN: Final = (StoreUnavailableError, "contended", "others were in the way and it was rolled back; try again")
 
 # SQLSTATE, or its first two characters: class, code, what happened and what to do. Appendix A of PostgreSQL's manual.
@@ -26,7 +28,7 @@ _MEANINGS: Final[dict[str, tuple[type[KodeError], str, str]]] = {
     "57P05": _GONE,
     "57P03": (StoreUnavailableError, "starting", "the server is starting or stopping; try again"),
     "57014": (StoreUnavailableError, "timeout", "it took longer than the server allows; try again"),
-    "25006": (StoreUnavailableError, "read_only", "this server only reads (a replica?); give the URL of the primary"),
+    "25006": _READS,
     "28": _LOGIN,
     "3D000": (StoreError, "no_database", "there is no such database; create it or check the URL"),
     "42501": (StoreError, "permission_denied", "this user may not do that; grant it the rights, or take another user"),
@@ -47,7 +49,7 @@ _MEANINGS: Final[dict[str, tuple[type[KodeError], str, str]]] = {
 }
 _OTHER: Final = (StoreError, "postgres", "PostgreSQL refused")
 
-NOT_WRITTEN: Final = frozenset({"contended", "starting", "too_many_connections", "cannot_connect"})
+NOT_WRITTEN: Final = frozenset({"contended", "starting", "too_many_connections", "cannot_connect", "read_only"})
 """Codes of what passes by itself, and has certainly written nothing."""
 LOST: Final = NOT_WRITTEN | {"connection_lost"}
 """The same, and that after which it may have been written."""
@@ -65,7 +67,12 @@ def map_errors(where: str, *, connecting: bool = False) -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise _meaning(where, error, connecting) from error
+    except asyncpg.TargetServerAttributeNotMatched as error:
+        kind, code, what = _READS
+        raise kind(f"{where}: {what}.", code=code) from error
     except asyncpg.InternalClientError as error:
+        raise _unreachable(where, error, connecting) from error
+    except ssl.SSLError as error:  # before ValueError, which one about a certificate is too
         raise _unreachable(where, error, connecting) from error
     except ValueError as error:  # asyncpg's DataError, a UnicodeError: what they say quotes the value
         raise UsageError(f"{where}: a value cannot be stored ({type(error).__name__}).", code="bad_value") from None
@@ -93,7 +100,8 @@ def _refused(where: str, error: Exception, connecting: bool) -> KodeError:
 
 
 def _unreachable(where: str, error: Exception, connecting: bool) -> StoreUnavailableError:
-    why = getattr(error, "strerror", None) or type(error).__name__
+    said = str(error) if connecting and isinstance(error, ConnectionError) else ""  # such as: it does not encrypt
+    why = getattr(error, "strerror", None) or said[:200] or type(error).__name__
     if connecting:
         return StoreUnavailableError(
             f"{where} cannot be reached ({why}); check host and port, and whether the server runs.",

@@ -8,7 +8,7 @@ that is gone. A file that was released never changes: what was applied is rememb
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -16,9 +16,10 @@ from importlib.resources import files
 from typing import Any, Final, Literal
 
 from kode.core.errors import SchemaTooNewError, StoreError, UsageError
+from kode.core.store import SchemaStatus
 from kode.store.postgres.tables import quoted
 
-__all__ = ["AutoMigrate", "Migration", "SchemaStatus", "applied", "check_schema", "migrate", "shipped", "status"]
+__all__ = ["AutoMigrate", "Migration", "applied", "check_schema", "migrate", "shipped", "status"]
 
 AutoMigrate = Literal["new", "always", "never"]
 _NAME: Final = re.compile(r"(\d{4})_(pre|post)_(\w+)\.sql")
@@ -50,14 +51,6 @@ class Migration:
         done = f"({self.number}, '{self.phase}', '{self.name}', '{self.checksum}')"
         told = f"INSERT INTO {there}.migration (number, phase, name, checksum) VALUES {done};"
         return f"{self.text.replace('{schema}', there)}\n{told}\n"
-
-
-@dataclass(frozen=True, slots=True)
-class SchemaStatus:
-    """What was applied, and what is still to be."""
-
-    applied: Sequence[str]
-    pending: Sequence[str]
 
 
 def check_schema(schema: str) -> str:
@@ -141,7 +134,7 @@ async def prepare(db: Any, schema: str, where: str, auto: AutoMigrate) -> None:
     if auto == "never" or (auto == "new" and found is not None):
         code, what = ("schema_missing", "is not there") if found is None else ("schema_old", "is of an older version")
         raise StoreError(
-            f"{where}: schema {schema!r} {what}; run `python -m kode.store.postgres upgrade URL`, or open it with "
+            f"{where}: schema {schema!r} {what}; run `kode store schema upgrade URL`, or open it with "
             f"auto_migrate='{'new' if found is None else 'always'}'.",
             code=code,
             pending=[one.number for one in wanted],
@@ -162,7 +155,7 @@ async def migrate(db: Any, schema: str, where: str, *, post: bool) -> list[str]:
     """
     done = []
     async with db.transaction():
-        await db.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"kode-schema/{schema}")
+        await db.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0::bigint))", f"kode-schema/{schema}")
         found = await applied(db, schema)
         for one in missing(found, schema, where):
             if one.phase == "pre" or post:

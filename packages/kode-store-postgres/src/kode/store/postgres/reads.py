@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from kode.core.store import Due, Key, Kind, Record
 from kode.core.store.contract import Value
-from kode.core.store.plans import Get, Scan
+from kode.core.store.plans import Get, Scan, lease_key, uid_of
 from kode.core.store.primitives import prefix_end
 from kode.store.postgres.tables import LAYOUTS
 
-__all__ = ["Merged", "Together", "agents", "due", "look", "scan"]
+__all__ = ["MOST", "Merged", "Together", "agents", "due", "look", "scan", "sizes"]
 
 MOST: Final = 2**62
 """A limit that is none."""
@@ -70,18 +70,27 @@ def look(schema: str, agent_id: str) -> Statement:
     return sql, [agent_id]
 
 
+def sizes(schema: str) -> Statement:
+    """Ask for the bytes of each table; `schema` is not quoted here."""
+    sql = (
+        "SELECT c.relname::text, pg_total_relation_size(c.oid) FROM pg_class AS c "
+        "JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') ORDER BY 1"
+    )
+    return sql, [schema]
+
+
 # ---- of several kinds at once ------------------------------------------------------------------------------
 
 _KINDS: Final = list(LAYOUTS)
 _ABOVE: Final = "\U0010ffff" * 151
 """Above every key."""
-_Part = tuple[Kind, bool]
-"""A kind, and whether its rows are asked for by key; else by range."""
+_Part = tuple[Kind, Literal["keys", "range", "of headers"]]
+"""A kind, and how its rows are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """Several things that are wanted at once; a plan may ask it of this store. Of a range it is all there is."""
+    """Several things that are wanted at once; a plan may ask it of this store. Ranges go forwards, without prefixes."""
 
     asks: Sequence[Get | Scan]
 
@@ -93,10 +102,14 @@ class Merged:
         self._wanted = wanted
         self._keys: dict[Kind, dict[Key, None]] = {}
         self._ranges: dict[Kind, list[Scan]] = {}
+        self._leases: dict[str, None] = {}
+        """Agents whose leases are asked for."""
         for ask in (ask for one in wanted for ask in one.asks):
             if isinstance(ask, Get):
                 for key in ask.keys:
                     self._keys.setdefault(key.kind, {})[key] = None
+                if ask.lease:
+                    self._leases[ask.keys[0].key] = None
             else:
                 self._ranges.setdefault(ask.kind, []).append(ask)
 
@@ -107,7 +120,9 @@ class Merged:
             values += [[key.uid for key in keys], [key.key for key in keys]]
         for ranges in self._ranges.values():
             values += [[ask.uid for ask in ranges], [ask.after for ask in ranges]]
-            values.append([ask.before or _ABOVE for ask in ranges])
+            values += [[ask.before or _ABOVE for ask in ranges], [min(ask.limit, MOST) for ask in ranges]]
+        if self._leases:
+            values.append([*self._leases])
         return _union(schema, self._parts), values
 
     def answers(self, rows: Sequence[Any]) -> list[list[list[Record | None]]]:
@@ -139,13 +154,20 @@ class Merged:
     ) -> list[Record | None]:
         if isinstance(ask, Get):
             # Columns are a caller's own, also where several ask for one record.
-            return [_copy(known.get(key)) for key in ask.keys]
+            found = [_copy(known.get(key)) for key in ask.keys]
+            if ask.lease:
+                (header,) = found
+                found.append(None if header is None else _copy(known.get(lease_key(uid_of(header)))))
+            return found
         numbers[ask.kind] += 1
         return [*listed.get((ask.kind, numbers[ask.kind]), ())]
 
     @property
     def _parts(self) -> tuple[_Part, ...]:
-        return *((kind, True) for kind in self._keys), *((kind, False) for kind in self._ranges)
+        keys: list[_Part] = [(kind, "keys") for kind in self._keys]
+        ranges: list[_Part] = [(kind, "range") for kind in self._ranges]
+        leases: list[_Part] = [("lease", "of headers")] if self._leases else []
+        return (*keys, *ranges, *leases)
 
 
 def _copy(record: Record | None) -> Record | None:
@@ -162,20 +184,26 @@ def _union(schema: str, parts: tuple[_Part, ...]) -> str:
     texts, numbers = _widest(parts)
     selects = []
     at = 1
-    for kind, by_key in parts:
+    for kind, how in parts:
         layout = LAYOUTS[kind]
         columns = [f'r."{name}"' for name in layout.texts] + ["NULL::text"] * (texts - len(layout.texts))
         columns += [f'r."{name}"' for name in layout.numbers] + ["NULL::bigint"] * (numbers - len(layout.numbers))
-        if by_key:
-            n, source = "0::bigint", f'unnest(${at}::text[], ${at + 1}::text[]) AS k(owner, "key")'
-            on = 'r."key" = k."key"'
+        n, rows = "0::bigint", f'JOIN {schema}.{kind} AS r ON r.owner = k.owner AND r."key" = k."key"'
+        if how == "keys":
+            source, took = f'unnest(${at}::text[], ${at + 1}::text[]) AS k(owner, "key")', 2
+        elif how == "of headers":
+            source, took = f"unnest(${at}::text[]) AS a(id) JOIN {schema}.header AS h ON h.owner = '' ", 1
+            source += 'AND h."key" = a.id CROSS JOIN LATERAL (SELECT h.uid AS owner, \'\' AS "key") AS k'
         else:
-            n, source = "k.n", f"unnest(${at}::text[], ${at + 1}::text[], ${at + 2}::text[]) WITH ORDINALITY"
-            source += " AS k(owner, low, high, n)"
-            on = 'r."key" > k.low AND r."key" < k.high'
-        at += 2 if by_key else 3
+            n, took = "k.n", 4
+            source = f"unnest(${at}::text[], ${at + 1}::text[], ${at + 2}::text[], ${at + 3}::bigint[]) "
+            source += "WITH ORDINALITY AS k(owner, low, high, most, n)"
+            rows = (
+                f"CROSS JOIN LATERAL (SELECT * FROM {schema}.{kind} AS r WHERE r.owner = k.owner "
+                'AND r."key" > k.low AND r."key" < k.high ORDER BY r."key" LIMIT k.most) AS r'
+            )
+        at += took
         selects.append(
-            f'SELECT {_KINDS.index(kind)}, {n}, r.owner, r."key", r.body, {", ".join(columns)} '
-            f"FROM {source} JOIN {schema}.{kind} AS r ON r.owner = k.owner AND {on}"
+            f'SELECT {_KINDS.index(kind)}, {n}, r.owner, r."key", r.body, {", ".join(columns)} FROM {source} {rows}'
         )
     return " UNION ALL ".join(selects)

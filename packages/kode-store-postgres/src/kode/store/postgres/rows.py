@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from kode.core.store import Appended, Condition, Key, Kind, Record
-from kode.core.store.primitives import weight
 from kode.store.postgres.tables import LAYOUTS
 
-__all__ = ["Act", "Drop", "Item", "append", "appended", "applied", "apply"]
+__all__ = ["Act", "Drop", "Item", "append", "appended", "applied", "apply", "waiting"]
 
 _Condition: TypeAlias = tuple[int, int, int | None, str, str, str, str, str, str | None]
+ROW: Final = 500
+"""Bytes of a row beside its body, more than nearly all have."""
 _WAITING: Final = LAYOUTS["inbox"]
 _CONSUMED: Final = LAYOUTS["consumed"]
 
@@ -30,7 +31,7 @@ class Act:
     @property
     def weight(self) -> int:
         """Its bytes, roughly."""
-        return sum(map(weight, self.puts))
+        return sum([len(row.body) + ROW for row in self.puts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Item:
     @property
     def weight(self) -> int:
         """Its bytes, roughly."""
-        return weight(self.record)
+        return len(self.record.body) + ROW
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,13 @@ def applied(acts: Sequence[Act], rows: Sequence[Any]) -> list[tuple[int | None, 
         if row["failed"] is not None:
             failed[row["act"] - 1] = row["failed"]
         else:
-            seen[row["act"] - 1].append(_named(_WAITING.kind, row, _WAITING.names))
+            seen[row["act"] - 1].append(waiting(row))
     return [*zip(failed, seen, strict=True)]
+
+
+def waiting(row: Any) -> Record:
+    """Read a row of an inbox."""
+    return _named(_WAITING.kind, row, _WAITING.names)
 
 
 def _named(kind: Kind, row: Any, names: Sequence[str]) -> Record:

@@ -8,6 +8,7 @@ asked only waits for it.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,11 +26,19 @@ __all__ = ["Options", "Server", "option"]
 T = TypeVar("T")
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 1.0
+KEEP_S: Final = 1.0
+"""How long connections are kept between two uses, at most."""
 CLOSE_S: Final = 10.0
 """How long `close` waits for what is under way."""
 # Plans stay in use while tables grow, so they must not depend on how small those were; and with sequential scans as
-# a last resort only, costs mean nothing to the compiler.
-SETTINGS: Final = {"application_name": "kode", "enable_seqscan": "off", "jit": "off"}
+# a last resort only, costs mean nothing to the compiler. Names without a schema are the system's: what others have put
+# on the path of this user is never taken for a function of PostgreSQL's.
+SETTINGS: Final = {
+    "application_name": "kode",
+    "enable_seqscan": "off",
+    "jit": "off",
+    "search_path": "pg_catalog, pg_temp",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,10 @@ class Server:
     clock: RealClock = field(default_factory=RealClock)
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     was_open: bool = False
+    kept: list[Any] = field(default_factory=list)
+    """Connections that were used just now: to give one back and take it again would cost a commit two turns."""
+    asking: int = 0
+    """Who waits for a connection."""
 
     @property
     def where(self) -> str:
@@ -98,29 +111,47 @@ class Server:
                     min_size=options.pool_min,
                     max_size=options.pool_max,
                     **self._timeouts,
+                    **self._whom,
                     connection_class=_Connection,
                     statement_cache_size=0 if options.pgbouncer else 200,
                     server_settings={} if options.pgbouncer else SETTINGS,
                 )
+            except ssl.SSLError:  # one about a certificate is a ValueError too
+                raise
             except ValueError:
                 raise UsageError(f"{self.where} cannot be read as a URL; check it.", code="bad_url") from None
 
     async def connect(self) -> Any:
         """Make a connection outside the pool, for what must be told of."""
         with map_errors(self.where, connecting=True):
-            return await asyncpg.connect(self.dsn, **self._timeouts, server_settings={"application_name": "kode watch"})
+            return await asyncpg.connect(
+                self.dsn, **self._timeouts, **self._whom, server_settings={"application_name": "kode watch"}
+            )
+
+    @property
+    def _whom(self) -> dict[str, Any]:
+        """Of several hosts only the primary: a replica may not know yet what was acknowledged. Asks nothing more.
+
+        PostgreSQL says it by itself when a connection begins; behind PgBouncer one would have to ask.
+        """
+        told = self.dsn is None or "target_session_attrs" in self.dsn or self.options.pgbouncer
+        return {} if told else {"target_session_attrs": "primary"}
 
     async def close(self) -> None:
         """Wait for what is under way, and disconnect. What takes too long is broken off."""
-        pool = self.pool
-        if pool is None:
+        if self.pool is None:
             return
         self.was_open = True
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=CLOSE_S)
-        self.pool = None
-        if pool is self.given:
+        await self.disconnect()
+
+    async def disconnect(self) -> None:
+        """Let go of the pool; somebody else's stays open."""
+        pool, self.pool = self.pool, None
+        if pool is None or pool is self.given:
             return
+        await self._give_back(pool)
         try:
             async with asyncio.timeout(CLOSE_S):
                 await pool.close()
@@ -146,9 +177,15 @@ class Server:
         """Run a statement and give its rows; not to be cancelled."""
 
         async def work(db: Any) -> list[Any]:
-            found: list[Any] = await db.fetch(query, *values)
+            found: list[Any]
+            try:
+                found = await db.fetch(query, *values)
+            except asyncpg.ReadOnlySQLTransactionError:
+                await pool.expire_connections()  # it was a primary once; the next ones look for who is one now
+                raise
             return found
 
+        pool = self.pool
         return await self.repeat(lambda: self.use(work), again)
 
     async def use(self, work: Callable[[Any], Awaitable[T]]) -> T:
@@ -156,14 +193,42 @@ class Server:
         if self.pool is None:
             raise self.closed()
         pool = self.pool
-        with map_errors(self.where, connecting=True):
-            db = await pool.acquire(timeout=self.options.connect_timeout_s + self.options.command_timeout_s)
+        db = await self._take(pool)
         try:
             with map_errors(self.where):
-                return await work(db)
+                done = await work(db)
+        except BaseException:
+            await _release(pool, db)
+            raise
+        if self.asking or pool is self.given or pool is not self.pool:
+            await _release(pool, db)
+        else:
+            self._keep(pool, db)
+        return done
+
+    async def _take(self, pool: Any) -> Any:
+        while self.kept:
+            db = self.kept.pop()
+            if _lives(db):
+                return db
+            await _release(pool, db)
+        self.asking += 1
+        try:
+            with map_errors(self.where, connecting=True):
+                return await pool.acquire(timeout=self.options.connect_timeout_s + self.options.command_timeout_s)
         finally:
-            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                await pool.release(db)
+            self.asking -= 1
+
+    def _keep(self, pool: Any, db: Any) -> None:
+        if not self.kept:
+            asyncio.get_running_loop().call_later(KEEP_S, lambda: self.own(self._give_back(pool)))
+        self.kept.append(db)
+
+    async def _give_back(self, pool: Any) -> None:
+        """Let the pool have its connections: it knows how old they may become."""
+        kept, self.kept = self.kept, []
+        for db in kept:
+            await _release(pool, db)
 
     async def repeat(self, call: Callable[[], Awaitable[T]], codes: frozenset[str]) -> T:
         """Call again, later and later, while it fails with one of these codes and time is left."""
@@ -177,6 +242,19 @@ class Server:
                     raise
             await self.clock.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def _lives(db: Any) -> bool:
+    try:
+        return not db.is_closed()
+    except asyncpg.InterfaceError:  # the pool has taken it back: it was cut off
+        return False
+
+
+async def _release(pool: Any, db: Any) -> None:
+    # Of one that was cut off the pool may know already, and calls that an internal error.
+    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        await pool.release(db)
 
 
 def option(name: str, value: str, kind: Any) -> Any:

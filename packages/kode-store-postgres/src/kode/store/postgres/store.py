@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import SplitResult, urlencode
 
 from kode.core.clock import Clock, RealClock
-from kode.core.errors import StoreUnavailableError, UsageError
+from kode.core.errors import StoreError, StoreUnavailableError, UsageError
 from kode.core.store import (
     Appended,
     Changes,
@@ -24,15 +24,18 @@ from kode.core.store import (
     Loaded,
     Question,
     Record,
+    SchemaStatus,
+    SchemaSupport,
     Store,
 )
+from kode.core.store.forks import Copy
 from kode.core.store.open import url_options
 from kode.core.store.plans import Get, Plan, Scan
-from kode.store.postgres import ahead, migrations, reads, rows, select
+from kode.store.postgres import ahead, alone, copying, migrations, reads, rows, select
 from kode.store.postgres.batches import Batches
 from kode.store.postgres.ears import Ears
 from kode.store.postgres.errors import LOST, NOT_WRITTEN
-from kode.store.postgres.migrations import AutoMigrate, SchemaStatus
+from kode.store.postgres.migrations import AutoMigrate
 from kode.store.postgres.server import Options, Server, option
 from kode.store.postgres.tables import LAYOUTS, quoted
 from kode.store.postgres.writes import Writes
@@ -44,6 +47,9 @@ FRESH_S: Final = 1.0
 """How long the server's time, once told, is counted on from."""
 READERS: Final = 4
 """Statements at once that read for many callers; others read by statements of their own."""
+LARGEST: Final = 800_000_000
+"""Bytes of one act. Beyond 1 GiB, with what is around it, the server breaks the connection off without a word."""
+UNIQUE_VIOLATION: Final = "23505"
 DROPPED: Final = 5_000
 """Rows removed in one transaction."""
 DRIVER: Final = (
@@ -60,7 +66,7 @@ DRIVER: Final = (
 """Options of a URL that are the driver's."""
 
 
-class PostgresStore(Store):
+class PostgresStore(Store, SchemaSupport):
     """Keeps agents in one schema of a PostgreSQL database. Needs asyncio: the driver knows no other event loop.
 
     A commit is one round trip and one transaction, which commits of other agents that come at the same moment share
@@ -118,6 +124,8 @@ class PostgresStore(Store):
         self._readers = Batches(self._look_up, self.server.own, width=READERS)
         marks = ", ".join(f"${n}" for n in range(1, 10 + 3 * len(LAYOUTS)))
         self._apply_sql = f"SELECT * FROM {self._there}.apply_v1({marks})"
+        marks = ", ".join(f"${n}" for n in range(1, 1 + alone.ARGUMENTS))
+        self._commit_sql = f"SELECT * FROM {self._there}.commit_v1({marks})"
         self._append_sql = f"SELECT * FROM {self._there}.append_v1($1, $2, $3, $4)"
 
     @classmethod
@@ -150,23 +158,23 @@ class PostgresStore(Store):
             try:
                 await asyncio.shield(server.own(server.use(self._prepare)))
             except BaseException:
-                await asyncio.shield(server.own(self._give_up()))
+                await asyncio.shield(server.own(server.disconnect()))
                 raise
 
     async def close(self) -> None:
         """Finish what was begun and disconnect."""
         await asyncio.shield(asyncio.get_running_loop().create_task(self._end()))
 
+    def schema_sql(self) -> Mapping[str, str]:
+        """See `SchemaSupport.schema_sql`."""
+        return {one.title: one.sql(self.schema) for one in migrations.shipped()}
+
     async def schema_status(self) -> SchemaStatus:
-        """Tell which migrations were applied and which were not; the store need not be open."""
+        """See `SchemaSupport.schema_status`."""
         return await self._unprepared(lambda db: migrations.status(db, self.schema, self.server.where))
 
     async def migrate(self, *, post: bool = False) -> list[str]:
-        """Apply the migrations that are missing; the store need not be open. Returns their names.
-
-        Args:
-            post: Also those that remove what only older code uses.
-        """
+        """See `SchemaSupport.migrate`; all in one transaction, and of several who do so at once one does it."""
         return await self._unprepared(lambda db: migrations.migrate(db, self.schema, self.server.where, post=post))
 
     async def now(self) -> int:
@@ -213,6 +221,12 @@ class PostgresStore(Store):
         while uid and await self._bring(rows.Drop(agent_id, uid)):
             pass
 
+    async def copy_rows(self, records: Sequence[Record], copies: Sequence[Copy]) -> Sequence[bool]:
+        """See `Forking.copy_rows`; the server copies what it has, in one statement."""
+        found = await self._read(copying.copy(self._there, records, copies))
+        held = {row[0] for row in found}
+        return [copy.uid in held for copy in copies]
+
     async def commit(self, commit: Commit) -> Committed:
         """See `Store.commit`. A connection that breaks in the middle is no matter: it is repeated."""
         return await self._repeating(lambda: super(PostgresStore, self).commit(commit))
@@ -233,8 +247,11 @@ class PostgresStore(Store):
             while True:
                 if isinstance(ask, reads.Together):
                     ask = plan.send(await self._gather(ask))
+                elif isinstance(ask, Get) and ask.keys:
+                    (found,) = await self._gather(reads.Together((ask,)))
+                    ask = plan.send(found)
                 elif isinstance(ask, Get):
-                    ask = plan.send(await self.get(agent_id, ask.keys))
+                    ask = plan.send([])
                 else:
                     ask = plan.send([*await self._scan(ask)])
         except StopIteration as end:
@@ -298,9 +315,18 @@ class PostgresStore(Store):
             return None
         return [tuple(row) for row in await self._read(reads.look(self._there, agent_id))]
 
+    async def sizes(self) -> dict[str, int]:
+        """Tell how many bytes each table takes on the server's disk, with its indexes and what lies beside it."""
+        return {row[0]: row[1] for row in await self._read(reads.sizes(self.schema))}
+
     # ---- inside --------------------------------------------------------------------------------------------
 
     async def _scan(self, ask: Scan) -> list[Record]:
+        if ask.kind == "inbox" and not ask.prefix and not ask.reverse:
+            # Every agent that works looks into its inbox now and then.
+            (found,) = await self._gather(reads.Together((ask,)))
+            waiting: list[Record] = found
+            return waiting
         layout = LAYOUTS[ask.kind]
         return [layout.record(ask.uid, row) for row in await self._read(reads.scan(self._there, ask))]
 
@@ -324,6 +350,13 @@ class PostgresStore(Store):
     async def _bring(self, work: rows.Act | rows.Drop | rows.Item) -> Any:
         if self.server.pool is None:
             await self._opened()
+        if isinstance(work, rows.Act | rows.Item) and work.weight > LARGEST:
+            raise UsageError(
+                f"{self.server.where}: {work.weight:,} bytes in one act are more than PostgreSQL can take at once; "
+                f"send less than {LARGEST:,}.",
+                code="bad_value",
+                size=work.weight,
+            )
         return await self._queue.bring(work)
 
     async def _opened(self) -> None:
@@ -338,12 +371,30 @@ class PostgresStore(Store):
             sql = f"SELECT {self._there}.drop_v1($1, $2)"
             return [row[0] for row in await self.server.fetch(sql, first.uid, DROPPED, again=LOST)]
         if isinstance(first, rows.Act):
+            if len(works) == 1 and (done := await self._commit(first)) is not None:
+                return [done]
             time, *found = await self.server.fetch(self._apply_sql, *rows.apply(works), again=NOT_WRITTEN)
             self._hear(time["failed"])
             return rows.applied(works, found)
         time, *found = await self.server.fetch(self._append_sql, *rows.append(works), again=NOT_WRITTEN)
         self._hear(time["position"])
         return rows.appended(works, found)
+
+    async def _commit(self, act: rows.Act) -> tuple[None, list[Record]] | None:
+        """Write one commit alone; None if it is none, or was not to be written: then `apply_v1` says why."""
+        arguments = alone.commit(act)
+        if arguments is None:
+            return None
+        try:
+            found = await self.server.fetch(self._commit_sql, *arguments, again=NOT_WRITTEN)
+        except StoreError as error:
+            if error.fields.get("sqlstate") != UNIQUE_VIOLATION:
+                raise
+            return None
+        if not found:
+            return None
+        self._hear(found[0]["now"])
+        return None, [rows.waiting(row) for row in found[1:]]
 
     async def _repeating(self, call: Callable[[], Awaitable[T]]) -> T:
         return await self.server.repeat(call, frozenset({"connection_lost"}))
@@ -378,11 +429,6 @@ class PostgresStore(Store):
     async def _end(self) -> None:
         await self._ears.stop()
         await self.server.close()
-
-    async def _give_up(self) -> None:
-        pool, self.server.pool = self.server.pool, None
-        if pool is not None and pool is not self.server.given:
-            pool.terminate()
 
     # ---- time ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,346 @@
+"""What may happen to a request on its way: it is answered late, not at all, by somebody else, or is broken off."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import traceback
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import anyio
+import asyncpg
+import pytest
+from tests.stores.supabase.conftest import Project
+
+from kode.core.errors import KodeError, StoreError, StoreUnavailableError, UsageError
+from kode.core.testing.conformance.store import Author
+from kode.core.testing.conformance.store.author import item
+from kode.store.supabase import SupabaseStore
+
+pytestmark = [pytest.mark.anyio, pytest.mark.integration]
+
+Act = tuple[str, int | str]
+"""``answer`` with a status and do not pass it on; pass it on and ``lose`` the answer; ``hold`` it; ``cut`` it off."""
+
+
+class Road:
+    """Stands between client and project, and does to each request what is written in `plan`; then passes all on."""
+
+    def __init__(self, url: str) -> None:
+        self.port = urlsplit(url).port
+        self.plan: deque[Act] = deque()
+        self.headers: dict[str, str] = {}
+        self.body = '{"message": "the gateway says so"}'
+        self.seen: list[str] = []
+        self.held = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                request = head + await reader.readexactly(_size(head))
+                self.seen.append(head.split(b" ")[1].decode().rpartition("/")[2])
+                if not await self._carry(request, writer):
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _carry(self, request: bytes, writer: asyncio.StreamWriter) -> bool:
+        what, value = self.plan.popleft() if self.plan else ("pass", "")
+        if what == "cut":
+            return False
+        if what == "answer":
+            body = self.body.encode()
+            writer.write(b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n%s" % (value, len(body), body))
+            return True
+        if what == "hold":
+            self.held.set()
+            await self.go.wait()
+        inner, outer = await asyncio.open_connection("127.0.0.1", self.port)
+        outer.write(request)
+        head = await inner.readuntil(b"\r\n\r\n")
+        answer = head + await inner.readexactly(_size(head))
+        outer.close()
+        if what == "lose":
+            return False
+        writer.write(answer)
+        return True
+
+
+def _size(head: bytes) -> int:
+    return next(int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length"))
+
+
+@asynccontextmanager
+async def on_the_road(project: Project, **options: float) -> AsyncIterator[tuple[SupabaseStore, Road]]:
+    road = Road(project.url)
+    server = await asyncio.start_server(road.serve, "127.0.0.1")
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    store = SupabaseStore(url, project.key, schema=project.kept, **{"retry_s": 3.0, **options})
+    try:
+        async with store:
+            yield store, road
+    finally:
+        road.go.set()
+        server.close()
+
+
+@pytest.fixture
+async def road(project: Project) -> AsyncIterator[tuple[SupabaseStore, Road]]:
+    async with on_the_road(project) as both:
+        yield both
+    await _empty(project)
+
+
+async def _empty(project: Project) -> None:
+    await project.execute(
+        "".join(
+            f"DELETE FROM {project.kept}.{kind};" for kind in ("header", "lease", "message", "events", "inbox", "run")
+        )
+    )
+
+
+Pair = tuple[SupabaseStore, Road]
+
+
+# ---- what is sent again --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("act", [("answer", 425), ("answer", 429), ("answer", 503), ("answer", 408), ("cut", 0)])
+async def test_what_was_not_done_is_sent_again(road: Pair, act: Act) -> None:
+    store, way = road
+    author = Author(store)
+    way.plan.extend([act, act])
+    await author.create()
+    way.plan.extend([act, act])
+    await author.say("hi", events=1)
+    way.plan.extend([act, act])
+    assert len((await store.read_messages("agent")).items) == 1
+
+
+@pytest.mark.parametrize("act", [("lose", 0), ("answer", 502), ("answer", 524)])
+async def test_a_commit_and_an_item_whose_answers_are_lost_land_once(road: Pair, act: Act) -> None:
+    store, way = road
+    author = Author(store)
+    await author.create()
+    way.plan.append(act)
+    committed = await author.say("hi", events=1)
+    assert committed.version == author.version
+    assert committed.repeated == (act[0] == "lose")
+    way.plan.append(act)
+    done = await store.enqueue("agent", item("m1"))
+    assert done.duplicate == (act[0] == "lose")
+    assert len((await store.read_messages("agent")).items) == 1
+    loaded = await store.load("agent")
+    assert loaded is not None
+    assert [one.id for one in loaded.inbox] == ["m1"]
+
+
+async def test_an_act_whose_answer_is_lost_is_not_repeated_below_the_commit(road: Pair) -> None:
+    """Its conditions would then fail by its own doing; only who knows what was meant may repeat it."""
+    store, way = road
+    author = Author(store)
+    await author.create()
+    header, *_ = await store.agents("", "", 1)
+    way.plan.append(("lose", 0))
+    way.seen.clear()
+    with pytest.raises(StoreUnavailableError) as error:
+        await store.apply("agent", [], [header], [])
+    assert error.value.code == "connection_lost"
+    assert way.seen == ["rest_apply_v1"]
+
+
+async def test_it_ends_when_the_time_is_over(project: Project) -> None:
+    async with on_the_road(project, retry_s=0.3) as (store, way):
+        way.plan.extend([("answer", 429)] * 100)
+        with pytest.raises(StoreUnavailableError) as error:
+            await store.exists("agent")
+        assert error.value.code == "too_many_requests"
+        assert 2 <= 100 - len(way.plan) <= 6
+        way.plan.clear()
+        assert not await store.exists("agent")
+
+
+async def test_who_waits_to_send_again_may_be_cancelled_at_once(road: Pair) -> None:
+    store, way = road
+    way.plan.extend([("answer", 429)] * 100)
+    with anyio.move_on_after(0.2) as scope:
+        await store.exists("agent")
+    assert scope.cancelled_caught
+    way.plan.clear()
+    assert not await store.exists("agent")
+
+
+async def test_a_request_that_takes_too_long_is_given_up(project: Project) -> None:
+    async with on_the_road(project, retry_s=0.1, request_timeout_s=0.3) as (store, way):
+        way.plan.append(("hold", 0))
+        with pytest.raises(StoreUnavailableError) as error:
+            await store.exists("agent")
+        assert error.value.code == "connection_lost"
+        way.go.set()
+        assert not await store.exists("agent")
+
+
+# ---- what is not ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "code"),
+    [
+        (401, "{}", StoreError, "bad_key"),
+        (403, "no", StoreError, "permission_denied"),
+        (404, "<html>", StoreError, "no_project"),
+        (413, "{}", UsageError, "too_large"),
+        (302, "", StoreError, "supabase"),
+        (540, "{}", StoreUnavailableError, "project_paused"),
+        (500, '{"code": "57014", "message": "canceling"}', StoreUnavailableError, "timeout"),
+        (503, '{"code": "53100", "message": "full"}', StoreUnavailableError, "disk_full"),
+        (405, '{"code": "25006", "message": "read"}', StoreUnavailableError, "read_only"),
+        (500, '{"code": "XX001", "message": "damaged"}', StoreError, "store_corrupt"),
+        (400, '{"code": "22P05", "message": "hush-hush"}', UsageError, "bad_value"),
+        (400, '{"code": "P0001", "message": "who knows"}', StoreError, "supabase"),
+        (400, '[{"code": 7}]', StoreError, "supabase"),
+        (200, "<html>a proxy says hello</html>", StoreError, "no_project"),
+    ],
+)
+async def test_what_no_repeating_mends_is_one_clear_error(
+    road: Pair, status: int, body: str, kind: type[KodeError], code: str
+) -> None:
+    store, way = road
+    way.body = body
+    way.plan.append(("answer", status))
+    way.seen.clear()
+    with pytest.raises(kind) as error:
+        await store.exists("agent")
+    assert error.value.code == code
+    assert len(way.seen) == 1
+    assert "hush-hush" not in str(error.value)
+    assert not await store.exists("agent")  # usable as before
+
+
+async def test_what_is_too_large_is_not_sent(project: Project) -> None:
+    async with on_the_road(project, max_request_bytes=20_000) as (store, way):
+        author = Author(store)
+        await author.create()
+        way.seen.clear()
+        with pytest.raises(UsageError, match="max_request_bytes") as error:
+            await store.enqueue("agent", item("m1", text="x" * 30_000))
+        assert error.value.code == "too_large"
+        assert "rest_append_v1" not in way.seen
+        await store.enqueue("agent", item("m1"))
+    await _empty(project)
+
+
+# ---- order ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_write_that_nobody_waits_for_is_done_before_the_next_of_its_agent(road: Pair) -> None:
+    store, way = road
+    author, other = Author(store), Author(store, "other", "uid-2")
+    await author.create()
+    way.plan.append(("hold", 0))
+    commit = author.make(messages=())
+    with anyio.move_on_after(10) as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(store.commit, commit)
+            await way.held.wait()
+            scope.cancel()
+    assert scope.cancel_called
+    # Another agent's goes on; the same agent's waits, and finds the first one done.
+    await other.create()
+    again = asyncio.create_task(store.commit(commit))
+    await anyio.sleep(0.05)
+    assert not again.done()
+    way.go.set()
+    assert (await again).repeated
+    assert not store.project._lines
+    assert not store.project._tasks
+
+
+async def test_close_waits_for_what_is_under_way(project: Project) -> None:
+    async with on_the_road(project) as (store, way):
+        author = Author(store)
+        await author.create()
+        way.plan.append(("hold", 0))
+        left = asyncio.create_task(author.say("hi", events=1))
+        await way.held.wait()
+        closing = asyncio.create_task(store.close())
+        await anyio.sleep(0.05)
+        assert not closing.done()
+        way.go.set()
+        await closing
+        assert (await left).version == author.version
+        with pytest.raises(StoreError) as error:
+            await store.exists("agent")
+        assert error.value.code == "closed"
+    await _empty(project)
+
+
+# ---- the key -------------------------------------------------------------------------------------------------
+
+
+async def test_the_key_is_nowhere_but_in_the_request(
+    project: Project, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither in an error and what led to it, nor in what the libraries below write to their logs, nor in a repr."""
+    caplog.set_level(logging.DEBUG)
+    told: list[str] = []
+
+    async def look(plan: list[Act], body: str) -> None:
+        async with on_the_road(project, retry_s=0.1) as (store, way):
+            told.extend(map(repr, (store, store.project, store.project.options)))
+            await store.exists("agent")
+            way.body = body
+            way.plan.extend(plan)
+            with pytest.raises(KodeError) as error:
+                await store.exists("agent")
+            told.extend(traceback.format_exception(error.value))
+            told.append(json.dumps(error.value.fields, default=str))
+
+    said = json.dumps({"code": "P0001", "message": f"the key {project.key} is odd"})
+    for plan, body in (([("answer", 401)], "{}"), ([("cut", 0)] * 9, "{}"), ([("answer", 400)], said)):
+        await look(plan, body)
+    told += [record.getMessage() for record in caplog.records]
+    told += [repr(record.args) for record in caplog.records]
+    told += [*capfd.readouterr()]
+    assert len(told) > 20
+    assert not [one for one in told if project.key in one]
+    assert not [one for one in told if project.key.rpartition(".")[2] in one]
+
+
+# ---- beneath the API -----------------------------------------------------------------------------------------
+
+
+async def test_a_database_that_cuts_its_connections_loses_nothing(project: Project) -> None:
+    async with SupabaseStore(project.url, project.key, schema=project.kept, retry_s=5.0) as store:
+        authors = [Author(store, f"a{n}", f"uid-{n}") for n in range(4)]
+        for author in authors:
+            await author.create()
+
+        async def talk(author: Author) -> None:
+            for n in range(15):
+                await author.say(f"word {n}", events=1)
+
+        async def disturb() -> None:
+            db = await asyncpg.connect(project.dsn)
+            for _ in range(4):
+                await db.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE usename = 'authenticator' AND query !~ 'LISTEN'"
+                )
+                await asyncio.sleep(0.03)
+            await db.close()
+
+        async with anyio.create_task_group() as group:
+            for author in authors:
+                group.start_soon(talk, author)
+            group.start_soon(disturb)
+        for author in authors:
+            assert len((await store.read_messages(author.id)).items) == 15
+    await _empty(project)
