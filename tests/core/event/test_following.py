@@ -355,6 +355,7 @@ def test_the_type_of_an_iterator() -> None:
 async def test_a_reader_who_had_read_it_all_notices_a_gap(lab: Any) -> None:
     """Another process wrote between two drives of this one: what it wrote is fetched from the store, not skipped."""
     hub = Hub("a")
+    hub.read = True
     hub.begin(0, print)
     hub.publish([Event("run_started", cursor=1)])
     read_all = hub.base + len(hub.log)
@@ -366,6 +367,44 @@ async def test_a_reader_who_had_read_it_all_notices_a_gap(lab: Any) -> None:
     assert [envelope.cursor for envelope in hub.log] == [9], "what does not follow starts the log anew"
     hub.publish([Event("done", cursor=9), Event("run_started", cursor=10)])
     assert [envelope.cursor for envelope in hub.log] == [9, 10], "what is known is not shown again"
+
+
+async def test_who_waits_for_a_rest_is_told_of_one_that_came_before() -> None:
+    hub = Hub("a")
+    since = hub.rests
+    hub.rest()
+    await hub.rested(since)
+    told: list[int] = []
+
+    async def wait() -> None:
+        await hub.rested(hub.rests)
+        told.append(hub.rests)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        tasks.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        assert told == []
+        hub.rest()
+    assert told == [2, 2]
+
+
+async def test_where_nobody_reads_nothing_durable_is_kept_and_who_comes_misses_nothing(lab: Any) -> None:
+    agent = await lab.agent([say("one"), say("two"), say("three")])
+    heard: list[str] = []
+    agent.on("done", lambda envelope: heard.append(envelope.type))
+    await agent.run("1")
+    assert (agent.hub.log, heard) == ([], ["done"])
+    late = await agent.subscribe(since=0)
+    now = await agent.subscribe()
+    await agent.run("2")
+    assert agent.hub.log, "from now on somebody reads"
+    stored = [event.cursor for event in await lab.events()]
+    found = [(await anext(late)).cursor for _ in stored]
+    assert found == stored == list(range(1, len(stored) + 1))
+    kinds = [(await anext(now)).type for _ in range(12)]
+    assert "attempt_started" in kinds
+    assert kinds.count("done") == 1
 
 
 async def test_a_reader_meets_a_gap_in_the_log_itself(lab: Any) -> None:

@@ -22,7 +22,7 @@ from kode.core.kernel.inputs import (
 from kode.core.kernel.machine import next_due, wake_at
 from kode.core.kernel.message import Json, TextBlock, ToolResultBlock, ToolUseBlock, Usage
 from kode.core.kernel.toolcall import Call, CallStatus, Plan, call_id
-from kode.core.kernel.words import Breakpoint, Status, StopReason
+from kode.core.kernel.words import Breakpoint, Phase, Status, StopReason
 
 WRITE = Plan("allow")
 READ = Plan("allow", readonly=True)
@@ -159,6 +159,21 @@ def test_answers_to_closed_calls_are_late(play: Any) -> None:
         assert [(e.type, e.data["effect"]) for e in got.events] == [("late_answer", "1.1.1")]
     play.feed(play.finished(2))
     assert play.texts() == ["done", "done"]
+
+
+def test_what_a_late_answer_used_counts_for_the_agent_and_for_no_run(play: Any) -> None:
+    """A sub-agent that was interrupted tells what it had used when nobody waits for it any more."""
+    play.acting(WRITE)
+    play.feed(ToolSuspended("1.1.1", child="c"))
+    play.feed(InterruptRequested("stop"))
+    before, phase = play.state.usage_total, play.state.phase
+    got = play.feed(CallResolved("answer", "1.1.1", TEXT, usage=Usage(100, 1)))
+    assert play.types(got) == ["late_answer"]
+    assert (phase, play.state.usage_total) == (Phase.IDLE, before + Usage(100, 1))
+    play.acting(WRITE)
+    used = play.state.run.usage
+    play.feed(CallResolved("other", "1.1.1", TEXT, usage=Usage(10)))
+    assert play.state.run.usage == used, "it is another run's"
 
 
 # ---- suspended

@@ -206,6 +206,25 @@ async def test_many_calls_in_a_step_are_never_parted(lab: Any) -> None:
     assert len(await agent.compactions()) > 5
 
 
+async def test_calls_that_nobody_runs_fill_the_window_too(lab: Any) -> None:
+    """They are answered with the reply that makes them, and the next request follows in the same commit."""
+
+    def answer(request: ModelRequest) -> Turn:
+        n = sum(message.role == "assistant" for message in request.messages)
+        done = len(world.sizes) >= 12
+        return (
+            say("done")
+            if done
+            else call("gone", {"why": f"{n} " + "words and more words. " * 40}, id=f"c{len(world.sizes)}")
+        )
+
+    world = World(answer)
+    agent = await make(lab, world, max_tokens=900)
+    result = await agent.run("go")
+    assert (result.text, len(await agent.compactions()) > 1) == ("done", True)
+    assert max(world.sizes) <= 900
+
+
 async def test_it_is_cut_before_what_a_person_said(lab: Any) -> None:
     world = World(lambda r: "well " * 100)
     agent = await make(lab, world, max_tokens=3_000)

@@ -211,7 +211,7 @@ async def test_a_tool_cannot_fill_the_header_or_touch_the_recipe(lab: Any) -> No
     @tool
     async def greedy(context: ToolContext) -> str:
         """Put too many."""
-        for n in range(MAX_DOCUMENTS - 3):  # the recipe is one, what the built-in tools saw of files, and the todos
+        for n in range(MAX_DOCUMENTS - 4):  # four are the runtime's: recipe, seen files, todos, media
             await context.documents.put("d", str(n), "0")
         await context.documents.put("d", "5", "1")  # known: not one more
         await context.documents.remove("d", "0")
@@ -222,7 +222,7 @@ async def test_a_tool_cannot_fill_the_header_or_touch_the_recipe(lab: Any) -> No
     agent = await lab.agent([call("greedy", {}), say("end")], greedy)
     assert (await agent.run("go")).text == "end"
     assert "d/more would be one more" in (await lab.texts())[2]
-    assert len((await lab.store.load("a")).state.documents) == MAX_DOCUMENTS - 2
+    assert len((await lab.store.load("a")).state.documents) == MAX_DOCUMENTS - 3
 
 
 # ---- alone -------------------------------------------------------------------------------------------------

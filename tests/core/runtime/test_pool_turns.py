@@ -22,6 +22,7 @@ from kode.core.runtime.agent import Agent
 from kode.core.runtime.backoff import Backoff
 from kode.core.runtime.pool import AgentPool
 from kode.core.store.contract import Due, Enqueued
+from kode.core.store.liveness import holder_name
 from kode.core.store.records import input_item
 from kode.core.store.sqlite import SqliteStore
 from kode.core.template import AgentTemplate
@@ -238,6 +239,26 @@ async def test_what_is_written_through_this_store_is_found_at_once(lab: Any) -> 
             await lab.clock.advance(0.05)
         assert (await lab.texts())[-1].startswith("assistant: re m3")
         assert len(looks) - seen in range(2, 10), "four per second at most"
+
+
+async def test_who_dies_beside_a_pool_is_inherited_long_before_the_lease_runs_out(lab: Any) -> None:
+    lab.store.same_host, lab.store.alone = True, False
+    deps = lab.deps(echo)
+    living = holder_name("theirs")
+    parts = living.split("#")
+    dead = "#".join([*parts[:4], "4194305", parts[5]])  # above the largest number that a process may have
+    async with AgentPool(deps):
+        await lab.clock.advance(1)
+        for id, holder in (("a", dead), ("b", living)):
+            await lab.agent((), deps=deps, id=id)
+            await lab.store.acquire(id, holder, 30.0)
+            await elsewhere(lab.store, id, "go")
+        await lab.clock.advance(8)
+        assert (await lab.texts("a"))[-1] == "assistant: re go"
+        await lab.clock.advance(15)
+        assert await lab.texts("b") == [], "its driver lives"
+        await lab.clock.advance(8)
+        assert (await lab.texts("b"))[-1] == "assistant: re go", "its lease ran out"
 
 
 @pytest.mark.integration

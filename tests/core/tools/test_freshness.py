@@ -223,7 +223,7 @@ async def test_the_notes_of_deep_paths_fit_into_a_document(bench: Any) -> None:
 
 async def test_the_notes_have_a_slot_of_their_own(bench: Any) -> None:
     """A file that was written is never called a failure for want of a note."""
-    for n in range(MAX_DOCUMENTS - 2):  # the todos have theirs too
+    for n in range(MAX_DOCUMENTS - 3):  # todos and media have theirs too
         await bench.documents.put("mine", str(n), "1")
     with pytest.raises(UsageError, match="would be one more"):
         await bench.documents.put("mine", "more", "1")

@@ -156,7 +156,7 @@ async def test_what_code_wrote_is_not_replaced_unseen(bench: Any) -> None:
 
 
 async def test_the_list_has_a_slot_of_its_own(bench: Any) -> None:
-    for n in range(MAX_DOCUMENTS - 2):
+    for n in range(MAX_DOCUMENTS - 3):
         await bench.documents.put("mine", str(n), "1")
     assert (await bench(todo_write, todos=[{"title": "a"}]))["ok"]
     with pytest.raises(UsageError, match="are the runtime's own"):

@@ -42,6 +42,8 @@ class Hub:
         """What pools of this process want to hear: the id of an agent whom somebody rang for and nobody drives."""
         self.keep = keep
         self.log: list[Envelope] = []
+        self.read = False
+        """Somebody subscribed here once. Until then only what is not durable yet is kept: who comes reads the store."""
         self.base = 0
         """Index of ``log[0]`` in all that was ever published here."""
         self.cursor: int | None = None
@@ -61,10 +63,11 @@ class Hub:
         """Characters of live deltas in the log."""
         self.on_ring: Callable[[], None] | None = None
         """Set by the driver that is at work."""
-        self.over = anyio.Event()
-        """Set and made anew when a run ends, and when a drive is over and its lease given back."""
-        self._bell = anyio.Event()
-        self._waiting = 0
+        self.rests = 0
+        """How often a run ended here, or a drive was over and its lease given back."""
+        self._rested: anyio.Event | None = None
+        self._bell: anyio.Event | None = None
+        """Made by the first who waits: most agents are watched by nobody."""
         self._handlers: dict[str, list[Callable[[Envelope], None]]] = {}
 
     # ---- for whoever enqueues
@@ -100,8 +103,16 @@ class Hub:
 
     def rest(self) -> None:
         """Wake who waits for their turn, or for what comes of a run."""
-        self.over.set()
-        self.over = anyio.Event()
+        self.rests += 1
+        bell, self._rested = self._rested, None
+        if bell is not None:
+            bell.set()
+
+    async def rested(self, since: int) -> None:
+        """Wait until there were more of those ``rests`` than that."""
+        if self.rests <= since:
+            bell = self._rested = self._rested or anyio.Event()
+            await bell.wait()
 
     def _clear(self) -> None:
         # One more than was there, so that a reader who had read it all notices too that the log starts anew.
@@ -124,17 +135,22 @@ class Hub:
             events = [event for event in events if event.cursor > (self.cursor or 0)]
             if events and events[0].cursor != self.cursor + 1:
                 self._clear()
-        for event in events:
-            envelope = Envelope(self.agent_id, event, event.cursor)
-            self.log.append(envelope)
-            if self._handlers:
+        if not events:
+            return
+        if self.read or self._handlers:
+            for event in events:
+                envelope = Envelope(self.agent_id, event, event.cursor)
+                self.log.append(envelope)
                 self._call(envelope)
-        if events:
-            self.cursor = events[-1].cursor
-            if any(event.type == "done" for event in events):
-                self.rest()
+        if self.read:
             self._trim()
-            self.wake()
+        else:
+            self._clear()
+        self.cursor = events[-1].cursor
+        for event in events:
+            if event.type == "done":
+                self.rest()
+        self.wake()
 
     def publish_live(self, envelope: Envelope) -> None:
         """Show a live event."""
@@ -144,8 +160,7 @@ class Hub:
         self._held += len(envelope.delta)
         if len(self.log) > 2 * self.keep or self._held > 2 * max(self.keep_live, MIN_LIVE):
             self._trim()
-        if self._waiting:
-            self.wake()
+        self.wake()
 
     def _call(self, envelope: Envelope) -> None:
         for handler in tuple(self._handlers.get(envelope.event.type, ())):
@@ -191,15 +206,13 @@ class Hub:
 
     def wake(self) -> None:
         """Wake all who wait, once for everything since they last looked."""
-        if self._waiting:
-            self._bell.set()
-            self._bell = anyio.Event()
-            self._waiting = 0
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.set()
 
     async def wait(self, clock: Clock, seconds: float | None) -> None:
         """Wait for the next publication or that long."""
-        self._waiting += 1
-        bell = self._bell
+        bell = self._bell = self._bell or anyio.Event()
         if seconds is None:
             await bell.wait()
         else:
@@ -296,6 +309,7 @@ class Subscription(AsyncIterator[Envelope]):
         poll_s: float = 1.0,
     ) -> None:
         self.hub = hub
+        hub.read = True
         self.store = store
         self.clock = clock
         self.poll_s = poll_s

@@ -215,6 +215,8 @@ def resolve(draft: Draft, got: CallResolved) -> None:
     call = draft.call(got.call)
     if call is None or call.status not in (CallStatus.EXECUTING, CallStatus.WAITING):
         draft.late(got.call, "CallResolved")
+        if got.usage is not None:  # it was spent, though its run is over or has gone on without it
+            draft.usage_total += got.usage
         return
     if got.usage is not None:
         add_usage(draft, got.usage)

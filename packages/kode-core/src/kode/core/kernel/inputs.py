@@ -91,7 +91,7 @@ class CallResolved:
     result: tuple[ResultContent, ...]
     is_error: bool = False
     usage: Usage | None = None
-    """What a sub-agent used; counted in this run."""
+    """What a sub-agent used; counted in this run, or if it comes too late for that, by the agent alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ _ROWS: dict[type, tuple[Cell, Cell, Cell, Cell]] = {
     #                             IDLE               THINKING         ACTING           BOUNDARY
     inputs.MessageReceived:      (run.take_message,  POSTPONE,        POSTPONE,        run.take_message),
     inputs.ApprovalDecided:      (REJECT,            REJECT,          calls.decide,    REJECT),
-    inputs.CallResolved:         (LATE,              LATE,            calls.resolve,   LATE),
+    inputs.CallResolved:         _always(calls.resolve),
     inputs.InterruptRequested:   (step.interrupt,    step.interrupt,  step.interrupt,  step.interrupt),
     inputs.ModelReplied:         (LATE,              step.replied,    LATE,            LATE),
     inputs.ModelFailed:          (LATE,              step.failed,     LATE,            LATE),

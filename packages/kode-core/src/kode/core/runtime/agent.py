@@ -6,52 +6,39 @@ nothing that matters after a restart.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import anyio
 
 from kode.core.config import AgentConfig, Dependencies
 from kode.core.errors import ConflictError, LeaseLostError, NotFoundError, UsageError
-from kode.core.event.base import Position
-from kode.core.event.family import FamilySubscription
-from kode.core.event.hub import Hub, Subscription, switchboard
 from kode.core.kernel.events import Channel
-from kode.core.kernel.inputs import (
-    CompactionRequested,
-    InboxInput,
-    Instructed,
-    InterruptRequested,
-    LimitsChanged,
-    SnapshotTaken,
-)
-from kode.core.kernel.limits import Limits, narrower
+from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Json
-from kode.core.kernel.state import State
-from kode.core.kernel.window import Compaction
 from kode.core.kernel.words import ResumeStrategy
 from kode.core.runtime.binding import Binding, bind
 from kode.core.runtime.birth import create_agent, given, read_template, recipe_digest
-from kode.core.runtime.context.reverting import compactions_of, revert
 from kode.core.runtime.driver import Drive, Driver
 from kode.core.runtime.family import Family, drive_family
+from kode.core.runtime.media.door import admitted
 from kode.core.runtime.observing import catch_up
-from kode.core.runtime.once import apply_once
 from kode.core.runtime.outcome import driven
 from kode.core.runtime.planning import Planning
 from kode.core.runtime.resident import Resident
 from kode.core.runtime.result import RunResult
-from kode.core.runtime.sending import Content, Sent, check_text, decide, enqueue, message_of, whole_number
+from kode.core.runtime.sending import Content, Sent, message_of, whole_number
+from kode.core.runtime.steering import Steering
 from kode.core.runtime.streaming import Stream
-from kode.core.runtime.subagent import Household, at_work, delegated, remove
-from kode.core.runtime.view import AgentView, view_of
+from kode.core.runtime.subagent import Household, delegated, remove
+from kode.core.runtime.view import AgentView
+from kode.core.runtime.watching import Watching
 from kode.core.template import AgentTemplate
 
 __all__ = ["Agent", "AgentView", "Content", "Sent"]
 
 
-class Agent(Planning):
+class Agent(Watching, Steering, Planning):
     """A durable agent, by its id.
 
     Make one with ``create``, ``open``, ``resume`` or ``resume_or_create``; ``async with agent:`` closes its sandbox.
@@ -67,18 +54,10 @@ class Agent(Planning):
         owns_deps: bool = False,
         resident: Resident | None = None,
     ) -> None:
-        self.agent_id = agent_id
-        self.uid = uid
-        self.within: Limits | None = None
-        """Bounds of whoever holds this handle (a pool); what they name binds here as well."""
-        self._binding = binding
-        self._deps = deps
+        super().__init__(agent_id, uid, binding, deps)
         self._owns_deps = owns_deps
         if owns_deps:
             deps.owners.add(self)
-        self.gone = False
-        """The agent was found deleted, or made again under its id: this handle is good for nothing any more."""
-        self.hub: Hub = switchboard(deps.store, agent_id)
         self._resident = resident
         self.drivers: list[Driver | Family] = []
         """At work, or asking for the lease. More than one: a pool's drive and its caller's own meet here."""
@@ -198,10 +177,12 @@ class Agent(Planning):
             not_before: Microseconds since the epoch.
 
         Raises:
-            UsageError: The message is empty or has a wrong shape, the inbox is full, the id was used otherwise.
+            UsageError: The message is empty or has a wrong shape, its media are none that the model's API takes, the
+                inbox is full, the id was used otherwise.
             NotFoundError: The agent is gone.
         """
         id = self._deps.ids.item_id() if item_id is None else item_id
+        message = await admitted(message, self.agent_id, self._binding.provider, self._deps)
         input = message_of(id, message, kind=kind, sender=sender, metadata=metadata, context=context, limits=limits)
         return await self._enqueue(input, priority=priority, not_before=not_before)
 
@@ -301,150 +282,7 @@ class Agent(Planning):
             with anyio.CancelScope(shield=True):
                 await child.close()
 
-    # ---- watching ---------------------------------------------------------------------------------------------
-
-    async def subscribe(
-        self,
-        channels: Collection[Channel] | None = None,
-        *,
-        since: Position | str | int | None = None,
-        kinds: Collection[str] | None = None,
-    ) -> Subscription:
-        """Follow events from now on, or from a place; from any process. See ``Subscription``.
-
-        Raises:
-            UsageError: ``bad_position``: the agent has no such place; perhaps it is another agent's.
-        """
-        place = since if isinstance(since, Position) or since is None else Position.parse(since)
-        if place is not None and place.cursor > (self.hub.cursor or 0) and place.cursor > await self._cursor():
-            raise UsageError(
-                f"The agent {self.agent_id!r} has no event {place.cursor} yet; give a position of this agent.",
-                code="bad_position",
-                value=str(place),
-            )
-        start = 0
-        if place is None:
-            start = self.hub.cursor if self.hub.driven and self.hub.cursor is not None else await self._cursor()
-        return Subscription(
-            self.hub, self._deps.store, self._deps.clock, since=place, start=start, channels=channels, kinds=kinds,
-            poll_s=self.limits.due_poll_s,
-        )  # fmt: skip
-
-    async def follow(
-        self,
-        channels: Collection[Channel] | None = None,
-        *,
-        since: Position | str | int | None = None,
-        kinds: Collection[str] | None = None,
-    ) -> FamilySubscription:
-        """As ``subscribe``, with the events of all sub-agents too; each envelope says whose it is."""
-        place = since if isinstance(since, Position) or since is None else Position.parse(since)
-        store, clock = self._deps.store, self._deps.clock
-
-        def reader(id: str, cursor: int) -> Subscription:
-            poll_s = self.limits.due_poll_s
-            return Subscription(
-                switchboard(store, id), store, clock, since=Position(cursor), start=cursor, poll_s=poll_s
-            )
-
-        children = await at_work(store, self.agent_id) if place is None else {}
-        return FamilySubscription(await self.subscribe(channels, since=place, kinds=kinds), children, reader)
-
-    def on(self, kind: str, handler: Callable[[Any], None]) -> Callable[[], None]:
-        """Call ``handler(envelope)`` for each event of that type that a driver of this process publishes.
-
-        It is called in the driver's task and must be quick; what it raises is logged and changes nothing. Returns a
-        function that takes it off. To miss nothing, also what other processes do, use ``subscribe``.
-        """
-        return self.hub.on(kind, handler)
-
-    async def status(self) -> AgentView:
-        """What the agent is at, as stored."""
-        loaded = await self._deps.store.load(self.agent_id)
-        if loaded is None:
-            raise NotFoundError(f"Agent {self.agent_id!r} is gone.", agent_id=self.agent_id)
-        return view_of(loaded)
-
-    info = status
-
-    # ---- steering ---------------------------------------------------------------------------------------------
-
-    async def decide(
-        self,
-        call: str,
-        decision: Literal["allow", "deny"],
-        *,
-        by: str | None = None,
-        note: str | None = None,
-        input: Json | None = None,
-        n: int | None = None,
-    ) -> Sent:
-        """Answer the open question of a call. Of several deciders exactly one wins.
-
-        Args:
-            call: ``run.step.n``.
-            decision: ``allow`` or ``deny``.
-            by: Who; stored, and told to the model with a denial or a note.
-            note: Why; stored, and told to the model.
-            input: Other arguments to run it with, as JSON text; they are checked again, and told to the model.
-            n: Which question of the call, as ``permission_required`` and ``RunResult.questions`` name it; None: its
-                first. Another is never answered, so that a decision may be delivered twice.
-
-        Raises:
-            UsageError: No question of that call is open, or somebody else answered first.
-        """
-        return await decide(
-            self._deps.store, self.agent_id, call, decision, by=by, note=note, input=input, n=n, uid=self.uid
-        )
-
-    async def interrupt(self, note: str | None = None, *, by: str | None = None) -> Sent:
-        """Stop the run: running tools get ``cancel_grace_s``, what has not answered then is sealed.
-
-        Durable like a message; when nobody drives the agent, it takes effect with the next drive.
-        """
-        id = self._deps.ids.item_id()
-        check_text(note=note, by=by)
-        return await self._enqueue(InterruptRequested(id, note, by))
-
-    async def set_limits(self, **fields: Any) -> Sent:
-        """Change bounds of the agent for good, also while it runs: ``await agent.set_limits(max_steps_per_run=500)``.
-
-        Durable like a message: whoever drives the agent takes it up, and a handle of another process with its next
-        drive. What is not named stays.
-
-        Raises:
-            UsageError: A field or a value is wrong.
-        """
-        strange = sorted(set(fields) - set(Limits.__dataclass_fields__))
-        if strange or not fields:
-            named = f"no field {strange[0]!r}" if strange else "nothing to change"
-            raise UsageError(f"set_limits got {named}; name fields of Limits.", code="bad_limit")
-        Limits(**fields)
-        change = LimitsChanged(Json(json.dumps(fields, separators=(",", ":"))))
-        return await self._enqueue(Instructed(self._deps.ids.item_id(), change))
-
-    async def compact(self) -> Sent:
-        """Have the older part of the history summed up at the next boundary. Durable like a message."""
-        return await self._enqueue(Instructed(self._deps.ids.item_id(), CompactionRequested(0, 0)))
-
-    async def compactions(self) -> tuple[Compaction, ...]:
-        """What was summed up so far, the oldest first."""
-        return await compactions_of(self._deps.store, self.agent_id)
-
-    async def revert(self, id: str) -> None:
-        """Show the model again what it was shown before a compaction, or at a snapshot; while no run is in progress."""
-        await revert(self.agent_id, id, self._deps, self.limits)
-
-    async def snapshot(self, id: str | None = None, *, tags: Collection[str] = ()) -> str:
-        """Name the present safe point, to fork from it later.
-
-        Raises:
-            UsageError: Calls are open (``not_safe``).
-            LeaseLostError: Somebody drives the agent just now.
-        """
-        name = id or f"snap-{self._deps.ids.uid()}"
-        await apply_once(self.agent_id, SnapshotTaken(name, tuple(tags)), self._deps, self.limits)
-        return name
+    # ---- forks ------------------------------------------------------------------------------------------------
 
     async def fork(self, agent_id: str | None = None, *, at: str | None = None) -> Agent:
         """Make another agent with this one's history, up to now or to a snapshot. It starts READY, with its own uid."""
@@ -505,20 +343,9 @@ class Agent(Planning):
         await self.close()
 
     @property
-    def template(self) -> AgentTemplate:
-        """The recipe it runs by, as this process last read it."""
-        return self._binding.template
-
-    @property
     def driving(self) -> bool:
         """Whether this handle drives the agent just now, or is about to."""
         return bool(self.drivers)
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds it runs under."""
-        own = self.template.limits
-        return own if self.within is None else narrower(own, self.within)
 
     def release_window(self) -> None:
         """Let the messages and events in memory go; they are read again when somebody needs them."""
@@ -557,17 +384,3 @@ class Agent(Planning):
 
     def _until(self, timeout_s: float | None) -> float | None:
         return None if timeout_s is None else self._deps.clock.monotonic() + timeout_s
-
-    async def _enqueue(self, input: InboxInput, *, priority: int = 0, not_before: int | None = None) -> Sent:
-        store = self._deps.store
-        try:
-            return await enqueue(store, self.agent_id, input, uid=self.uid, priority=priority, not_before=not_before)
-        except NotFoundError:
-            self.gone = True
-            raise
-
-    async def _state(self) -> State:
-        return await self._deps.store.read_state(self.agent_id)
-
-    async def _cursor(self) -> int:
-        return (await self._state()).next_cursor - 1

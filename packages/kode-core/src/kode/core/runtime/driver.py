@@ -33,7 +33,7 @@ from kode.core.kernel.words import ResumeStrategy, StopReason
 from kode.core.runtime.binding import Binding
 from kode.core.runtime.birth import bounds_of, read_template, recipe_digest
 from kode.core.runtime.lease import Holding
-from kode.core.runtime.loop import Loop, acknowledge
+from kode.core.runtime.loop import Loop
 from kode.core.runtime.mailbox import Mailbox
 from kode.core.runtime.observing import BLINK_S, Observers
 from kode.core.runtime.resident import Resident
@@ -156,7 +156,7 @@ class Driver:
             resident = await self._settle(holding)
             if resident.state.parked is not None and not by_hand:
                 self.drive.stop = "parked"
-                await acknowledge(resident, holding, self.deps)
+                await self._acknowledge(resident, holding)
             else:
                 first = await self._first(resident, holding, strategy, by_hand)
                 await self._with_tasks(resident, holding, first, until, margin_s)
@@ -231,6 +231,12 @@ class Driver:
                 self.box.noted.append(Event("error", preview=text, data={"code": "orphans", "killed": killed}))
         return [Resumed(strategy, by_hand)]
 
+    async def _acknowledge(self, resident: Resident, holding: Holding) -> None:
+        """Note that what waits was seen, though nothing is done about it, so that it wakes nobody again."""
+        if resident.offered > resident.seen:
+            id, fence = self.deps.ids.commit_id(), holding.lease.fence
+            await self.deps.store.commit(resident.commit(resident.state, id, fence, seen=resident.offered))
+
     async def _with_tasks(
         self, resident: Resident, holding: Holding, first: list[Input], until: float | None, margin_s: float | None
     ) -> None:
@@ -241,16 +247,20 @@ class Driver:
         observers = Observers(self.agent_id, resident, self.binding, self.deps, self.hub, note)
         try:
             async with anyio.create_task_group() as tasks:
+                done = False
                 try:
                     observers.start(tasks)
-                    await Loop(self, resident, holding, tasks, until, margin_s).run(first)
+                    loop = Loop(self, resident, holding, tasks, until, margin_s)
+                    await loop.run(first)
                     failure = None
-                    await observers.finish(self._blink(until))
+                    seen = await observers.finish(self._blink(until))
+                    done = loop.dismiss() and seen
                 except Exception as error:  # noqa: BLE001 - raised again below, without the group around it
                     failure = error
                 finally:
                     observers.stop()
-                    tasks.cancel_scope.cancel()
+                    if not done:
+                        tasks.cancel_scope.cancel()
         finally:
             self.hub.end(self.ring)
         failure = self.box.failure or failure

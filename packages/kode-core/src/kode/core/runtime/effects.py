@@ -45,6 +45,7 @@ from kode.core.runtime.binding import Binding
 from kode.core.runtime.context.showing import marker
 from kode.core.runtime.context.window import ContextWindow
 from kode.core.runtime.documents import documents_of
+from kode.core.runtime.media.supply import Media
 from kode.core.runtime.output import structured
 from kode.core.runtime.plan import plan_calls
 from kode.core.runtime.resident import Resident
@@ -101,6 +102,8 @@ class Worker:
     """The agent's hooks."""
     context: ContextWindow = field(init=False)
     """What the model is shown."""
+    media: Media = field(init=False)
+    """Fetches bytes for a request, and stores those of a reply."""
     documents: Documents = field(init=False)
     """What the tools remember. It ends with the drive: what an abandoned tool puts later goes nowhere."""
     interrupted: set[str] = field(default_factory=set)
@@ -112,6 +115,7 @@ class Worker:
         self.chain = Chain(self.binding.hooks, Asker(self.clock, self.note))
         self.context = ContextWindow(self.resident, self.binding, self.deps, self.note)
         self.documents = documents_of(self.resident, self.store)
+        self.media = Media(self.resident.agent_id, self.binding.provider, self.deps, self.documents, self.note)
 
     @property
     def clock(self) -> Clock:
@@ -160,6 +164,7 @@ class Worker:
             request = await chain.before_model(await self._request(effect))
             reply = await chain.ask_model(request, partial(self._ask_often, asking))
             reply = await chain.after_model(request, reply)
+            reply = replace(reply, blocks=await self.media.kept(reply.blocks))
         except ProviderError as error:
             final = RunError(error.code, error.message, error.retryable)
             return ModelFailed(effect.id, final, stop_for(error), asking.unused + asking.last)
@@ -185,10 +190,12 @@ class Worker:
             tried += 1
             assembler = Assembler(self.binding.provider.name, request.model)
             try:
-                reply = await self._ask(request, asking.next(), assembler, why)
+                reply = await self._ask(await self.media.ready(request), asking.next(), assembler, why)
             except ProviderError as error:
                 elapsed = self.clock.monotonic() - began
                 delay = next_delay(policy, error, tried=tried, elapsed_s=elapsed, draw=self.deps.random())
+                if delay is None and await self.media.forget(error):
+                    delay = 0.0
                 if delay is None:
                     asking.used(assembler.usage)
                     raise
@@ -239,6 +246,7 @@ class Worker:
             temperature=template.temperature,
             output_schema=self.binding.output,
             reasoning=self.binding.reasoning,
+            cache_key=state.uid,
             agent_id=state.agent_id,
             idempotency_key=f"{state.uid}:{effect.id}",
             timeout_s=effect.timeout_s,
@@ -301,9 +309,9 @@ class Worker:
             )
         with anyio.CancelScope() as scope:
             self._enter(effect.id, scope)
-            return self._finished(effect.id, await self.chain.after_tool(use, outcome))
+            return await self._stowed(self._finished(effect.id, await self.chain.after_tool(use, outcome)))
         # Whoever is interrupted here has its result all the same.
-        return self._finished(effect.id, self.chain.cut_off(use, outcome))
+        return await self._stowed(self._finished(effect.id, self.chain.cut_off(use, outcome)))
 
     async def _refused(self, call: Call, use: ToolUse) -> ToolFinished | None:
         """Ask the gates again about a call that somebody approved, perhaps a month later and with other arguments.
@@ -356,6 +364,11 @@ class Worker:
     def _finished(self, id: str, outcome: ToolOutcome) -> ToolFinished:
         content, cut = cap(outcome.content, self.limits.max_tool_result_bytes)
         return ToolFinished(id, content, outcome.is_error, outcome.cut_bytes + cut, outcome.usage)
+
+    async def _stowed(self, finished: ToolFinished) -> ToolFinished:
+        """Keep large media of a result apart from it."""
+        kept = await self.media.kept(finished.result)
+        return replace(finished, result=tuple(block for block in kept if isinstance(block, ResultContent)))
 
     # ---- other agents, compaction -----------------------------------------------------------------------------
 

@@ -95,6 +95,10 @@ class Holding:
         """Seconds until it runs out."""
         return self.ends - self._deps.clock.monotonic()
 
+    def patience(self) -> float:
+        """Seconds until it should be renewed: half of its term before it runs out; 0 or less: now."""
+        return self.left() - self.term / 2
+
     def now(self) -> int:
         """The time by the store's clock, microseconds: what one driver writes down agrees with what others wait for."""
         granted = self.lease.until - round(self.term * 1_000_000)

@@ -8,71 +8,52 @@ It ends when nothing is open. Every effect runs in the driver's task group and p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-import anyio
 from anyio.abc import TaskGroup
 
-from kode.core.errors import (
-    IllegalInputError,
-    KodeError,
-    RecordCorruptError,
-    SandboxError,
-    SchemaTooNewError,
-    StoreUnavailableError,
-    UsageError,
-)
+from kode.core.errors import SandboxError, SchemaTooNewError, StoreUnavailableError, UsageError
 from kode.core.event.base import Envelope
-from kode.core.kernel.effects import Deliver, Effect, RunTool
+from kode.core.kernel.effects import Effect, RunTool
 from kode.core.kernel.events import Event, preview
 from kode.core.kernel.inputs import (
-    ApprovalDecided,
     DeadlineReached,
     HistoryCompacted,
     Input,
     Instructed,
     InterruptRequested,
-    LimitsChanged,
-    MessageReceived,
     ModelFailed,
     ModelReplied,
-    Noted,
     SandboxBound,
-    TimerSet,
-    TodosSet,
     ToolFinished,
     ToolSuspended,
 )
-from kode.core.kernel.limits import laid_over, limits_of, narrowed
+from kode.core.kernel.limits import narrowed
 from kode.core.kernel.machine import Context, Transition, advance, next_due
-from kode.core.kernel.message import Json
 from kode.core.kernel.words import Status, StopReason
-from kode.core.runtime.asked import check_in_time
-from kode.core.runtime.birth import bounds_of
 from kode.core.runtime.documents import bodies, said
 from kode.core.runtime.effects import Worker
+from kode.core.runtime.hands import Hands
 from kode.core.runtime.lease import Holding
-from kode.core.runtime.plan import plan_input
+from kode.core.runtime.offers import Offers
+from kode.core.runtime.pace import Pace
 from kode.core.runtime.resident import Resident
-from kode.core.runtime.schedule import take_timer, time_passed
-from kode.core.runtime.todos import take_todos, told
-from kode.core.store.contract import Commit, Committed, Item
-from kode.core.store.records import item_input
-from kode.core.template import encode_template
-from kode.core.tools.base import is_failure
+from kode.core.runtime.schedule import time_passed
+from kode.core.runtime.todos import told
+from kode.core.store.contract import Commit, Committed
 
 if TYPE_CHECKING:
-    from kode.core.config import Dependencies
     from kode.core.runtime.driver import Driver
     from kode.core.tools.documents import Changes
 
-__all__ = ["Loop", "acknowledge"]
+__all__ = ["Loop"]
 
-MARGIN_S = 2.0
-"""Time kept at the end of a request to stop in; a tenth of the request if that is less."""
-_ANSWERS = (ModelReplied, ModelFailed, ToolFinished, ToolSuspended, HistoryCompacted)
+T = TypeVar("T")
+
+_ANSWERS = frozenset({ModelReplied, ModelFailed, ToolFinished, ToolSuspended, HistoryCompacted})
 """Inputs that show progress: a driver that commits one is in no crash loop."""
 
 
@@ -84,26 +65,6 @@ class _Step:
     """Nothing is open in the state it left."""
     released: bool
     """The lease went back with the commit."""
-
-
-class _Hand:
-    """Where a runner is given its next effect."""
-
-    __slots__ = ("_bell", "effect")
-
-    def __init__(self, effect: Effect) -> None:
-        self.effect = effect
-        self._bell = anyio.Event()
-
-    def give(self, effect: Effect) -> None:
-        """Hand over an effect; the runner waits for one."""
-        self.effect = effect
-        self._bell.set()
-
-    async def wait(self) -> None:
-        """Wait for the next effect."""
-        await self._bell.wait()
-        self._bell = anyio.Event()
 
 
 class Loop:
@@ -122,29 +83,21 @@ class Loop:
         self.resident = resident
         self.holding = holding
         self.tasks = tasks
-        self.until = until
-        """``clock.monotonic()`` by which the drive must be over."""
         self.box = driver.box
         self.drive = driver.drive
         self.binding = driver.binding
         self.deps = driver.deps
         self.hub = driver.hub
-        self.limits = driver.limits
-        """Those of the agent, within those of its run; see ``_bound``."""
         self.clock = driver.deps.clock
         self.store = driver.deps.store
         self.worker = Worker(resident, driver.binding, driver.deps, driver.hub, driver.limits, driver.box.noted.append)
         self.worker.interrupted = driver.drive.interrupted
-        self._offered: dict[int, tuple[Item, Input]] = {}
-        """Inbox items and the inputs made of them, by position."""
-        self._active: set[str] = set()
-        """Effects being carried out."""
-        self._idle: list[_Hand] = []
-        """Runners that wait for an effect."""
-        self._used_from = self.clock.monotonic()
-        self._rest_at = None if until is None else until - _margin(until - self._used_from, margin_s)
-        """From here on nothing new is started."""
-        self._next_beat = self._used_from + self.limits.due_poll_s
+        self.pace = Pace(self.clock, holding, self.box, driver.limits, until, margin_s)
+        self.hands = Hands(self.worker, self.box, tasks)
+        self.offers = Offers(driver, resident, self.worker.documents)
+        self.limits = driver.limits
+        """Those of the agent, within those of its run; see ``_bound``."""
+        self._opening = False
         self._bound()
 
     async def run(self, first: list[Input]) -> None:
@@ -157,8 +110,7 @@ class Loop:
             if self.drive.stop == "deadline":
                 # Behind the inbox: a run that it starts rests as well, and can be told of.
                 inputs.append(DeadlineReached(StopReason.DEADLINE))
-            late = self._rest_at is not None and self.clock.monotonic() >= self._rest_at
-            step = await self._step(inputs, hold=stopping or late)
+            step = await self._step(inputs, hold=stopping or self.pace.late)
             if stopping:
                 self.drive.unfinished = tuple(e.id for e in self.resident.state.effects if isinstance(e, RunTool))
             if stopping or step.released or (step.idle and not await self._look_again()):
@@ -169,21 +121,21 @@ class Loop:
                 raise self.box.failure
             inputs = await self._out_of_time()
 
+    def dismiss(self) -> bool:
+        """Have the tasks of the drive end by themselves; whether all of them will."""
+        self.pace.end()
+        return self.hands.dismiss() and (self.binding.ready or not self._opening)
+
     async def _ready(self) -> list[Input]:
         """Open the sandbox, which may take long; meanwhile the lease is held, and time may run out."""
         if not self.binding.ready:
+            self._opening = True
             self.tasks.start_soon(self._open_sandbox)
         while not self.binding.ready:
-            moments = [self.holding.left() - self.holding.term / 2]
-            if self._rest_at is not None:
-                moments.append(self._rest_at - self.clock.monotonic())
-            with self.clock.move_on_after(max(min(moments), 0.01)):
-                await self.box.wait()
-            self.box.tick = False
+            await self.pace.wait_to_open()
             if self.box.failure is not None:
                 raise self.box.failure
-            if self.holding.left() <= self.holding.term / 2:
-                await self._renew()
+            await self._keep_lease()
             late = await self._out_of_time()
             if self.drive.stop != "idle":
                 return late
@@ -206,69 +158,18 @@ class Loop:
 
     async def _gather(self) -> list[Input]:
         """All that has arrived: answers first, then the inbox in its order, then time."""
-        offers = self._offers()
-        if any(isinstance(input, InterruptRequested) for input in offers):
+        offers = self.offers.ready(self.holding.now())
+        if offers and any(isinstance(input, InterruptRequested) for input in offers):
             await self._cancel_effects()
         inputs = self.box.take() + offers
-        due = next_due(self.resident.state)
+        state = self.resident.state
+        due = next_due(state)
         # Behind the inbox: what was answered in time is not late because nobody looked. A timer may be due at the
         # boundary that this very batch reaches.
-        timers = self.resident.state.timers or any(isinstance(input, Instructed) for input in offers)
+        timers = state.timers or (offers and any(isinstance(input, Instructed) for input in offers))
         if timers or (due is not None and due <= self.holding.now()):
-            inputs.append(time_passed(self.resident.state, offers, self.holding.now()))
+            inputs.append(time_passed(state, offers, self.holding.now()))
         return inputs
-
-    def _offers(self) -> list[Input]:
-        """Inbox items that may be offered now, as inputs; higher priority first, else in their order."""
-        inbox = self.resident.inbox
-        if not inbox:
-            return []
-        now = self.holding.now()
-        ready = [item for item in inbox if item.not_before is None or item.not_before <= now]
-        for item in ready:
-            if item.position not in self._offered:
-                self._offered[item.position] = (item, self._read(item))
-        ready.sort(key=lambda item: (-item.priority, item.position))
-        return [self._offered[item.position][1] for item in ready]
-
-    def _read(self, item: Item) -> Input:
-        """The input an item carries; what cannot be read is used up with an event, not raised.
-
-        Raises:
-            SchemaTooNewError: It names limits that only a newer version knows; it stays for that one.
-        """
-        try:
-            input = item_input(item)
-            if isinstance(input, ApprovalDecided):
-                check_in_time(self.resident.state, input, item.at)
-        except (IllegalInputError, RecordCorruptError) as error:
-            return Noted((Event("input_rejected", preview=preview(error.message), data={"item": item.id}),))
-        if isinstance(input, ApprovalDecided) and input.input is not None:
-            call = self.resident.state.call(input.call)
-            if call is not None:
-                return replace(input, plan=plan_input(self.binding, call.tool, input.input))
-        _check_known(item.id, input)
-        if isinstance(input, Instructed) and isinstance(input.what, LimitsChanged):
-            return self._change_limits(input, input.what.limits)
-        if isinstance(input, Instructed) and isinstance(input.what, TodosSet):
-            return take_todos(self.worker.documents, input, input.what)
-        if isinstance(input, Instructed) and isinstance(input.what, TimerSet):
-            return take_timer(input, input.what, self.holding.now())
-        return input
-
-    def _change_limits(self, input: Instructed, text: Json) -> Input:
-        """Lay named fields over the recipe's; it rides in the commit that takes the instruction."""
-        recipe = self.binding.template
-        try:
-            recipe = recipe.changed(limits=laid_over(recipe.limits, text))
-        except UsageError as error:
-            return Noted((Event("input_rejected", preview=preview(error.message), data={"item": input.item}),))
-        body, digest = encode_template(recipe)
-        self.worker.documents.rewrite_recipe(body, digest)
-        self.resident.bounds = bounds_of(recipe.limits)
-        self.binding.recipe = digest
-        self.driver.adopt(recipe)
-        return input
 
     def _bound(self) -> None:
         """Bind what happens here by the limits of the agent and of the run in progress."""
@@ -280,7 +181,7 @@ class Loop:
                 # They were checked before they were stored, by who knows more limits than this one.
                 text = f"Run {run.number} has limits that this KODE cannot keep; upgrade it. {error.message}"
                 raise SchemaTooNewError(text, run=run.number) from None
-        self.limits = self.worker.limits = limits
+        self.limits = self.worker.limits = self.pace.limits = limits
         self.hub.keep, self.hub.keep_live = limits.event_buffer, limits.live_buffer_bytes
 
     # ---- advance and commit -----------------------------------------------------------------------------------
@@ -289,8 +190,7 @@ class Loop:
         """Apply a batch and make it durable; then, and only then, show it and start what it asks for."""
         before = self.resident.state
         monotonic = self.clock.monotonic()
-        working = before.run is not None and before.status is Status.WORKING
-        used = round((monotonic - self._used_from) * 1e6) if working else 0
+        used = self.pace.worked(before, monotonic)
         cut, full = await self.worker.context.look(inputs)
         context = Context(self.holding.now(), self.holding.lease.fence, self.driver.limits, used, cut, full)
         changes = self.worker.documents.pending()
@@ -298,12 +198,12 @@ class Loop:
         transition = advance(before, [*inputs, *self._sandbox(), *changed], context, hold=hold)
         state = transition.state
         idle = not state.effects and state.status is not Status.WORKING
-        answered = any(isinstance(input, _ANSWERS) for input in inputs)
+        answered = not _ANSWERS.isdisjoint(map(type, inputs))
         commit = self._commit(transition, inputs, changes, release=idle, answered=answered)
         if not self._worth_it(commit, transition, idle=idle):
             return _Step(idle, False)
-        committed = await self._save(commit)
-        self._used_from = monotonic
+        committed = await self._insist(partial(self.store.commit, commit))
+        self.pace.committed(monotonic)
         self._adopt(transition, commit, committed)
         if not (hold or self.box.told):  # whoever is told to stop meanwhile starts nothing that it would cancel
             await self._start(transition.effects)
@@ -334,20 +234,12 @@ class Loop:
     def _commit(
         self, transition: Transition, inputs: Sequence[Input], changes: Changes, *, release: bool, answered: bool
     ) -> Commit:
-        state, resident = transition.state, self.resident
-        consumed: dict[int, Item] = {}
-        if self._offered:
-            # What was not offered this time (a clock was set back) is as little used up as what must wait.
-            taken = {id(input) for input in inputs} - {id(input) for input in transition.postponed}
-            consumed = {at: item for at, (item, input) in self._offered.items() if id(input) in taken}
-        return Commit(
-            state=state,
-            commit_id=self.deps.ids.commit_id(),
-            version=resident.version,
-            fence=self.holding.lease.fence,
-            at=state.updated_at,
-            bounds=resident.bounds,
-            wake_at=resident.wake_at_of(state, consumed),
+        consumed = self.offers.used(inputs, transition.postponed)
+        return self.resident.commit(
+            transition.state,
+            self.deps.ids.commit_id(),
+            self.holding.lease.fence,
+            consumed,
             messages=transition.messages,
             calls=transition.calls,
             events=transition.events,
@@ -355,15 +247,14 @@ class Loop:
             compactions=transition.compactions,
             snapshots=transition.snapshots,
             documents=bodies(changes),
-            consumed=consumed,
             taken=_taken(transition) if consumed else {},
-            seen=max((item.position for item in resident.inbox), default=resident.seen),
+            seen=self.resident.offered,
             release=release,
             answered=answered,
         )
 
-    async def _save(self, commit: Commit) -> Committed:
-        """Commit; while the store is away, the same again.
+    async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Have the store do something; while it is away, the same again.
 
         A store finishes the write of a caller that is cancelled, or never begins it (its contract), so nothing is
         shielded here: a cancelled driver gives its lease back behind that write.
@@ -371,17 +262,7 @@ class Loop:
         delay = 0.05
         while True:
             try:
-                return await self.store.commit(commit)
-            except StoreUnavailableError as error:
-                await self._hold_out(error, delay)
-            delay = min(delay * 2, 2.0)
-
-    async def _renew(self) -> None:
-        """Hold the lease longer; while the store is away, ask again as long as it lasts."""
-        delay = 0.05
-        while True:
-            try:
-                return await self.holding.renew()
+                return await work()
             except StoreUnavailableError as error:
                 await self._hold_out(error, delay)
             delay = min(delay * 2, 2.0)
@@ -389,8 +270,8 @@ class Loop:
     async def _hold_out(self, error: StoreUnavailableError, delay: float) -> None:
         """Wait a little for the store to come back; not longer than the lease lasts, or this drive."""
         left = self.holding.left()
-        if self.until is not None:
-            left = min(left, self.until - self.clock.monotonic())
+        if self.pace.until is not None:
+            left = min(left, self.pace.until - self.clock.monotonic())
         if left <= 0:
             raise error
         failed = Event("storage_failure", preview=preview(error.message))
@@ -402,8 +283,7 @@ class Loop:
         resident, drive = self.resident, self.drive
         resident.take(transition, commit, committed)
         self._bound()
-        for position in commit.consumed:
-            del self._offered[position]
+        self.offers.forget(commit.consumed)
         if committed.released:
             self.holding.lost = True
         drive.taken.update(commit.taken)
@@ -413,92 +293,49 @@ class Loop:
             if answer is not None:
                 drive.answers[answer.seq] = answer
         self.hub.publish(transition.events)
-        if self._active:
-            for id in self._active - {effect.id for effect in transition.state.effects}:
-                self.worker.drop(id)
+        self.hands.keep(transition.state.effects)
 
     # ---- act --------------------------------------------------------------------------------------------------
 
     async def _start(self, effects: Sequence[Effect]) -> None:
         """Start what is durable, with enough of the lease left that nobody else can start it too."""
         if effects and self.holding.left() < self.limits.lease_margin_s:
-            await self._renew()
+            await self._insist(self.holding.renew)
         for effect in effects:
-            self._active.add(effect.id)
-            if self._idle:
-                self._idle.pop().give(effect)
-            else:
-                self.tasks.start_soon(self._runner, _Hand(effect))
-
-    async def _runner(self, hand: _Hand) -> None:
-        """Carry out one effect after another: a task is dearer than most effects' own work."""
-        while True:
-            effect = hand.effect
-            try:
-                answer = await self.worker.perform(effect)
-                if answer is not None:
-                    self.box.post(answer)
-            except anyio.get_cancelled_exc_class() as error:
-                if not is_failure(error):
-                    raise
-                self.box.fail(KodeError(f"What effect {effect.id} waited for was cancelled.", code="cancelled"))
-            except Exception as error:  # noqa: BLE001 - it ends the drive, which raises it
-                self.box.fail(error)
-            finally:
-                self._active.discard(effect.id)
-                self.box.wake()
-            self._idle.append(hand)
-            await hand.wait()
+            self.hands.start(effect)
 
     async def _cancel_effects(self, at_most_s: float | None = None) -> None:
         """Cancel the model and the tools and give them the grace to end; real results that come within it are kept."""
-        state, holding = self.resident.state, self.holding
-        mine = {id for id in self._active if not isinstance(state.effect(id), Deliver)}
-        for id in mine:
-            self.worker.drop(id)
+        mine = self.hands.cancel(self.resident.state)
         grace = self.limits.cancel_grace_s
         ends = self.clock.monotonic() + (grace if at_most_s is None else min(grace, at_most_s))
-        while mine & self._active:
+        while mine & self.hands.active:
             left = ends - self.clock.monotonic()
             if left <= 0:
                 return
-            if holding.left() <= holding.term / 2:
-                await self._renew()
-            with self.clock.move_on_after(min(left, max(holding.left() - holding.term / 2, 0.01))):
+            await self._keep_lease()
+            with self.clock.move_on_after(min(left, max(self.holding.patience(), 0.01))):
                 await self.box.wait()
 
     # ---- wait -------------------------------------------------------------------------------------------------
 
     async def _metronome(self) -> None:
-        """Beat at intervals, so that an ordinary wait needs no time-out of its own."""
-        every = self.limits.due_poll_s
-        unread = 0
-        while True:
-            await self.clock.sleep(every)
-            every = self.limits.due_poll_s
-            self._next_beat = self.clock.monotonic() + every
-            unread = unread + 1 if self.box.tick else 0
-            if unread > 1 and self.holding.left() <= 0:
-                # The loop has not come back for two beats: it hangs on a store that does not answer.
-                text = "The store has not answered for as long as the lease lasted."
-                self.box.fail(StoreUnavailableError(text, code="no_answer"))
-                self.tasks.cancel_scope.cancel()
-            self.box.beat()
+        try:
+            await self.pace.beat()
+        except StoreUnavailableError as error:
+            self.box.fail(error)
+            self.tasks.cancel_scope.cancel()
+
+    async def _keep_lease(self) -> None:
+        """Renew the lease if it is time to."""
+        if self.holding.patience() <= 0:
+            await self._insist(self.holding.renew)
 
     async def _wait(self) -> None:
-        """Wait for an answer, a ring or a beat, and no longer than the next thing that must be done in time."""
+        """Wait for an answer, a ring or a beat, and read what came into the inbox."""
         box = self.box
-        while not box.full:
-            seconds = self._patience()
-            if seconds <= 0:
-                break
-            if self.clock.monotonic() + seconds >= self._next_beat:
-                await box.wait()
-            else:
-                with self.clock.move_on_after(seconds):
-                    await box.wait()
-        if self.holding.left() <= self.holding.term / 2:
-            await self._renew()
+        await self.pace.wait(self.resident.state)
+        await self._keep_lease()
         if box.look or box.tick:
             box.look = box.tick = False
             await self.resident.read_inbox(self.store)
@@ -509,61 +346,19 @@ class Loop:
         await self.resident.read_inbox(self.store)
         return any(item.position > before for item in self.resident.inbox)
 
-    def _patience(self) -> float:
-        """Seconds until something must be done even if nothing arrives."""
-        moments = [self.holding.left() - self.holding.term / 2]
-        if self._rest_at is not None:
-            moments.append(self._rest_at - self.clock.monotonic())
-        budget = self._processing_left()
-        if budget is not None:
-            moments.append(budget)
-        due = next_due(self.resident.state)
-        if due is not None:
-            moments.append((due - self.holding.now()) / 1e6)
-        return min(moments)
-
-    def _processing_left(self) -> float | None:
-        run, allowed = self.resident.state.run, self.limits.processing_timeout_s
-        if run is None or allowed is None:
-            return None
-        return allowed - run.used_us / 1e6 - (self.clock.monotonic() - self._used_from)
-
     async def _out_of_time(self) -> list[Input]:
         """Say what time has run out, and stop for it; behind the results that came within the grace."""
-        left = self._processing_left()
-        if left is not None and left <= 0:
+        if self.pace.exhausted(self.resident.state):
             await self._cancel_effects()
             return [*self.box.take(), DeadlineReached(StopReason.PROCESSING_TIMEOUT)]
-        now = self.clock.monotonic()
-        if self._rest_at is not None and self.until is not None and now >= self._rest_at:
+        if self.pace.until is not None and self.pace.late:
             self.drive.stop = "deadline"
-            await self._cancel_effects(self.until - now)
+            await self._cancel_effects(self.pace.until - self.clock.monotonic())
             return self.box.take()
         if self.box.told:
             self.drive.stop = "told"
             await self._cancel_effects()
         return []
-
-
-def _margin(left: float, asked: float | None) -> float:
-    """How long before the end to rest; never more than half of what is left."""
-    left = max(left, 0.0)
-    return min(MARGIN_S, left / 10) if asked is None else min(asked, left / 2)
-
-
-def _check_known(item: str, input: Input) -> None:
-    """Refuse limits that this version does not know: used up, they would be lost to those who do."""
-    text = input.limits if isinstance(input, MessageReceived) else None
-    if isinstance(input, Instructed) and isinstance(input.what, LimitsChanged):
-        text = input.what.limits
-    if text is None:
-        return
-    try:
-        limits_of(text)
-    except UsageError as error:
-        if error.code == "unknown_limit":
-            newer = f"Item {item!r} names limits that this KODE does not know; upgrade it. {error.message}"
-            raise SchemaTooNewError(newer, item=item) from None
 
 
 def _taken(transition: Transition) -> dict[str, int]:
@@ -573,23 +368,3 @@ def _taken(transition: Transition) -> dict[str, int]:
         for event in transition.events
         if event.type == "message_received" and event.run
     }
-
-
-async def acknowledge(resident: Resident, holding: Holding, deps: Dependencies) -> None:
-    """Note that what waits was seen, though nothing is done about it, so that it wakes nobody again."""
-    seen = max((item.position for item in resident.inbox), default=resident.seen)
-    if seen <= resident.seen:
-        return
-    state = resident.state
-    await deps.store.commit(
-        Commit(
-            state=state,
-            commit_id=deps.ids.commit_id(),
-            version=resident.version,
-            fence=holding.lease.fence,
-            at=state.updated_at,
-            bounds=resident.bounds,
-            wake_at=resident.wake_at_of(state),
-            seen=seen,
-        )
-    )

@@ -67,7 +67,7 @@ class Observers:
         self.asker = Asker(deps.clock, note)
         self._over = False
         self._left = 0
-        self._bell = anyio.Event()
+        self._bell: anyio.Event | None = None
 
     def start(self, tasks: TaskGroup) -> None:
         """Give each its task. What others did since the last drive is not theirs to see."""
@@ -78,13 +78,15 @@ class Observers:
             self._left += 1
             tasks.start_soon(self._follow, place, kinds, plain, show)
 
-    async def finish(self, seconds: float) -> None:
-        """Let them see what is left, for so long."""
+    async def finish(self, seconds: float) -> bool:
+        """Let them see what is left, for so long; whether they all did."""
         self.stop()
-        with self.deps.clock.move_on_after(seconds):
-            while self._left:
-                await self._bell.wait()
-                self._bell = anyio.Event()
+        if self._left:
+            with self.deps.clock.move_on_after(seconds):
+                while self._left:
+                    self._bell = anyio.Event()
+                    await self._bell.wait()
+        return not self._left
 
     def stop(self) -> None:
         """Nothing follows."""
@@ -127,7 +129,8 @@ class Observers:
             _log.warning("An observer of agent %s was cut off: %s", self.agent_id, error)
         finally:
             self._left -= 1
-            self._bell.set()
+            if self._bell is not None:
+                self._bell.set()
 
     @property
     def _strange(self) -> Sequence[tuple[range, range]]:

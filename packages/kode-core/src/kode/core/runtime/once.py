@@ -11,7 +11,7 @@ from kode.core.kernel.machine import Context, transition
 from kode.core.kernel.state import State
 from kode.core.runtime.lease import Holding
 from kode.core.runtime.resident import Resident
-from kode.core.store.contract import Commit, DocumentBody
+from kode.core.store.contract import DocumentBody
 
 __all__ = ["apply_once"]
 
@@ -39,14 +39,10 @@ async def apply_once(
             ) from None
         state = done.state
         committed = await deps.store.commit(
-            Commit(
-                state=state,
-                commit_id=deps.ids.commit_id(),
-                version=resident.version,
-                fence=holding.lease.fence,
-                at=state.updated_at,
-                bounds=resident.bounds,
-                wake_at=resident.wake_at_of(state),
+            resident.commit(
+                state,
+                deps.ids.commit_id(),
+                holding.lease.fence,
                 events=done.events,
                 snapshots=done.snapshots,
                 documents=documents,
@@ -55,8 +51,7 @@ async def apply_once(
             )
         )
         holding.lost = committed.released
-        hub = switchboard(deps.store, agent_id)
-        hub.publish(done.events)
+        switchboard(deps.store, agent_id).publish(done.events)
         return state
     finally:
         await holding.let_go()

@@ -49,7 +49,7 @@ async def driven(
             if found.status not in _RESTS:
                 return found
         look = goal is not None
-        bell, drive = agent.hub.over, None
+        rests, drive = agent.hub.rests, None
         try:
             drive = await drive_family(agent, deps, until=until, wait=wait, **options)
         except (LeaseLostError, ConflictError, FencedError):
@@ -62,7 +62,7 @@ async def driven(
         if not wait or seconds <= 0:
             return await told(deps.store, agent, goal, drive)
         with deps.clock.move_on_after(seconds):
-            await (agent.hub.over if drive is not None else bell).wait()
+            await agent.hub.rested(rests if drive is None else agent.hub.rests)
 
 
 def _overlooked(goal: Goal, drive: Drive) -> bool:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kode.core.config import Dependencies
+from kode.core.runtime.handle import Handle
 from kode.core.runtime.schedule import Scheduler
-from kode.core.runtime.sending import Content, Sent, enqueue, message_of
+from kode.core.runtime.sending import Content, Sent, message_of
 from kode.core.runtime.todos import read_list, replace_list
 from kode.core.tools.todos import Todo, TodoList
 
 __all__ = ["Planning"]
 
 
-class Planning:
+class Planning(Handle):
     """The members of `Agent` that plan."""
-
-    agent_id: str
-    uid: str
-    _deps: Dependencies
 
     @property
     def schedule(self) -> Scheduler:
@@ -28,7 +24,7 @@ class Planning:
     async def remind(self, text: Content, *, item_id: str | None = None) -> Sent:
         """Show the model something with its next call, without starting a run: ``send`` of kind ``reminder``."""
         input = message_of(item_id or self._deps.ids.item_id(), text, kind="reminder")
-        return await enqueue(self._deps.store, self.agent_id, input, uid=self.uid)
+        return await self._enqueue(input)
 
     async def todos(self) -> TodoList:
         """The list of todos, with what ``set_todos`` asked for and no driver has taken yet."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
 
 from kode.core.errors import NotFoundError, StoreUnavailableError
 from kode.core.kernel.machine import Transition, wake_at
@@ -93,10 +94,34 @@ class Resident:
 
         An item whose moment has come and that is still here was postponed: it waits for the agent.
         """
+        own = wake_at(state)
+        if not self.inbox:
+            return own
         waiting = (item.not_before for item in self.inbox if item.position not in consumed)
         later = (moment for moment in waiting if moment is not None and moment > state.updated_at)
-        own = wake_at(state)
         return min(later, default=None) if own is None else min((own, *later))
+
+    @property
+    def offered(self) -> int:
+        """The highest inbox position that was read."""
+        return max(item.position for item in self.inbox) if self.inbox else self.seen
+
+    def commit(
+        self, state: State, commit_id: str, fence: int, consumed: Mapping[int, Item] | None = None, **parts: Any
+    ) -> Commit:
+        """Make the commit that leads from here to a state; ``parts`` are further fields of it."""
+        used = consumed or {}
+        return Commit(
+            state=state,
+            commit_id=commit_id,
+            version=self.version,
+            fence=fence,
+            at=state.updated_at,
+            bounds=self.bounds,
+            wake_at=self.wake_at_of(state, used),
+            consumed=used,
+            **parts,
+        )
 
     async def read_inbox(self, store: Store) -> None:
         """Read what was enqueued beyond what was offered; a store that is away just now is asked with the next look."""

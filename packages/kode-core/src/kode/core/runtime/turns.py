@@ -21,6 +21,8 @@ __all__ = ["Turns"]
 _log = logging.getLogger("kode")
 PAGE = 100
 """Due agents asked for at once, and about as many may wait for a place."""
+LOOKS = 4
+"""How often in the term of a lease to look for leases of dead processes."""
 SEARCH = ""
 """What the search for due agents is called among those that failed; no agent has this id."""
 
@@ -226,25 +228,33 @@ class Turns:
             await clock.sleep(self.limits.due_poll_s)
 
     async def _inherit(self) -> None:
-        """Take over at once from processes of this machine that died, whose leases still run: look once, at the start.
+        """Take over from processes of this machine that died, long before the leases that they held run out."""
+        while True:
+            try:
+                await self._find_orphans()
+            except Exception as error:  # noqa: BLE001 - they are due when their leases have run out
+                _log.debug("Leases of dead processes were not looked for: %s", error)
+            await self.deps.clock.sleep(self.limits.lease_s / LOOKS)
 
-        What is due is told without those that somebody holds, until that lease ends. Whether it is dead, only who
-        asks for a lease is told.
+    async def _find_orphans(self) -> None:
+        """Queue who would be due, were it not for the lease of a dead process.
+
+        What is due is told without those that somebody holds, until that lease ends. Whether its holder is dead, only
+        who asks for the lease is told.
         """
         store = self.deps.store
-        try:
-            now, after = await store.now(), None
-            while not self.places.closed:
-                page = await store.due(now + round(self.limits.lease_s * 1e6), PAGE, after)
-                for due in page:
-                    if due.wake_at <= now and await store.lease_of(due.agent_id) is None:
-                        self._queue(due.agent_id)
-                self._admit()
-                if len(page) < PAGE:
-                    return
-                after = page[-1]
-        except Exception as error:  # noqa: BLE001 - they are due when their leases have run out
-            _log.debug("Leases of dead processes were not looked for: %s", error)
+        now, after = await store.now(), None
+        while not self.places.closed:
+            page = await store.due(now + round(self.limits.lease_s * 1e6), PAGE, after)
+            for due in page:
+                if due.wake_at > now or due.agent_id in self.driving:
+                    continue
+                if await store.lease_of(due.agent_id) is None:
+                    self._queue(due.agent_id)
+            self._admit()
+            if len(page) < PAGE:
+                return
+            after = page[-1]
 
     async def _pause(self, changes: Changes, more: bool) -> None:
         """Wait until it makes sense to look again: who was found is under way, somebody wrote, or time has passed."""

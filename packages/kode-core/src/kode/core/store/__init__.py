@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kode.core.store.liveness import holder_name, is_dead
     from kode.core.store.memory import MemoryStore
     from kode.core.store.metrics import Gauge, Metrics, MetricsSupport
+    from kode.core.store.migrating import SchemaStatus, SchemaSupport
     from kode.core.store.open import local_path, open_store, redact, url_options
     from kode.core.store.ordered import OrderedMap, OrderedStore
     from kode.core.store.plans import Page
@@ -95,6 +96,8 @@ __getattr__, __dir__ = exports(
         "Record": "contract",
         "Records": "primitives",
         "RetentionSupport": "retention",
+        "SchemaStatus": "migrating",
+        "SchemaSupport": "migrating",
         "SqliteStore": "sqlite",
         "Stats": "stats",
         "StatsSupport": "stats",
@@ -162,6 +165,8 @@ __all__ = [
     "Record",
     "Records",
     "RetentionSupport",
+    "SchemaStatus",
+    "SchemaSupport",
     "SqliteStore",
     "Stats",
     "StatsSupport",

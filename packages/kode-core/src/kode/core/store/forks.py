@@ -6,8 +6,11 @@ the last page: had anything been pruned meanwhile that the fork needs, its floor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+
+import anyio
 
 from kode.core.errors import AgentExistsError, ConflictError, KodeError, NotFoundError, UsageError
 from kode.core.kernel.events import Event, Scalar
@@ -22,7 +25,7 @@ from kode.core.store.orphans import Orphans
 from kode.core.store.plans import Plan, Scan, header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id, check_name, portions
 
-__all__ = ["Forking"]
+__all__ = ["Copy", "Forking"]
 
 COPIED = 500
 """Records read at once."""
@@ -30,6 +33,16 @@ COPIED_BYTES = 8_388_608
 """About how many bytes of them."""
 BLOBS = 4
 """Blobs read at once, which may be large."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Where records are to be copied; see `Forking.copy_rows`."""
+
+    agent_id: str
+    uid: str
+    held: Condition
+    """What must hold; its value is a number."""
 
 
 @dataclass(slots=True)
@@ -115,6 +128,22 @@ class Forking(Orphans):
             )
         return tuple([made[id] if id in made else await self.read_state(id) for id in forks])
 
+    async def copy_rows(self, records: Sequence[Record], copies: Sequence[Copy]) -> Sequence[bool]:
+        """Put the same records under several uids; says of each whether what it asks still held.
+
+        The default writes them to one after the other. A store that can copy where they lie overrides it.
+
+        Args:
+            records: Records of one kind and uid, as they were just read.
+            copies: Where to.
+        """
+        done = [True] * len(copies)
+        for i, copy in enumerate(copies):
+            for part in portions([replace(row, uid=copy.uid) for row in records], self._most, self.max_batch_bytes):
+                if done[i]:
+                    done[i] = await self.apply(copy.agent_id, [copy.held], part, ()) is None
+        return done
+
     # ---- inside --------------------------------------------------------------------------------------------
 
     async def _try_forks(self, agent_id: str, forks: Mapping[str, str], at: str | None) -> dict[str, State] | None:
@@ -133,14 +162,16 @@ class Forking(Orphans):
             for id, moment in begun.items()
         ]
         if targets and not await self._copy(agent_id, state, targets):
-            for target in targets:
-                await self._abandon(target)
+            await _together([partial(self._abandon, target) for target in targets])
             return None
-        for target in targets:
+
+        async def finish(target: _Target) -> None:
             try:
                 await self._finish_fork(state, rec.read_bounds(header), target)
             except (AgentExistsError, ConflictError) as error:
                 failed[target.state.agent_id] = error
+
+        await _together([partial(finish, target) for target in targets])
         if failed:
             first = next(iter(failed.values()))
             first.fields["failed"] = list(failed)
@@ -151,7 +182,8 @@ class Forking(Orphans):
         """Mark the identities of forks to come; returns when that was, but of those there already, and who cannot."""
         begun: dict[str, int] = {}
         failed: dict[str, KodeError] = {}
-        for new_id, new_uid in forks.items():
+
+        async def begin(new_id: str, new_uid: str) -> None:
             try:
                 moment = await self._begin_fork(new_id, new_uid)
             except (AgentExistsError, ConflictError, UsageError) as error:
@@ -159,7 +191,10 @@ class Forking(Orphans):
             else:
                 if moment is not None:
                     begun[new_id] = moment
-        return begun, failed
+
+        await _together([partial(begin, new_id, new_uid) for new_id, new_uid in forks.items()])
+        in_order = [id for id in forks if id in begun]
+        return {id: begun[id] for id in in_order}, {id: failed[id] for id in forks if id in failed}
 
     async def _begin_fork(self, new_id: str, new_uid: str) -> int | None:
         """Mark the uid of a fork to come; returns when that was, None if that agent is there already."""
@@ -278,14 +313,30 @@ class Forking(Orphans):
         while more and not all(target.lost for target in targets):
             rows, more = await self.read_plan(agent_id, plans.bounded_scan(ask, limit, COPIED_BYTES))
             chosen = [row for row in rows if taken(row)]
-            for target in targets:
-                copies = [replace(row, uid=target.state.uid) for row in chosen]
-                for part in portions(copies, self._most, self.max_batch_bytes):
-                    if target.lost:
-                        break
-                    target.lost = await self.apply(target.state.agent_id, [target.mark], part, ()) is not None
+            there = [target for target in targets if not target.lost]
+            if chosen:
+                copies = [Copy(target.state.agent_id, target.state.uid, target.mark) for target in there]
+                for target, done in zip(there, await self.copy_rows(chosen, copies), strict=True):
+                    target.lost = not done
             if more:
                 ask = replace(ask, after=rows[-1].key)
+
+
+async def _together(calls: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Do what can be done at once, so that a store may write it together; the first error counts."""
+    errors: list[KodeError] = []
+
+    async def run(call: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await call()
+        except KodeError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for call in calls:
+            tasks.start_soon(run, call)
+    if errors:
+        raise errors[0]
 
 
 def _marked(uid: str, at: int) -> Condition:

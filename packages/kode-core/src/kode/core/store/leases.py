@@ -153,8 +153,9 @@ def micros(seconds: float) -> int:
 
 
 def _read_both(agent_id: str) -> plans.Plan[tuple[Record, Record | None]]:
-    header = yield from plans.need_header(agent_id)
-    (lease,) = yield from plans.get(lease_key(uid_of(header)))
+    found, *more = yield plans.Get((header_key(agent_id),), lease=True)
+    header = plans.checked_header(agent_id, found)
+    (lease,) = more or (yield from plans.get(lease_key(uid_of(header))))
     return header, lease
 
 

@@ -21,9 +21,7 @@ _UNKNOWN = "-"
 
 def holder_name(name: str) -> str:
     """Name this process as a holder: ``name#machine#boot#pid namespace#pid#start``."""
-    pid = os.getpid()
-    parts = (name.replace(_MARK, "_"), _machine(), _boot(), _namespace(), str(pid), _start(pid) or _UNKNOWN)
-    return _MARK.join(parts)
+    return f"{name.replace(_MARK, '_')}{_MARK}{_process(os.getpid())}"
 
 
 def is_dead(holder: str) -> bool:
@@ -60,6 +58,12 @@ def _read(path: str) -> str:
         return Path(path).read_text().strip()
     except OSError:
         return ""
+
+
+@cache
+def _process(pid: int) -> str:
+    """Name this process; by its number, for a fork is another one."""
+    return _MARK.join((_machine(), _boot(), _namespace(), str(pid), _start(pid) or _UNKNOWN))
 
 
 @cache

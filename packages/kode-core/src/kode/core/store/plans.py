@@ -36,6 +36,8 @@ class Get:
     """Ask for records by key."""
 
     keys: tuple[Key, ...]
+    lease: bool = False
+    """The key is a header's, and its agent's lease is wanted next: who can, gives that too, at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +153,26 @@ def find_header(agent_id: str) -> Plan[Record | None]:
         StagedFound: A commit must be settled first.
     """
     (header,) = yield from get(header_key(agent_id))
-    if header is not None and header.columns["staged"] is not None:
-        raise StagedFound(header)
-    return header
+    return _unstaged(header)
 
 
 def need_header(agent_id: str) -> Plan[Record]:
     """Read a header that must be there."""
-    header = yield from find_header(agent_id)
-    if header is None:
+    (header,) = yield from get(header_key(agent_id))
+    return checked_header(agent_id, header)
+
+
+def checked_header(agent_id: str, header: Record | None) -> Record:
+    """Take a header that must be there, as it was read."""
+    found = _unstaged(header)
+    if found is None:
         raise no_agent(agent_id)
+    return found
+
+
+def _unstaged(header: Record | None) -> Record | None:
+    if header is not None and header.columns["staged"] is not None:
+        raise StagedFound(header)
     return header
 
 

@@ -290,8 +290,9 @@ def weight(row: Record | Key) -> int:
     size = 4 * (len(row.key) + len(row.uid)) + len(row.kind)
     if isinstance(row, Key):
         return size
-    for name, value in row.columns.items():
-        size += len(name) + (4 * len(value) if isinstance(value, str) else 8)
+    columns = row.columns
+    size += sum(map(len, columns)) + 8 * len(columns)
+    size += 4 * sum([len(value) for value in columns.values() if isinstance(value, str)])
     return size + len(row.body)
 
 

@@ -25,7 +25,9 @@ SEEN = "seen_files"
 """The kind of the one document that the built-in tools keep; it has a slot of its own."""
 TODOS = "todos"
 """The kind of the one document that holds the list of todos; it has a slot of its own."""
-RESERVED = frozenset({"template", SEEN, TODOS})
+MEDIA = "media"
+"""The kind of the one document that says what became of media: uploads, transcripts; it has a slot of its own."""
+RESERVED = frozenset({"template", SEEN, TODOS, MEDIA})
 """Kinds that no tool of others can write."""
 
 Key: TypeAlias = tuple[str, str]
@@ -105,6 +107,10 @@ class Documents:
         """Write the list of todos; as ``keep``. Whoever writes it has read it, or knows its ``digest``."""
         self._put((TODOS, ""), text)
 
+    def keep_media(self, text: str) -> None:
+        """Write what became of media; as ``keep_todos``."""
+        self._put((MEDIA, ""), text)
+
     def digest(self, kind: str, name: str = "") -> str | None:
         """Return the digest of a document as it is now; None if there is none."""
         key = (kind, name)
@@ -149,9 +155,9 @@ class Documents:
         if version is not None:
             there = {*self._named(), *self._pending} - {gone for gone, put in self._pending.items() if put is None}
             # A slot of the built-in tools is never another's: a file that was written must not fail for want of a note.
-            if key not in there and len({*there, (SEEN, ""), (TODOS, ""), key}) > MAX_DOCUMENTS:
+            if key not in there and len({*there, (SEEN, ""), (TODOS, ""), (MEDIA, ""), key}) > MAX_DOCUMENTS:
                 raise UsageError(
-                    f"An agent has at most {MAX_DOCUMENTS} documents, of which three are the runtime's; "
+                    f"An agent has at most {MAX_DOCUMENTS} documents, of which four are the runtime's; "
                     f"{key[0]}/{key[1]} would be one more. Put more into each of them.",
                     code="too_many_documents",
                 )

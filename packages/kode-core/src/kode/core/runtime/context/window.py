@@ -105,6 +105,8 @@ class ContextWindow:
 
     async def look(self, inputs: Sequence[Input]) -> tuple[CompactionRequested | None, bool]:
         """Where the history may be cut, if this batch may want to know, and whether it must be."""
+        if len(inputs) == 1 and _asks_nothing(inputs[0]):
+            return NOTHING
         state = self.resident.state
         asked = any(map(_asks, inputs))
         if not asked and state.run is None and not any(isinstance(one, MessageReceived) for one in inputs):
@@ -271,6 +273,13 @@ def _asks(input: Input) -> bool:
         return input.stop is StopReason.CONTEXT_TOO_LONG
     what = input.what if isinstance(input, Instructed) else input
     return isinstance(what, CompactionRequested) and what.stop == 0
+
+
+def _asks_nothing(input: Input) -> bool:
+    """Whether no request can follow an input that comes alone: a reply that ends the run, or whose calls must run."""
+    if not isinstance(input, ModelReplied):
+        return False
+    return not input.calls or any(call.plan.verdict in ("allow", "ask") for call in input.calls)
 
 
 def _tokens_in(input: Input) -> int:
