@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-ROOTS = ("kode.core", "kode.cli")
+ROOTS = ("kode.core", "kode.cli", "kode.store.postgres", "kode.store.supabase")
 
 
 def modules() -> Iterator[ModuleType]:
