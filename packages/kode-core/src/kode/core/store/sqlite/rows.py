@@ -107,11 +107,11 @@ _INBOX_LAST = 'SELECT max("key") FROM inbox WHERE owner = ?'
 _INBOX_AFTER = 'SELECT 1 FROM inbox WHERE owner = ? AND "key" > ? LIMIT 1'
 # Counts no further than it must.
 _INBOX_FULL = "SELECT count(*) FROM (SELECT 1 FROM inbox WHERE owner = ? AND kind IN (?, ?) LIMIT ?)"
-_WAKE = "UPDATE header SET wake_at = min(ifnull(wake_at, ?1), ?1) WHERE owner = '' AND \"key\" = ?2 AND parked IS NULL"
+_WAKE = "UPDATE header SET wake_at = min(ifnull(wake_at, :at), :at) WHERE owner = '' AND \"key\" = :agent AND parked IS NULL"
 _DUE = (
     'SELECT h."key", h.wake_at FROM header h LEFT JOIN lease l ON l.owner = h.uid AND l."key" = \'\' '
-    'WHERE h.wake_at <= ?1 AND (h.wake_at, h."key") > (?2, ?3) AND (l.holder IS NULL OR l.until <= ?1) '
-    'ORDER BY h.wake_at, h."key" LIMIT ?4'
+    'WHERE h.wake_at <= :now AND (h.wake_at, h."key") > (:wake_at, :agent) AND (l.holder IS NULL OR l.until <= :now) '
+    'ORDER BY h.wake_at, h."key" LIMIT :limit'
 )
 
 
@@ -160,7 +160,7 @@ def agents(db: sqlite3.Connection, prefix: str, after: str, limit: int, tenant: 
 def due(db: sqlite3.Connection, now: int, limit: int, after: Due | None) -> list[Due]:
     """See `Records.due`."""
     wake_at, agent_id = (-(2**63), "") if after is None else (after.wake_at, after.agent_id)
-    return [Due(*row) for row in db.execute(_DUE, (now, wake_at, agent_id, limit))]
+    return [Due(*row) for row in db.execute(_DUE, {"now": now, "wake_at": wake_at, "agent": agent_id, "limit": limit})]
 
 
 def run_plan(db: sqlite3.Connection, plan: Plan[T], *, snapshot: bool = True) -> T:
@@ -285,7 +285,7 @@ def append_inbox(db: sqlite3.Connection, agent_id: str, item: Record, now: int, 
     position = max(0 if last is None else key_int(last), integer(header.columns["seen"])) + 1
     put(db, Record("inbox", uid, int_key(position), item.columns, item.body))
     wake_at = max(now, integer(item.columns["not_before"]))
-    db.execute(_WAKE, (wake_at, agent_id))
+    db.execute(_WAKE, {"at": wake_at, "agent": agent_id})
     return Appended("new", position)
 
 
