@@ -21,7 +21,7 @@ from kode.core.kernel import effects
 from kode.core.kernel.events import DURABLE, LIVE
 from kode.core.kernel.state import STAGES
 from kode.core.kernel.words import RESULT_STATUS, Breakpoint, Status
-from kode.core.store.columns import COLUMNS
+from kode.core.store import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 PIECE = re.compile(r"(<!-- drawn: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

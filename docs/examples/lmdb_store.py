@@ -41,6 +41,9 @@ class LmdbMap(OrderedMap):
         self.path = path
 
     def open(self):
+        folder = os.path.dirname(self.path)
+        if not os.path.isdir(folder):
+            raise StoreError(f"{self.path} cannot be made: {folder} is no folder; make it.", path=self.path)
         with OPENING, mapped(self.path):
             self.env = OPENED.get(self.path)
             if self.env is None:

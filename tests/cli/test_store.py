@@ -11,7 +11,8 @@ from tests.cli.conftest import Kode
 from tests.stores.test_copy import fill
 from tests.stores.test_import import SECRET, WHOLE, Old
 
-from kode.core.store import JSONStore, open_store
+from kode.core.store import JSONStore, SqliteStore, open_store
+from kode.core.testing.conformance.store.author import Author
 
 SOURCE, TARGET = "json:./old", "sqlite:///new.db"
 
@@ -113,6 +114,25 @@ def test_check(filled: Kode) -> None:
     assert {one["agent_id"] for one in told["problems"]} == {"team/one"}
     assert (told["health"]["healthy"], list(told["errors"])) == (True, ["nobody"])
     assert filled("store", "check", "team/two", "--store", SOURCE).code == 0
+
+
+def test_a_damaged_file_is_not_said_to_be_empty(kode: Kode) -> None:
+    path = kode.folder / "a.db"
+
+    async def make() -> None:
+        async with SqliteStore(path) as store:
+            for n in range(20):
+                await Author(store, f"agent-{n}", f"uid-{n}").create()
+
+    anyio.run(make)
+    data = bytearray(path.read_bytes())
+    data[2 * 4_096 + 4] ^= 20  # the index of agents: the number of entries on its only page
+    path.write_bytes(data)
+    for command in (("agents",), ("store", "stats"), ("store", "check")):
+        ran = kode(*command, "--store", "sqlite:///a.db")
+        assert ran.code == 1
+        assert "damaged" in ran.out + ran.err
+    assert "page 3)" in ran.out
 
 
 def test_stats(filled: Kode) -> None:

@@ -133,6 +133,7 @@ _OF = {
 def _messages(messages: Any) -> str | None:
     """Hold each block to its fields and its role, and every call to exactly one answer right behind it."""
     waiting: list[str] = []
+    made: list[str] = []
     before = "assistant"
     for at, message in enumerate(messages):
         where = f"messages.{at}"
@@ -144,7 +145,8 @@ def _messages(messages: Any) -> str | None:
         if found is not None:
             return found
         waiting = [block["id"] for block in message["content"] if block["type"] == "tool_use"]
-        if len(set(waiting)) != len(waiting):
+        made += waiting
+        if len(set(made)) != len(made):  # anywhere in the request
             return f"{where}: `tool_use` ids must be unique"
     kinds = {block["type"] for block in messages[-1]["content"]}
     if before == "assistant" and "server_tool_use" not in kinds:

@@ -217,6 +217,7 @@ _FUNCTION: dict[str, Check] = {"name": _name, "arguments": _string}
 def _messages(messages: Any) -> str | None:
     """Hold each message to its role's fields, and every call to exactly one answer right behind it."""
     waiting: list[str] = []
+    made: list[str] = []
     for at, message in enumerate(messages):
         where = f"messages[{at}]"
         role = message.get("role") if isinstance(message, dict) else None
@@ -235,8 +236,9 @@ def _messages(messages: Any) -> str | None:
             return f"{_UNANSWERED}: {waiting}"
         if role == "assistant":
             found, waiting = _calls(message, where)
-            if found is not None:
-                return found
+            made += waiting
+            if found is not None or len(set(made)) < len(made):
+                return found or f"{where}: duplicate id in {waiting}"
     return f"{_UNANSWERED}: {waiting}" if waiting else None
 
 

@@ -163,6 +163,7 @@ _DATA = {"text", "functionCall", "functionResponse", "inlineData", "fileData"}
 def _contents(contents: Any, signs: bool) -> str | None:
     """Hold each part to its fields, and each call to an answer, in the order of the calls."""
     waiting: list[Any] = []
+    made: list[Any] = []
     before = "model"
     for at, each in enumerate(contents):
         where = f"contents[{at}]"
@@ -177,6 +178,9 @@ def _contents(contents: Any, signs: bool) -> str | None:
             return f"{where}: function response parts must answer the calls of the turn before: {waiting}"
         calls = [part["functionCall"] for part in each["parts"] if "functionCall" in part]
         waiting = [(one["name"], one.get("id")) for one in calls]
+        made += [one["id"] for one in calls if "id" in one]
+        if len({*made}) < len(made):
+            return f"{where}: an id was given twice: {made}"
     return f"not answered: {waiting}" if waiting or before == "model" else None
 
 

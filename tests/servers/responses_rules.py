@@ -27,7 +27,13 @@ def _enforced(schema: Any) -> bool:
         return False
     if "$ref" in schema and len(schema) > 1:
         return False
-    if schema.get("type") == "object" and (
+    kinds = schema.get("type", ())
+    kinds = {kinds} if isinstance(kinds, str) else {*kinds}
+    if not kinds and not {"$ref", "anyOf"} & set(schema):
+        return False
+    if ("array" in kinds) != ("items" in schema) or ("properties" in schema) != ("object" in kinds):
+        return False
+    if "object" in kinds and (
         schema.get("additionalProperties") is not False or sorted(schema["required"]) != sorted(schema["properties"])
     ):
         return False
@@ -167,6 +173,7 @@ def _kind(item: Any) -> str:
 def _items(items: Any, stored: bool) -> str | None:
     """Hold each item to its fields, every call to one answer, every thought to something that follows it."""
     waiting: set[str] = set()
+    made: set[str] = set()
     ids: set[str] = set()
     kinds = [_kind(item) for item in items]
     for at, (item, kind, following) in enumerate(zip(items, kinds, [*kinds[1:], ""], strict=True)):
@@ -180,9 +187,10 @@ def _items(items: Any, stored: bool) -> str | None:
             return f"Duplicate item found with id {item['id']}."
         ids |= {item["id"]} if "id" in item else set()
         if kind == "function_call":
-            if item["call_id"] in waiting:
+            if item["call_id"] in made:
                 return f"{where}: call {item['call_id']} was made twice"
             waiting.add(item["call_id"])
+            made.add(item["call_id"])
         elif kind == "function_call_output":
             if item["call_id"] not in waiting:
                 return f"No tool call found for function call output with call_id {item['call_id']}."

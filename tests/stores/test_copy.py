@@ -17,7 +17,7 @@ from kode.core.store.contract import Condition, Key, Record
 from kode.core.store.copying import Outcome, Verified, What, copy_store, verify_copy
 from kode.core.store.copying.contents import FIRST, PAGE_BYTES, Pages
 from kode.core.store.copying.work import PAGE
-from kode.core.store.orphans import ORPHANED_FOR
+from kode.core.store.layers.orphans import ORPHANED_FOR
 from kode.core.store.plans import header_key, lease_key
 from kode.core.store.records import orphan_record
 from kode.core.testing.clock import VirtualClock

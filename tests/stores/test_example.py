@@ -92,5 +92,11 @@ def test_errors_of_the_driver_stop_here(error: Any, meant: type[StoreError]) -> 
     assert type(raised.value) is meant
 
 
+async def test_a_missing_folder_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="missing is no folder; make it") as raised:
+        await example.LmdbStore(tmp_path / "missing/a.mdb").open()
+    assert type(raised.value) is StoreError  # trying again would not help
+
+
 def test_it_is_as_short_as_promised() -> None:
     assert len(Path(example.__file__).read_text().splitlines()) <= 150

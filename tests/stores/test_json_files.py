@@ -200,7 +200,20 @@ async def test_a_damaged_agent_hides_no_other(store: JSONStore) -> None:
                 with pytest.raises(RecordCorruptError) as found:
                     await use
                 assert str(path) in str(found.value)
+            (damage,) = (await each.check_health()).problems
+            assert str(path) in damage
     assert path.read_bytes() == data
+
+
+async def test_agents_of_which_none_can_be_read_are_not_said_to_be_none(store: JSONStore) -> None:
+    assert await store.list_agents() == []
+    await Author(store, "bad", "uid").create()
+    (folder_of(store, "bad") / "journal").write_bytes(b"\xff" * 100)
+    for listing in (store.list_agents(), store.list_agents("b")):
+        with pytest.raises(RecordCorruptError):
+            await listing
+    health = await store.check_health()
+    assert (health.healthy, health.agents) == (False, None)
 
 
 async def test_an_agent_of_a_later_version_hides_no_other(store: JSONStore) -> None:

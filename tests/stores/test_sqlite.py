@@ -271,6 +271,50 @@ async def test_damage_is_said_and_nothing_is_overwritten(tmp_path: Path) -> None
     assert path.read_bytes() == bytes(data)
 
 
+async def flipped(path: Path, tree: str, at: int) -> SqliteStore:
+    """Make a file of agents in which one byte of the root page of a table or an index is another."""
+    async with SqliteStore(path, durability="process") as store:
+        for n in range(20):
+            await Author(store, f"agent-{n}", f"uid-{n}").create()
+    flip(path, tree, at)
+    return SqliteStore(path, durability="process")
+
+
+def flip(path: Path, tree: str, at: int) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        ((page,),) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (tree,))
+        ((size,),) = db.execute("PRAGMA page_size")
+    data = bytearray(path.read_bytes())
+    data[(page - 1) * size + at] ^= 20  # where `at` is 4, of the number of records on it: none are left
+    path.write_bytes(data)
+
+
+async def test_a_page_that_says_it_is_empty_is_not_believed(tmp_path: Path) -> None:
+    """SQLite finds no fault when it searches such an index: it finds nothing."""
+    async with await flipped(tmp_path / "x.db", "sqlite_autoindex_header_1", 4) as store:
+        assert await store.get("agent-1", [Key("header", "", "agent-1")]) == [None]
+        for listing in (store.list_agents(), store.agents("", "", 1)):
+            with pytest.raises(StoreError) as corrupt:
+                await listing
+            assert corrupt.value.code == "store_corrupt"
+        assert (await store.list_agents("agent-1")) == []  # of some it may be so
+        health = await store.check_health()
+        assert health.agents is None
+        assert len(health.problems) >= 2  # what cannot be listed, and what SQLite says of its file
+
+
+async def test_damage_that_no_listing_meets_is_found_by_looking_thoroughly(tmp_path: Path) -> None:
+    async with await flipped(tmp_path / "x.db", "sqlite_autoindex_document_1", 7) as store:
+        assert len(await store.list_agents()) == 20
+        assert (await store.check_health()).healthy
+        assert await store.find_damage() == []
+        (found,) = (await store.check_health(thorough=True)).problems
+        assert f"{tmp_path}/x.db is damaged (Page " in found
+    async with SqliteStore(tmp_path / "sound.db") as sound:
+        assert await sound.list_agents() == []
+        assert await sound.find_damage(thorough=True) == []
+
+
 async def test_erased_text_is_not_left_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     async with SqliteStore(path, durability="process") as store:

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from kode.core.errors import NotBoundError, ProviderError, UsageError
+from kode.core.jsontext import dump
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Message, TextBlock, Usage
 from kode.core.provider import (
@@ -393,3 +394,29 @@ async def test_a_bug_of_a_member_is_no_reason_to_leave_it_open() -> None:
     with pytest.raises(ValueError, match="a bug"):
         await _ask(FallbackProvider([leaky, ScriptedProvider([say("B")])]), ASKED)
     assert leaky.open == 0
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_what_was_made_for_one_vendor_is_not_given_to_all(shared: bool) -> None:
+    asked: list[ModelRequest] = []
+
+    class Watched(ScriptedProvider):
+        def stream(self, request: ModelRequest) -> Any:
+            asked.append(request)
+            return super().stream(request)
+
+    front = FallbackProvider([Watched([fail("overloaded")]), Watched([say("x")])], share_extras=shared)
+    own: dict[str, Any] = {"extra_headers": {"x-api-key": "sk-one"}, "extra_body": dump({"speed": "fast"})}
+    await _ask(front, replace(ASKED, **own))
+    assert len(asked) == 2
+    for each in asked:
+        found = {"extra_headers": each.extra_headers, "extra_body": each.extra_body}
+        assert found == (own if shared else dict.fromkeys(own))
+
+
+def test_a_kind_of_which_they_take_no_type_alike_is_none() -> None:
+    takes = [Capabilities(media={"image": MediaRule(frozenset({kind}))}) for kind in ("image/png", "image/webp")]
+    members = [ScriptedProvider([], name=name) for name in "ab"]
+    for member, capabilities in zip(members, takes, strict=True):
+        member.capabilities = capabilities
+    assert FallbackProvider(members).capabilities.media == {}

@@ -55,6 +55,7 @@ def look(path: str) -> str:
 
 
 def _claude() -> tuple[Any, ...]:
+    """Their ids come again in the next turn, as with other servers that speak this API."""
     made = (claude.tool_use("look", {"path": "a"}, "toolu_1"), claude.tool_use("look", {"path": "b"}, "toolu_2"))
     thoughts = claude.thinking("Anthropic's own thought.", "c2VjcmV0")
     return claude.message(thoughts, claude.text("I look."), *made), claude.message(thoughts, claude.text("Done."))

@@ -348,3 +348,48 @@ async def test_no_file_goes_to_another_server_than_the_one_asked() -> None:
     assert len(server.requests) == 2
     await provider.close()
     server.stop()
+
+
+# ---- names of types, and addresses -------------------------------------------------------------------------
+
+APIS: dict[str, Any] = {
+    "anthropic": AnthropicProvider(api_key=CANARY, environ={}),
+    "chat": OpenAIProvider(api="chat", api_key=CANARY, environ={}),
+    "responses": OpenAIProvider(api="responses", api_key=CANARY, environ={}),
+    "gemini": GeminiProvider(api_key=CANARY, environ={}),
+}
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize(
+    ("block", "kind"),
+    [
+        (MediaBlock("image", "image/jpg", data=text(b"\xff\xd8\xff\xe0" + bytes(60))), "image/jpeg"),
+        (MediaBlock("image", "IMAGE/JPG", url="https://x/a"), "image/jpeg"),
+        (MediaBlock("file", "application/x-pdf; version=1.7", data=text(PDF)), "application/pdf"),
+    ],
+)
+def test_types_go_by_their_usual_names_and_what_is_stored_keeps_its_own(api: str, block: MediaBlock, kind: str) -> None:
+    request = ask(block)
+    fit = fitted(request, APIS[api].capabilities)
+    assert fit.messages[0].blocks == (replace(block, media_type=kind),)
+    assert request.messages[0].blocks == (block,)
+
+
+@pytest.mark.parametrize(
+    ("block", "taken"),
+    [
+        (MediaBlock("image", "image/png", url="gs://bucket/x.png"), {"gemini"}),
+        (MediaBlock("file", "text/plain", url="https://x/a.txt"), {"gemini"}),
+        (MediaBlock("file", "application/pdf", url="https://x/a.pdf"), {"anthropic", "responses", "gemini"}),
+        (MediaBlock("file", "application/pdf", url="data:application/pdf,hello"), set()),
+    ],
+)
+def test_only_who_fetches_an_address_is_sent_it(block: MediaBlock, taken: set[str]) -> None:
+    assert {name for name, api in APIS.items() if problem(block, api.capabilities) is None} == taken
+
+
+def test_messages_without_media_are_not_copied() -> None:
+    result = Message(1, "user", (ToolResultBlock("c", (TextBlock("done"),)),), 0)
+    request = ModelRequest("m", (result, Message(2, "user", (MediaBlock("image", url="https://x/a"),), 0)))
+    assert fitted(request, APIS["gemini"].capabilities).messages[0] is result

@@ -16,12 +16,14 @@ from kode.core.errors import NotBoundError, UsageError
 from kode.core.jsontext import dump
 from kode.core.kernel.message import Json, Message, ReasoningBlock, TextBlock, ToolResultBlock, ToolUseBlock
 from kode.core.provider import (
+    GeminiProvider,
     ModelRequest,
     OpenAIProvider,
     OutputSchema,
     ProviderCatalog,
     Reasoning,
     ToolSpec,
+    default_providers,
     fold,
 )
 from kode.core.provider.anthropic import AnthropicProvider
@@ -189,3 +191,34 @@ def test_one_that_is_particular() -> None:
     assert call["id"].isalnum()
     assert body("kimi", max_tokens=5, temperature=0.1)["max_completion_tokens"] == 5
     assert "temperature" not in body("kimi", temperature=0.1)
+
+
+def _held(error: BaseException) -> str:
+    """What our frames of a traceback hold."""
+    shown = []
+    trace = error.__traceback__
+    while trace is not None:
+        if "/tests/" not in trace.tb_frame.f_code.co_filename:
+            shown += [repr(each) for each in trace.tb_frame.f_locals.values()]
+        trace = trace.tb_next
+    return "\n".join(shown)
+
+
+@pytest.mark.parametrize("wrong", [{"base_url": "nope"}, {"api_key": "sk-canary\n1"}, {"nonsense": 1}])
+@pytest.mark.parametrize("name", ["deepseek", "minimax", "anthropic", "gemini", "openai", "openai-chat"])
+def test_who_is_refused_in_the_making_shows_no_key(name: str, wrong: Any) -> None:
+    with pytest.raises((UsageError, TypeError)) as caught:
+        default_providers.resolve(f"{name}:m", **{"api_key": "sk-canary-1", **wrong})
+    assert "canary" not in _held(caught.value)
+
+
+def test_a_key_of_the_environment_is_shown_as_little() -> None:
+    with pytest.raises(UsageError) as caught:
+        PRESETS["deepseek"](environ={"DEEPSEEK_API_KEY": "sk-canary-1", "DEEPSEEK_BASE_URL": "nope"})
+    assert "canary" not in _held(caught.value)
+
+
+def test_one_that_was_never_made_can_be_shown() -> None:
+    """Who reports a crash asks each local of each frame for its repr."""
+    for kind in (AnthropicProvider, GeminiProvider, OpenAIProvider):
+        assert repr(kind.__new__(kind)).startswith(kind.__name__)

@@ -48,6 +48,7 @@ from kode.core.provider import (
     calls,
     cut,
     fail,
+    fold,
     say,
 )
 from kode.core.provider.record import Exchange, asked
@@ -331,8 +332,9 @@ async def test_a_write_that_fails_leaves_the_file_as_it_was(path: Path, monkeypa
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
-        await answer(recording, asks("b"))
+    *_, failure = await answer(recording, asks("b"))  # nothing but a ProviderError leaves a provider
+    assert failure[0] == "script"
+    assert "No space" in failure[1]
     assert there(path) == before
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
@@ -422,3 +424,19 @@ def test_the_guides_lines_record_and_then_replay(tmp_path: Path, monkeypatch: py
     space["provider"].keep(Exchange(asked(asks("a"))))
     exec(lines, space)
     assert isinstance(space["provider"], ReplayProvider)
+
+
+async def test_what_python_finds_equal_is_not_always_the_same(path: Path) -> None:
+    """1, 1.0 and true are three things in JSON; a file that took them for one could not replay itself."""
+    recording = RecordingProvider(ScriptedProvider([say(word) for word in "123"]), path)
+    requests = [
+        ModelRequest("m", (Message(0, "assistant", (ToolUseBlock("c", "t", Json(f'{{"on":{value}}}')),), 0),))
+        for value in ("1", "true", "1.0")
+    ]
+    said = [await answer(recording, each) for each in requests]
+    replay = ReplayProvider(path)
+    assert [await answer(replay, each) for each in requests] == said
+    assert [fold(chunks).text for chunks in said] == ["1", "2", "3"]
+    async with replay.stream(requests[0]) as chunks:
+        await anext(aiter(chunks))
+    replay.check()  # who left early has not undone what another has asked

@@ -6,7 +6,9 @@ import base64
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,28 @@ from tests.servers import anthropic, gemini
 from tests.servers.chat import Said, fail
 from tests.servers.files import ChatFiles, GeminiFiles, MessagesFiles
 
-from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, open_store, tool
-from kode.core.errors import UsageError
+from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, Hooks, open_store, tool
+from kode.core.errors import StoreUnavailableError, UsageError
 from kode.core.kernel.context import ContextPolicy
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import BlobBlock, MediaBlock, TextBlock
-from kode.core.provider import AnthropicProvider, GeminiProvider, MediaFile, OpenAIProvider, RetryPolicy, call, say
+from kode.core.provider import (
+    AnthropicProvider,
+    GeminiProvider,
+    MediaFile,
+    OpenAIProvider,
+    RetryPolicy,
+    ScriptedProvider,
+    Uploaded,
+    call,
+    say,
+)
 from kode.core.provider.anthropic.media import media_rules
+from kode.core.provider.failure import provider_error
 from kode.core.provider.openai.media import media_rules as openai_rules
-from kode.core.runtime.media.remembered import MAX_FILES, Remembered
+from kode.core.runtime.context.showing import holds_media
+from kode.core.runtime.media.remembered import MAX_BYTES, MAX_FILES, Remembered
+from kode.core.testing.faulty import Fault, FaultyStore
 from kode.core.tools.base import ToolOutcome
 
 CANARY = "sk-canary-0123456789"
@@ -270,6 +285,188 @@ async def test_help_that_takes_too_long_is_cut_off(lab: Any) -> None:
     assert "were not ready within" in result.error.text
 
 
+async def test_an_agent_that_watches_many_videos_goes_on(lab: Any) -> None:
+    """What is remembered of them stays within a document, and each is looked at once."""
+
+    def video(more: int) -> MediaBlock:
+        return MediaBlock("video", "video/mp4", data=text(b"0000ftypisom" + bytes(more)))
+
+    seen: list[int] = []
+
+    async def frames(file: MediaFile) -> list[MediaFile]:
+        seen.append(len(file.data))
+        one = MediaFile("image", "image/png", SMALL)
+        return [one] * (601 if len(file.data) > 1_000 else 600)
+
+    deps = lab.deps([say("a")] * 12, frame_extractor=frames)
+    narrowed(lab.provider, kinds=("image",))
+    agent = await lab.agent((), deps=deps)
+    for n in range(10):
+        assert (await agent.run([video(n)])).status == "ok"
+    assert (await agent.run("and?")).status == "ok"
+    assert seen == list(range(12, 22))
+    assert len(blocks(lab.provider.requests[9], -1)) == 601
+    assert (await agent.run([video(2_000)])).status == "ok"
+    assert "601 frames came; give at most 600" in blocks(lab.provider.requests[-1], -1)[0].text
+    (document,) = await lab.store.read_documents("a", "media")
+    assert len(document.data) < 4_000
+
+
+# ---- what was refused --------------------------------------------------------------------------------------
+
+
+class Choosy(ScriptedProvider):
+    """Refuses requests that show certain media."""
+
+    def __init__(self, refuses: Callable[[MediaBlock], bool], told: str, code: str = "bad_request") -> None:
+        super().__init__(lambda request: self._judged(request))
+        self.refuses, self.told, self.code, self.always = refuses, told, code, False
+
+    def _judged(self, request: Any) -> Any:
+        shown = [block for message in request.messages for block in message.blocks if isinstance(block, MediaBlock)]
+        if self.always or any(map(self.refuses, shown)):
+            raise provider_error(self.code, self.told)
+        return say("ok")
+
+    @property
+    def shown(self) -> list[int]:
+        """How many media each request showed."""
+        return [sum(isinstance(b, MediaBlock) for m in r.messages for b in m.blocks) for r in self.requests]
+
+
+DEAD, FINE = "https://x.example/gone.png", "https://x.example/fine.png"
+
+
+@pytest.mark.parametrize(
+    ("block", "told", "code", "left"),
+    [
+        (MediaBlock("image", url=DEAD), f"Failed to download image from {DEAD}.", "bad_request", 1),
+        (MediaBlock("image", url=DEAD), "Unable to download the file.", "bad_request", 0),
+        (MediaBlock("file", file_id="file-1"), "No such File object: file-1", "model_not_found", 1),
+        (image(SMALL), "Could not process image", "bad_request", 0),
+    ],
+)
+async def test_media_that_stopped_working_keep_no_agent_from_going_on(
+    lab: Any, block: MediaBlock, told: str, code: str, left: int
+) -> None:
+    """What the error names is left out, all if it names nothing; a day later they are shown again."""
+    provider = Choosy(lambda shown: False, told, code)
+    deps = replace(lab.deps(), providers={"m": provider})
+    agent = await lab.agent((), deps=deps)
+    await agent.run([block, MediaBlock("image", url=FINE)])
+    provider.refuses = lambda shown: replace(shown, media_type=None) == replace(block, media_type=None)
+    assert [(await agent.run("on")).status for _ in range(2)] == ["ok", "ok"]
+    assert provider.shown == [2, 2, left, left]
+    again = await Agent.open("a", deps)
+    assert (await again.run("still")).status == "ok"
+    assert provider.shown[4:] == [left]
+    line = blocks(provider.requests[-1])[0].text
+    assert f"left out, a request with it was refused: {told}"[:150] in line
+    assert "media_refused" in [event.data.get("code") for event in await lab.events() if event.type == "error"]
+    await lab.clock.advance(86_500)
+    provider.refuses = lambda shown: False
+    await again.run("tomorrow")
+    assert provider.shown[5:] == [2]
+
+
+async def test_a_request_that_is_refused_without_its_media_too_keeps_them(lab: Any) -> None:
+    provider = Choosy(lambda shown: False, "no such setting")
+    agent = await lab.agent((), deps=replace(lab.deps(), providers={"m": provider}))
+    provider.always = True
+    result = await agent.run([image(SMALL)])
+    assert (result.status, result.error.code) == ("error", "bad_request")
+    assert provider.shown == [1, 0]
+    provider.always = False
+    assert (await agent.run("now")).status == "ok"
+    assert provider.shown == [1, 0, 1]
+
+
+async def test_a_url_that_was_refused_is_fetched_by_who_can(lab: Any) -> None:
+    async def fetch(url: str) -> MediaFile:
+        return MediaFile("image", "image/png", SMALL)
+
+    provider = Choosy(lambda shown: shown.url is not None, "cannot download")
+    agent = await lab.agent((), deps=replace(lab.deps(), providers={"m": provider}, media_fetcher=fetch))
+    assert (await agent.run([MediaBlock("image", url=DEAD)])).status == "ok"
+    assert blocks(provider.requests[1])[0].data == text(SMALL)
+
+
+# ---- a store that is away, and long histories --------------------------------------------------------------
+
+
+def faulty(lab: Any) -> Any:
+    """A store whose blobs may be away while all else is there."""
+    store: Any = FaultyStore(lab.store, clock=lab.clock)
+
+    def striking(method: str) -> Callable[..., Any]:
+        inner = getattr(store, method)
+        return lambda *args: store.operate(method, partial(inner, *args))
+
+    store.get_blob, store.put_blob = striking("get_blob"), striking("put_blob")
+    return store
+
+
+@pytest.mark.parametrize("method", ["put_blob", "get_blob"])
+async def test_a_store_that_is_away_for_a_while_is_waited_for(lab: Any, method: str) -> None:
+    @tool
+    async def draw() -> ToolOutcome:
+        """Draw."""
+        return ToolOutcome((image(),))
+
+    store = faulty(lab)
+    agent = await lab.agent((), draw, deps=lab.deps([call("draw", {}), say("end")], draw, store=store))
+    store.faults = [Fault(method, nth=1, times=8)]
+    async with anyio.create_task_group() as tasks:
+        result = await lab.pass_until(lab.later(tasks, lambda: agent.run("go")), 0.5)
+    assert result.text == "end"
+    assert len(store.struck) == 8
+    assert blocks(lab.provider.requests[1], 2)[0].content == (image(),)
+
+
+async def test_a_blob_that_stays_away_ends_the_drive(lab: Any) -> None:
+    store = faulty(lab)
+    agent = await lab.agent((), deps=lab.deps([say("end")], store=store))
+    await agent.send([image()])
+    store.faults = [Fault("get_blob", times=None)]
+    began = lab.clock.monotonic()
+    async with anyio.create_task_group() as tasks:
+        with pytest.raises(StoreUnavailableError):
+            await lab.pass_until(lab.later(tasks, agent.complete))
+    assert 55 < lab.clock.monotonic() - began < 75
+    store.faults = []
+    async with anyio.create_task_group() as tasks:
+        later = await Agent.open("a", lab.deps([say("end")]))
+        assert (await lab.pass_until(lab.later(tasks, later.complete))).text == "end"
+
+
+async def test_a_request_does_not_go_through_a_long_history_for_its_media(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted, not timed: how many messages are looked at for one step, early and late in a long run."""
+    looked: list[int] = []
+    marks: list[int] = []
+
+    def counted(message: Any) -> bool:
+        looked.append(message.seq)
+        return holds_media(message)
+
+    for module in ("kode.core.runtime.context.showing", "kode.core.runtime.media.supply"):
+        monkeypatch.setattr(f"{module}.holds_media", counted)
+
+    @tool
+    async def look() -> ToolOutcome:
+        """Look."""
+        marks.append(len(looked))
+        return ToolOutcome((image(SMALL),) if len(marks) == 1 else (TextBlock("nothing"),))
+
+    steps = 200
+    deps = lab.deps([call("look", {})] * steps + [say("end")], look)
+    agent = await lab.agent((), look, deps=deps, limits=Limits(max_steps_per_run=steps + 1))
+    assert (await agent.run("go")).text == "end"
+    costs = [after - before for before, after in pairwise(marks)]
+    assert costs[5] == costs[-1] <= 5
+
+
 # ---- uploads, over HTTP ------------------------------------------------------------------------------------
 
 
@@ -353,27 +550,31 @@ async def test_a_file_is_uploaded_once_for_all_requests_and_processes(vendor: Ve
     assert not any(CANARY.encode() in path.read_bytes() for path in sorted(tmp_path.iterdir()))  # noqa: ASYNC240
 
 
-async def test_a_vendor_that_never_knows_its_files_is_asked_twice_at_most(vendor: Vendor, lab: Any) -> None:
-    vendor.server.reply(vendor.done("a"))
+async def test_a_vendor_that_never_knows_its_files_is_asked_three_times_at_most(vendor: Vendor, lab: Any) -> None:
+    """By the file it should know, by a new one, and then without: the agent goes on."""
+    vendor.server.reply(vendor.done("a"), vendor.done("b"), vendor.done("c"))
     deps = deps_at(vendor, lab.store)
     agent = await Agent.create(AgentConfig(AgentTemplate("t", model="m"), agent_id="a"), deps)
     await agent.run([MediaBlock("file", "application/pdf", data=text(PDF))])
     vendor.server.forgets = True
-    result = await agent.run("again")
-    assert result.status == "error"
-    assert "file" in str(result.error).lower()
+    assert (await agent.run("again")).text == "b"
+    assert vendor.names() == [1, 1, 1, 0]
     assert vendor.server.uploads == 2
+    assert (await agent.run("and again")).text == "c"
+    assert vendor.names()[4:] == [0]  # it is remembered, for a day
     await deps.providers["m"].close()  # type: ignore[index,union-attr]
 
 
-async def test_a_vendor_that_keeps_no_files_gets_the_bytes_with_each_request(vendor: Vendor, lab: Any) -> None:
-    vendor.server.broken = [fail(404, "no such place")] * 2
+async def test_a_vendor_that_keeps_no_files_is_offered_one_once_and_gets_the_bytes(vendor: Vendor, lab: Any) -> None:
+    vendor.server.broken = [fail(404, "no such place")]
     vendor.server.reply(vendor.done("a"), vendor.done("b"))
     deps = deps_at(vendor, lab.store)
     agent = await Agent.create(AgentConfig(AgentTemplate("t", model="m"), agent_id="a"), deps)
     assert (await agent.run([MediaBlock("file", "application/pdf", data=text(PDF))])).text == "a"
+    assert (await agent.run("more")).text == "b"
     await deps.providers["m"].close()  # type: ignore[index,union-attr]
-    assert vendor.names() == [0]
+    assert vendor.server.uploads == 0
+    assert vendor.names() == [0, 0]
     assert vendor.server.requests[-1].raw.count(text(PDF)[:40].encode()) == 1
 
 
@@ -433,11 +634,15 @@ async def test_another_account_or_vendor_gets_the_file_itself(lab: Any) -> None:
 
 
 def test_what_is_remembered_is_bounded_and_another_accounts_is_forgotten() -> None:
-    notes = Remembered("a", {str(n): {"id": "x"} for n in range(MAX_FILES + 5)}, {"frames:1": [{"text": "x"}]})
+    notes = Remembered("a", {str(n): {"id": "x"} for n in range(MAX_FILES + 5)}, {}, {"frames:1": [{"text": "x"}]})
     text = notes.text()
     again = Remembered.read(text, "a")
     assert list(again.uploads) == [str(n) for n in range(5, MAX_FILES + 5)]
     assert Remembered.read(text, "b").uploads == {}
+    refused = {"2": {"until": 1, "why": "é" * 20_000}}
+    long = Remembered("a", {"1": {"id": "x" * 130_000}}, refused, {"3": [{"text": "y"}]})
+    assert len(long.text()) < MAX_BYTES
+    assert Remembered.read(long.text(), "a").made == long.made
     assert Remembered.read(text, "b").made == again.made
     assert Remembered.read(None, "b") == Remembered("b")
 
@@ -489,3 +694,35 @@ async def test_a_picture_that_a_model_drew_goes_back_to_it_and_stays_with_the_ag
     for each in (server, other):
         each.stop()
         assert each.refused == []
+
+
+class Keeping(ScriptedProvider):
+    """One of the APIs of an account that keeps files."""
+
+    account = "one"
+
+    async def upload(self, file: MediaFile) -> Uploaded:
+        return Uploaded(file_id="file-1")
+
+
+async def test_another_api_of_the_account_that_takes_no_ids_gets_the_bytes(lab: Any) -> None:
+    names = narrowed(Keeping([say("a")]), max_upload_bytes=10**6, file_ids="file-")
+    bytes_only = narrowed(Keeping([say("b")]), file_ids=None)
+    one = replace(lab.deps(), providers={"m": names}, upload_over=50_000)
+    await (await lab.agent((), deps=one)).run([image()])
+    assert blocks(names.requests[0])[0].file_id == "file-1"
+    two = replace(lab.deps(), providers={"m": bytes_only}, upload_over=50_000)
+    await (await Agent.open("a", two)).run("go on")
+    assert blocks(bytes_only.requests[0])[0].data == text(PNG)
+
+
+async def test_media_that_a_hook_puts_into_a_request_are_made_ready_too(lab: Any) -> None:
+    def add(request: Any) -> Any:
+        first = request.messages[0]
+        return replace(request, messages=[replace(first, blocks=(*first.blocks, image(PNG))), *request.messages[1:]])
+
+    deps = lab.deps([say("a")], hooks=[Hooks("h", pre_model=add)])
+    narrowed(lab.provider, max_bytes=1_000)
+    agent = await Agent.create(AgentConfig(AgentTemplate("t", model="m", hooks=("h",)), agent_id="a"), deps)
+    await agent.run("go")
+    assert "left out, it has 102,408 bytes" in blocks(lab.provider.requests[0])[1].text

@@ -33,8 +33,8 @@ from kode.core.runtime.stateless import StatelessAgent
 from kode.core.sandbox.catalog import SandboxFactory
 from kode.core.sandbox.local import LocalSandbox
 from kode.core.store.base import Store
+from kode.core.store.layers.reading import Reading
 from kode.core.store.memory import MemoryStore
-from kode.core.store.reading import Reading
 from kode.core.template import AgentTemplate, TemplateRegistry
 from kode.core.testing.wrapped import WrappedStore
 from kode.core.tools.base import ToolContext

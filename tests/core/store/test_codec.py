@@ -17,10 +17,10 @@ from kode.core.kernel.state import RunRecord, State
 from kode.core.kernel.toolcall import Call, CallStatus, Plan
 from kode.core.kernel.window import Compaction, Snapshot, Window
 from kode.core.kernel.words import StopReason
-from kode.core.store import codec
-from kode.core.store.codec import APART, HeaderBody, decode, encode
 from kode.core.store.contract import Item
-from kode.core.store.schema import Adapter
+from kode.core.store.records import codec
+from kode.core.store.records.codec import APART, HeaderBody, decode, encode
+from kode.core.store.records.schema import Adapter
 from kode.core.testing import strategies as draw
 
 KINDS: dict[codec.BodyKind, st.SearchStrategy[Any]] = {

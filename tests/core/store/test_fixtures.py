@@ -31,9 +31,9 @@ from kode.core.kernel.state import Ancestor, Document, Parent, Run, RunError, Ru
 from kode.core.kernel.toolcall import Approval, Audit, Call, CallStatus, Plan, Wait
 from kode.core.kernel.window import Compaction, Range, Snapshot, Window
 from kode.core.kernel.words import StopReason
-from kode.core.store import codec
 from kode.core.store import records as rec
 from kode.core.store.contract import Bounds, Commit, DocumentBody, Item, Key, Kind, Lease, Record
+from kode.core.store.records import codec
 
 T = TypeVar("T")
 

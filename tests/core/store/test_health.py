@@ -17,9 +17,10 @@ from kode.core.kernel.events import Event
 from kode.core.kernel.message import BlobBlock, Json, MediaBlock, Message, TextBlock, ToolResultBlock, ToolUseBlock
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.window import Range, Snapshot, Window
-from kode.core.store import MemoryStore, SqliteStore, Store, codec
+from kode.core.store import MemoryStore, SqliteStore, Store
 from kode.core.store import records as rec
 from kode.core.store.contract import Key, Kind, Record
+from kode.core.store.records import codec
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, compaction, item, open_call, open_effect, run_record
 from kode.core.testing.faulty import Fault, FaultyStore

@@ -20,9 +20,10 @@ from kode.core.errors import (
 from kode.core.kernel.message import Json, Message, TextBlock, ToolResultBlock, ToolUseBlock
 from kode.core.kernel.state import Document, Run
 from kode.core.kernel.window import Range, Window
-from kode.core.store import Store, codec
+from kode.core.store import Store
 from kode.core.store import records as rec
 from kode.core.store.contract import Due, Key
+from kode.core.store.records import codec
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, item, open_effect
 

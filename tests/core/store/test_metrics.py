@@ -9,7 +9,7 @@ import pytest
 
 from kode.core.errors import ConflictError, StoreUnavailableError, UsageError
 from kode.core.store import MemoryStore, SqliteStore, Store
-from kode.core.store.metrics import EDGES, MEASURED, Gauge
+from kode.core.store.support.metrics import EDGES, MEASURED, Gauge
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, item
 from kode.core.testing.faulty import Fault, FaultyStore

@@ -19,8 +19,8 @@ from kode.core.kernel.words import StopReason
 from kode.core.store import MemoryStore, QuerySupport, SqliteStore, Store
 from kode.core.store import records as rec
 from kode.core.store.contract import Key
-from kode.core.store.query import QuerySupport as Default
-from kode.core.store.questions import Question, Test, make_question
+from kode.core.store.support.query import QuerySupport as Default
+from kode.core.store.support.questions import Question, Test, make_question
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, open_call
 

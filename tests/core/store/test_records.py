@@ -16,9 +16,9 @@ from kode.core.kernel.inputs import ApprovalDecided, InboxInput, MessageReceived
 from kode.core.kernel.message import Json, Message, TextBlock, Usage
 from kode.core.kernel.state import Document, Run, State, Timer
 from kode.core.kernel.toolcall import Audit, Call, CallStatus, Plan, call_id
-from kode.core.store import codec
 from kode.core.store import records as rec
 from kode.core.store.contract import Commit, DocumentBody, Item, Key, Lease, Record
+from kode.core.store.records import codec
 from kode.core.testing import strategies as draw
 
 AT = 1_767_225_600_123_456

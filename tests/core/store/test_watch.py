@@ -9,7 +9,7 @@ import pytest
 
 from kode.core.errors import UsageError
 from kode.core.store import MemoryStore, SqliteStore, Store
-from kode.core.store.watch import Changes
+from kode.core.store.layers.watch import Changes
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import Author, item
 from kode.core.testing.faulty import FaultyStore

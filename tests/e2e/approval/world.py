@@ -18,9 +18,9 @@ from kode.core.provider.base import ModelRequest
 from kode.core.provider.script import Turn, calls, last_text, say
 from kode.core.provider.scripted import ScriptedProvider
 from kode.core.runtime.agent import Agent
-from kode.core.store import codec
 from kode.core.store.base import Store
 from kode.core.store.json import JSONStore
+from kode.core.store.records import codec
 from kode.core.store.sqlite import SqliteStore
 from kode.core.template import AgentTemplate
 from kode.core.tools.base import ToolContext

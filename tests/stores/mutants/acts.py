@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 from tests.stores.mutants.table import wrong
 
 from kode.core.store import Condition, Key, MemoryStore, Record
+from kode.core.store.rules import holds
 
 
 class Kept(MemoryStore):
@@ -28,10 +29,16 @@ class Judging(MemoryStore):
     def judged(self, condition: Condition, row: Record | None) -> bool | None:
         raise NotImplementedError
 
-    def _holds(self, condition: Condition) -> bool:
+    def _meets(self, condition: Condition) -> bool:
         key = condition.key
         mine = self.judged(condition, self._row(key.kind, key.uid, key.key))
-        return super()._holds(condition) if mine is None else mine
+        return holds(self._view, condition) if mine is None else mine
+
+    async def apply(self, agent_id, conditions, puts, deletes):  # type: ignore[no-untyped-def]
+        for n, condition in enumerate(conditions):
+            if not self._meets(condition):
+                return n
+        return await super().apply(agent_id, (), puts, deletes)
 
 
 # ---- conditions --------------------------------------------------------------------------------------------
@@ -108,7 +115,7 @@ class LastFailureNamed(MemoryStore):
 
     async def apply(self, agent_id, conditions, puts, deletes):  # type: ignore[no-untyped-def]
         failed = await super().apply(agent_id, conditions, puts, deletes)
-        later = [n for n, condition in enumerate(conditions) if not self._holds(condition)]
+        later = [n for n, condition in enumerate(conditions) if not holds(self._view, condition)]
         return failed if failed is None else later[-1]
 
 
@@ -226,8 +233,9 @@ class SharedWithWriters(MemoryStore):
 class SharedWithReaders(MemoryStore):
     """It hands out the very dictionary that it keeps."""
 
-    def _put(self, record: Record) -> None:
-        super()._put(replace(record, columns=dict(record.columns)))
+    async def scan(self, agent_id, kind, uid, **options):  # type: ignore[no-untyped-def]
+        found = await super().scan(agent_id, kind, uid, **options)
+        return [self._row(kind, uid, record.key) for record in found]
 
 
 @wrong("round-trip", "a_put_replaces_the_whole_record")

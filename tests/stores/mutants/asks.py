@@ -11,9 +11,9 @@ from tests.stores.mutants.table import wrong
 
 from kode.core.clock import Clock
 from kode.core.store import MemoryStore, Problem, Record
-from kode.core.store.metrics import Metrics
-from kode.core.store.questions import Question
-from kode.core.store.watch import Changes
+from kode.core.store.layers.watch import Changes
+from kode.core.store.support.metrics import Metrics
+from kode.core.store.support.questions import Question
 
 MANY = 10**9
 Rows = list[tuple[str, Record]]

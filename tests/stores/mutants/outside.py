@@ -18,6 +18,7 @@ from kode.core.clock import Clock
 from kode.core.store import MemoryStore
 from kode.core.store.contract import Appended, Condition, Due, Key, Record
 from kode.core.store.records import int_key
+from kode.core.store.rules import holds
 
 
 @wrong(
@@ -236,7 +237,7 @@ class PhantomInbox(MemoryStore):
     async def apply(
         self, agent_id: str, conditions: Sequence[Condition], puts: Sequence[Record], deletes: Sequence[Key]
     ) -> int | None:
-        if all(self._holds(condition) for condition in conditions):
+        if all(holds(self._view, condition) for condition in conditions):
             await checkpoint()
             # No record has the key "", so this holds whatever came meanwhile.
             conditions = [replace(each, op="absent") if each.op == "no_inbox_after" else each for each in conditions]

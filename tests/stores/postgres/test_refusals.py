@@ -24,7 +24,7 @@ from tests.stores.postgres.test_opening import at
 from kode.core.errors import KodeError, StoreError, StoreUnavailableError, UsageError
 from kode.core.store import Condition, Key, Lease, Question, open_store
 from kode.core.store.contract import Footing
-from kode.core.store.forks import Copy
+from kode.core.store.layers.forks import Copy
 from kode.core.store.plans import Get
 from kode.core.testing.conformance.store import Author
 from kode.core.testing.conformance.store.author import head, item, row

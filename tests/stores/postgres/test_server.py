@@ -14,10 +14,10 @@ from tests.stores.postgres.server import PostgresServer
 
 from kode.core.errors import KodeError, StoreUnavailableError
 from kode.core.store import Condition, Key, Record
-from kode.core.store.forks import Copy
+from kode.core.store.layers.forks import Copy
 from kode.core.store.plans import Scan
-from kode.core.store.questions import Question, Test
 from kode.core.store.records import int_key
+from kode.core.store.support.questions import Question, Test
 from kode.core.testing.conformance.store import Author
 from kode.core.testing.conformance.store.author import item, row, text_of
 from kode.store.postgres import PostgresStore, reads, select

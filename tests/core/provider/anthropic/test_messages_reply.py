@@ -16,7 +16,7 @@ from kode.core.errors import ProviderError
 from kode.core.jsontext import dump, parse
 from kode.core.kernel.message import Json, ReasoningBlock, TextBlock, ToolUseBlock, Usage
 from kode.core.kernel.words import StopReason
-from kode.core.provider import Prices, Reply, fold
+from kode.core.provider import Prices, Reply, ReplyError, fold
 from kode.core.provider.anthropic.messages_reply import MAX_PAUSES, MessagesReply
 from kode.core.provider.wire.sse import SseParser
 
@@ -303,3 +303,15 @@ def test_no_frame_whatever_it_holds_gets_through_as_another_error(value: Any, ki
             read([*events(text("a"))[:3], frame, *events(text("a"))[-2:]], may_pause=True)
         except ProviderError:
             pass
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_part_that_does_not_fit_its_block_may_fit_the_next_time(ended: bool) -> None:
+    begun = {"type": "content_block_start", "index": 0, "content_block": {"type": "text" if ended else "thinking"}}
+    more = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x"}}
+    reply = MessagesReply()
+    for frame in (begun, *([{"type": "content_block_stop", "index": 0}] if ended else [])):
+        reply.feed(json.dumps(frame))
+    (failure,) = reply.feed(json.dumps(more))
+    assert isinstance(failure, ReplyError)
+    assert (failure.error.code, failure.error.retryable) == ("protocol", True)

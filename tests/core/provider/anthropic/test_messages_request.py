@@ -358,3 +358,17 @@ def test_every_legal_history_is_accepted_and_not_changed(history: tuple[Message,
     before = copy.deepcopy(history)
     body(*history, tools=[TOOL], model=model, cache="short", reasoning=Reasoning(effort))
     assert history == before
+
+
+def test_a_mapping_cannot_be_held_to_a_schema_and_is_asked_for_in_words() -> None:
+    counts = {"type": "object", "additionalProperties": {"type": "integer"}}
+    schema = {"type": "object", "properties": {"counts": counts}}
+    written = body(
+        output_schema=OutputSchema(dump(schema)),
+        system=(SystemPart("Be brief.", cache="long"),),
+        tools=[ToolSpec("f", "F.", dump(schema), strict=True)],
+    )
+    assert "output_config" not in written
+    assert "additionalProperties" in written["system"][-1]["text"]
+    assert written["tools"][0]["input_schema"] == schema
+    assert "strict" not in written["tools"][0]

@@ -124,6 +124,18 @@ async def test_nor_for_one_that_says_nothing_for_ever(
 
 
 @pytest.mark.integration
+async def test_who_says_with_each_piece_that_it_has_stopped_is_heard_to_the_end(
+    chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "LINGER_S", 0.5)
+    piece = {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}
+    chat_server.reply(Said(frames=(piece,) * 12, pause_s=0.07))
+    provider = at(chat_server.url, model="m")
+    assert await ask(provider) == "a" * 12
+    await provider.close()
+
+
+@pytest.mark.integration
 async def test_what_comes_behind_a_complete_reply_in_time_is_read(chat_server: ChatServer) -> None:
     chat_server.reply(say("Hello", usage=(3, 2), pause_s=0.03))
     provider = at(chat_server.url, model="m")

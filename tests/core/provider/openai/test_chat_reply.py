@@ -323,3 +323,9 @@ def test_no_frame_whatever_it_holds_gets_through_as_another_error(value: Any) ->
             read([frame])
         except ProviderError:
             pass
+
+
+def test_a_message_behind_its_deltas_says_nothing_new() -> None:
+    whole = {"index": 0, "delta": {}, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}
+    assert read([delta(content="Hello"), {"id": "x", "choices": [whole]}]).text == "Hello"
+    assert read([{"id": "x", "choices": [whole]}]).text == "Hello"

@@ -300,3 +300,69 @@ def test_no_frame_whatever_it_holds_gets_through_as_another_error(value: Any, ki
             read([*SHORT[:4], frame, *SHORT[4:]])
         except ProviderError:
             pass
+
+
+def of(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"type": f"response.{kind}", **fields}
+
+
+SAID = {"type": "message", "id": "m", "content": [{"type": "output_text", "text": "Hello"}]}
+CALLED = {"type": "function_call", "id": "fc", "call_id": "c", "name": "rm", "arguments": '{"path":"x"}'}
+BARE = {**CALLED, "arguments": ""}
+THOUGHT = {"type": "reasoning", "id": "m", "summary": [], "encrypted_content": "x"}
+AT = {"output_index": 0}
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        # Items by place, deltas by id only.
+        [of("output_item.added", **AT, item={"type": "message", "id": "m"}),
+         of("output_text.delta", item_id="m", delta="Hello"), of("output_item.done", **AT, item=SAID)],
+        # The other way round.
+        [of("output_item.added", item={"type": "message", "id": "m"}),
+         of("output_text.delta", **AT, item_id="m", delta="Hello"), of("output_item.done", item=SAID)],
+        # Parts counted from 1.
+        [of("output_text.delta", **AT, content_index=1, delta="Hello"), of("output_item.done", **AT, item=SAID)],
+        # Told in every way there is.
+        [of("output_text.delta", **AT, item_id="m", delta="Hello"),
+         of("output_text.done", **AT, item_id="m", text="Hello"),
+         of("output_text.done", **AT, item_id="m", content_index=1, text="Hello"),
+         of("output_item.done", **AT, item=SAID), of("output_text.done", **AT, text="Hello"),
+         of("completed", response={"output": [{**SAID, "id": "another"}]})],
+        # In one piece only.
+        [of("output_text.done", **AT, text="Hello")],
+        [of("output_item.added", **AT, item={"type": "message", "id": "m"}),
+         of("completed", response={"output": [SAID]})],
+        # Behind a thought that streamed, under the same id.
+        [of("output_item.done", **AT, item=THOUGHT), of("completed", response={"output": [THOUGHT, SAID]})],
+        # The place in the list is not that of the stream.
+        [of("output_item.added", output_index=1, item={"type": "message", "id": "m"}),
+         of("output_text.delta", output_index=1, delta="Hello"), of("completed", response={"output": [SAID]})],
+    ],
+)  # fmt: skip
+def test_text_is_read_once_however_it_is_told(frames: list[Any]) -> None:
+    assert read([*frames, of("completed", response={})]).text == "Hello"
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [of("function_call_arguments.done", **AT, item_id="fc", arguments=CALLED["arguments"])],
+        [of("function_call_arguments.done", item_id="fc", arguments=CALLED["arguments"])],
+        [of("completed", response={"output": [CALLED]})],
+        [of("completed", response={"output": [{**CALLED, "id": "fc_0"}]})],
+        [of("function_call_arguments.done", **AT, arguments=CALLED["arguments"]),
+         of("completed", response={"output": [CALLED]})],
+    ],
+)  # fmt: skip
+def test_no_call_loses_its_arguments(frames: list[Any]) -> None:
+    reply = read([of("output_item.added", **AT, item=BARE), *frames, of("completed", response={})])
+    assert [(block.id, block.name, block.input) for _, block in reply.calls] == [("c", "rm", '{"path":"x"}')]
+
+
+@pytest.mark.parametrize("frames", [[], [of("output_item.added", **AT, item=BARE)]])
+def test_a_complete_reply_that_lacks_what_it_should_hold_is_none(frames: list[Any]) -> None:
+    with pytest.raises(ProviderError) as caught:
+        read([*frames, of("completed", response={"output": []})])
+    assert (caught.value.code, caught.value.retryable) == ("protocol", True)

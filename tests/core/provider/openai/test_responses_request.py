@@ -323,3 +323,27 @@ def test_any_history_is_one_that_the_api_accepts(turns: list[Any], retain: bool,
         history += user(TextBlock("x")), assistant(*blocks, *made, provider=provider)
         history += [user(*(ToolResultBlock(id, ()) for id in ids))] if ids else []
     body(*history, model=model, reasoning=Reasoning(retain=retain))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"title": "Anything"},
+        {"enum": [1, 2]},
+        {"properties": {"k": {"type": "string"}}},
+        {"type": "object"},
+        {"type": ["object", "null"], "additionalProperties": {"type": "integer"}},
+        {"type": ["array", "null"]},
+        {"anyOf": [{"type": "string"}], "oneOf": [{"type": "integer"}]},
+    ],
+)
+def test_what_strict_mode_would_refuse_or_bend_goes_without(field: Any) -> None:
+    schema = {"type": "object", "properties": {"x": field}, "required": ["x"]}
+    assert schema_of(dump(schema), True) == (schema, False)
+
+
+def test_what_may_be_null_is_closed_too() -> None:
+    one = {"type": ["object", "null"], "properties": {"k": {"type": "string"}}}
+    written, strict = schema_of(dump({"type": "object", "properties": {"x": one}}), True)
+    assert strict
+    assert written["properties"]["x"] == {**one, "required": ["k"], "additionalProperties": False}

@@ -20,7 +20,7 @@ from kode.core.kernel.message import Json
 from kode.core.kernel.permission import PermissionPolicy
 
 if TYPE_CHECKING:
-    from kode.core.store.schema import Adapter
+    from kode.core.store.records.schema import Adapter
 
 __all__ = ["AgentTemplate", "TemplateRegistry", "decode_template", "encode_template", "schema_of", "templates"]
 
@@ -191,6 +191,6 @@ def decode_template(text: Json) -> AgentTemplate:
 @cache
 def _adapter() -> Adapter:
     # Every field is written, defaults too: a default that changes later must not change the agents that exist.
-    from kode.core.store.schema import Adapter
+    from kode.core.store.records.schema import Adapter
 
     return Adapter(AgentTemplate, {}, elide=False)

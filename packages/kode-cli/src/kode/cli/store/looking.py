@@ -51,8 +51,8 @@ async def every_id(store: Store, prefix: str = "") -> list[str]:
 def check(ids: Ids = None, store: StoreUrl = None, as_json: AsJson = False) -> None:
     """Check that a store works, and that what it holds of its agents fits together.
 
-    It reads everything there is of them and changes nothing (but for one small record, written and removed to see
-    whether writing works). Exit code 1 if anything is wrong.
+    It reads everything there is of them, and the files of a local store whole; it changes nothing (but for one small
+    record, written and removed to see whether writing works). Exit code 1 if anything is wrong.
     """
     health, found, failed = anyio.run(_check, store, ids)
     bad = [one for one in found if not one.ok]
@@ -84,8 +84,9 @@ async def _check(url: str | None, ids: list[str] | None) -> tuple[Health, list[C
     found: list[Consistency] = []
     failed: dict[str, str] = {}
     async with store_at(url) as store:
-        health = await store.check_health()
-        for agent_id in ids or (await every_id(store) if health.reachable else []):
+        health = await store.check_health(thorough=True)
+        # What cannot be counted cannot be listed, and `health` says why.
+        for agent_id in ids or ([] if health.agents is None else await every_id(store)):
             try:
                 found.append(await store.check_consistency(agent_id))
             except KodeError as error:

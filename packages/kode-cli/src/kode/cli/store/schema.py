@@ -18,9 +18,9 @@ import typer
 from kode.cli.opening import AsJson
 from kode.core.errors import UsageError
 from kode.core.store import SchemaSupport, Store, open_store
-from kode.core.store.codec import VERSION
-from kode.core.store.columns import COLUMNS
 from kode.core.store.migrating import SchemaAct, tend_schema
+from kode.core.store.records import COLUMNS
+from kode.core.store.records.codec import VERSION
 
 __all__ = ["schema"]
 

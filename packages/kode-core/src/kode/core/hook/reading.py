@@ -21,7 +21,7 @@ from kode.core.provider.base import ModelRequest, OutputSchema, Reasoning, Syste
 from kode.core.tools.base import Suspended, ToolOutcome, ToolResult
 
 if TYPE_CHECKING:
-    from kode.core.store.schema import Adapter
+    from kode.core.store.records.schema import Adapter
 
 __all__ = ["outcome_of", "read_decision", "read_outcome", "read_reply", "read_request", "result_of"]
 
@@ -178,13 +178,13 @@ def _wrong(value: Any, todo: str) -> UsageError:
 
 @cache
 def _outcomes() -> Adapter:
-    from kode.core.store.schema import Adapter
+    from kode.core.store.records.schema import Adapter
 
     return Adapter(ToolOutcome, {})
 
 
 @cache
 def _replies() -> Adapter:
-    from kode.core.store.schema import Adapter
+    from kode.core.store.records.schema import Adapter
 
     return Adapter(Reply, {})

@@ -112,8 +112,9 @@ def _open_call(draft: Draft, seq: int, block: int, use: ToolUseBlock, planned: P
     )  # fmt: skip
     draft.next_n += 1
     draft.calls = (*draft.calls, call)
-    draft.call_records[call.id] = call
-    draft.note("tool_start", call=call.id, ref=Ref(seq, block), preview_of=planned.input or use.input, tool=use.name)
+    id = call.id
+    draft.call_records[id] = call
+    draft.note("tool_start", call=id, ref=Ref(seq, block), preview_of=planned.input or use.input, tool=use.name)
     if plan.verdict == "ask":
         require_approval(draft, call, plan.reason, kind="permission")
     elif plan.verdict == "answer":
@@ -330,18 +331,19 @@ def _close(
     cut_bytes: int = 0,
     note: str | None = None,
 ) -> None:
-    draft.close(call.id)
+    id = call.id
+    draft.close(id)
     draft.put_call(
         call, note, status=status, result=result, is_error=is_error, cut_bytes=cut_bytes, finished_at=draft.at
     )
     text: str | None = first_text(result)
     if status is CallStatus.FAILED:
-        draft.note("tool_error", call=call.id, preview_of=text, tool=call.tool)
+        draft.note("tool_error", call=id, preview_of=text, tool=call.tool)
         text = None
     elif status is CallStatus.COMPLETED and call.attempts:
         started = next(line.at for line in reversed(call.audit) if line.status is CallStatus.EXECUTING)
-        draft.note("tool_executed", call=call.id, tool=call.tool, duration_us=draft.at - started)
-    draft.note("tool_end", call=call.id, preview_of=text, tool=call.tool, status=status.value)
+        draft.note("tool_executed", call=id, tool=call.tool, duration_us=draft.at - started)
+    draft.note("tool_end", call=id, preview_of=text, tool=call.tool, status=status.value)
 
 
 def close_step(draft: Draft) -> None:

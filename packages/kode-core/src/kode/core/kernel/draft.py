@@ -254,7 +254,8 @@ class Draft:
     def close(self, id: str) -> None:
         """Close an effect: it was answered, or its answer is not wanted any more."""
         self.effects = tuple([e for e in self.effects if e.id != id])
-        self.started = [e for e in self.started if e.id != id]
+        if self.started:
+            self.started = [e for e in self.started if e.id != id]
 
     def finish(self) -> State:
         """The next state."""

@@ -123,14 +123,16 @@ def _subject(input: Input, *names: str) -> str:
 
 
 def _note_changes(draft: Draft, status: Status, was: Breakpoint) -> None:
-    now = draft.breakpoint
-    path = [was, *draft.passed, now]
-    stages = [s for i, s in enumerate(path) if i == 0 or path[i - 1] is not s]
-    if len(stages) > 1:
+    stages = [was]
+    for stage in (*draft.passed, draft.breakpoint):
+        if stage is not stages[-1]:
+            stages.append(stage)
+    if stages[1:]:
         between: dict[str, Any] = {"passed": " ".join(stages[1:-1])} if stages[2:] else {}
-        draft.note("breakpoint_changed", previous=was.value, current=now.value, **between)
-    if draft.status is not status:
-        draft.note("state_changed", previous=status.value, current=draft.status.value)
+        draft.note("breakpoint_changed", previous=str(was), current=str(stages[-1]), **between)
+    now = draft.status
+    if now is not status:
+        draft.note("state_changed", previous=str(status), current=str(now))
 
 
 def _finish(draft: Draft, postponed: tuple[Input, ...]) -> Transition:
@@ -162,7 +164,7 @@ def wake_at(state: State) -> int | None:
 
 def next_due(state: State) -> int | None:
     """The earliest deadline or timer that ``TimePassed`` would act on; None: there is none."""
-    armed = (timer_moment(t, state.steps_total) for t in state.timers if may_fire(state.phase, t))
+    armed = [timer_moment(t, state.steps_total) for t in state.timers if may_fire(state.phase, t)]
     moments = [moment for moment in armed if moment is not None]
     for call in state.calls:
         if call.approval is not None and call.approval.due_at is not None:

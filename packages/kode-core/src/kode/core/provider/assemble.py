@@ -298,10 +298,11 @@ def count(value: object) -> int:
 
     Usage is stored, and added up: a number with thousands of digits could be written but not read back.
     """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
-        return 0
+    if type(value) is not int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            return 0
     return min(max(value, 0), MAX_COUNT)
 
 

@@ -268,6 +268,10 @@ class MediaRule:
     """In one request."""
     urls: bool = True
     """Whether the vendor fetches it from a URL."""
+    schemes: tuple[str, ...] = ("https://", "http://")
+    """What URLs that it fetches begin with."""
+    url_types: frozenset[str] = frozenset()
+    """MIME types that it fetches; empty: all that it takes."""
     max_upload_bytes: int = 0
     """Of one that is uploaded ahead of the request; 0: none is."""
     file_ids: str | None = ""

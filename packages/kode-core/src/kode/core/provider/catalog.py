@@ -89,10 +89,10 @@ class ProviderCatalog:
             return provider
         name, _, model = provider.partition(":")
         factory = self._factory(name)
-        self._check_key(name, factory, options)
-        if model:
-            options["model"] = model
         try:
+            self._check_key(name, factory, options)
+            if model:
+                options["model"] = model
             return factory(**options)
         except TypeError as error:
             # Only that of this very call: one from inside the factory is a bug there and must show its place.
@@ -103,6 +103,8 @@ class ProviderCatalog:
                 code="bad_provider_options",
                 name=name,
             ) from None
+        finally:
+            options.clear()  # a traceback may show what a frame holds
 
     def _factory(self, name: str) -> ProviderFactory:
         own = self._factories.get(name)

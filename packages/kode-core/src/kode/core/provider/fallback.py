@@ -71,6 +71,8 @@ class FallbackProvider:
             to ``retry``, which waits and asks it again. What it has cached is there.
         window_tokens: Default: the smallest of all, since any of them may be asked.
         capabilities: Default: what all of them can do.
+        share_extras: Also give each member what a request has in ``extra_headers`` and ``extra_body``. These are made
+            for one vendor, the headers often secret, so that members do not see them unless you say so here.
         clock: Measures rests and time-outs.
         on_failure: Told of each failure that was passed over: the member as ``name:model``, and the error.
 
@@ -92,6 +94,7 @@ class FallbackProvider:
         patience_s: float = 2.0,
         window_tokens: int | None = None,
         capabilities: Capabilities | None = None,
+        share_extras: bool = False,
         clock: Clock | None = None,
         on_failure: Callable[[str, ProviderError], object] | None = None,
     ) -> None:
@@ -112,6 +115,7 @@ class FallbackProvider:
         self._rest_s = rest_s
         self._patience_s = patience_s
         self._on_failure = on_failure
+        self._share_extras = share_extras
 
     def __repr__(self) -> str:
         return f"FallbackProvider([{', '.join(repr(member.label) for member in self.members)}])"
@@ -119,6 +123,13 @@ class FallbackProvider:
     def stream(self, request: ModelRequest) -> FallbackStream:
         """Ask; see ``Provider.stream``. Entering waits for the first thing that somebody says."""
         return FallbackStream(self, request)
+
+    def request_for(self, member: _Member, request: ModelRequest) -> ModelRequest:
+        """Give what a member is asked."""
+        model = member.provider.model
+        if self._share_extras:
+            return replace(request, model=model)
+        return replace(request, model=model, extra_headers=None, extra_body=None)
 
     async def close(self) -> None:
         """Close all of them; see ``Provider.close``."""
@@ -225,7 +236,7 @@ class FallbackStream:
     async def _open(self, member: _Member, share_s: float | None) -> None:
         """Ask a member and wait until it says something."""
         self._member = member
-        stream = member.provider.stream(replace(self._request, model=member.provider.model))
+        stream = member.provider.stream(self._front.request_for(member, self._request))
         with self._front.clock.move_on_after(share_s):
             chunks = aiter(await stream.__aenter__())
             self._stream, self._chunks = stream, chunks
@@ -298,21 +309,26 @@ def _shared(all_of: Sequence[Capabilities]) -> Capabilities:
         reasoning=all(each.reasoning for each in all_of),
         structured_output=all(each.structured_output for each in all_of),
         prompt_cache=all(each.prompt_cache for each in all_of),
-        media={kind: _rule([each.media[kind] for each in all_of]) for kind in sorted(kinds)},
+        media={kind: rule for kind in sorted(kinds) if (rule := _rule([each.media[kind] for each in all_of]))},
         max_media_bytes=_least(each.max_media_bytes for each in all_of),
         output_media=frozenset.intersection(*(each.output_media for each in all_of)),
         max_output_tokens=_least(each.max_output_tokens for each in all_of),
     )
 
 
-def _rule(all_of: Sequence[MediaRule]) -> MediaRule:
-    """Give what each takes of one kind. Files that were uploaded lie with one vendor, so none may come that way."""
+def _rule(all_of: Sequence[MediaRule]) -> MediaRule | None:
+    """Give what each takes of one kind, None for nothing. Files that were uploaded lie with one vendor: none here."""
     said = [each.types for each in all_of if each.types]
+    types: frozenset[str] = frozenset.intersection(*said) if said else frozenset()
+    if said and not types:
+        return None  # an empty set would mean any
+    fetched = [each.url_types for each in all_of if each.url_types]
     return MediaRule(
-        types=frozenset.intersection(*said) if said else frozenset(),
+        types=types,
         max_bytes=min(each.max_bytes for each in all_of),
         max_items=_least(each.max_items for each in all_of),
         urls=all(each.urls for each in all_of),
+        url_types=frozenset.intersection(*fetched) if fetched else frozenset(),
         file_ids=None,
     )
 

@@ -179,6 +179,10 @@ def _form(block: MediaBlock, rule: MediaRule, size: int | None) -> MediaProblem 
     elif block.url is not None:
         if not rule.urls:
             return MediaProblem("media_form", "this model's API fetches no URL; send the bytes")
+        if not block.url.startswith(rule.schemes):
+            return MediaProblem("media_form", f"this model's API fetches no {block.url[:5]!r} URL; send the bytes")
+        if rule.url_types and media_type_of(block) not in rule.url_types:
+            return MediaProblem("media_form", f"this model's API fetches no {media_type_of(block)}; send the bytes")
     else:
         size = size_of(block.data) if size is None and block.data is not None else size or 0
         if size > rule.max_bytes:
@@ -226,7 +230,11 @@ def fitted(request: ModelRequest, capabilities: Capabilities) -> ModelRequest:
 
 
 def _has_media(message: Message) -> bool:
-    return any(isinstance(block, MediaBlock | ToolResultBlock) for block in message.blocks)
+    return any(
+        isinstance(block, MediaBlock)
+        or (isinstance(block, ToolResultBlock) and any(isinstance(one, MediaBlock) for one in block.content))
+        for block in message.blocks
+    )
 
 
 class _Bounds:
@@ -243,7 +251,8 @@ class _Bounds:
         if found is None:
             self._items[block.type] += 1
             self._bytes += len(block.data or "")
-            return block
+            usual = media_type_of(block)
+            return block if block.media_type in (None, usual) else replace(block, media_type=usual)
         if found.code == "media_too_large":
             raise UsageError(f"{_called(block)} cannot be sent: {found.text}.", code=found.code)
         text = as_text(block, _decoded(block.data)) if block.data is not None else None

@@ -78,7 +78,7 @@ class Preset:
         environ = os.environ if environ is None else environ
         if api_key is None:
             # Never None from here on: another vendor's key must not be sent to this one.
-            api_key = next((value for name in self.keys if (value := environ.get(name))), "")
+            api_key = next(filter(None, map(environ.get, self.keys)), "")
         given: dict[str, Any] = {
             "model": model or self.model,
             "api_key": api_key,
@@ -94,20 +94,22 @@ class Preset:
         keyless = self.needs_key and not api_key and not extra_headers
         # From here on things are refused, and a traceback may show what a frame holds.
         environ = api_key = extra_headers = None
-        if not given["model"]:
+        try:
+            if not given["model"]:
+                told = f"Name a model for {self.name!r}, such as '{self.name}:qwen3:8b'."
+                raise UsageError(told, code="missing_model")
+            if keyless:
+                raise NotBoundError(
+                    f"Provider {self.name!r} needs a key: set {' or '.join(self.keys)}, or pass api_key.",
+                    code="missing_key",
+                    name=self.name,
+                    env=self.keys[0],
+                )
+            if isinstance(self.speaks, ModelFacts):
+                return AnthropicProvider(facts=self.speaks, **given)
+            return OpenAIProvider(dialect=self.speaks, **given)
+        finally:
             given.clear()
-            raise UsageError(f"Name a model for {self.name!r}, such as '{self.name}:qwen3:8b'.", code="missing_model")
-        if keyless:
-            given.clear()
-            raise NotBoundError(
-                f"Provider {self.name!r} needs a key: set {' or '.join(self.keys)}, or pass api_key.",
-                code="missing_key",
-                name=self.name,
-                env=self.keys[0],
-            )
-        if isinstance(self.speaks, ModelFacts):
-            return AnthropicProvider(facts=self.speaks, **given)
-        return OpenAIProvider(dialect=self.speaks, **given)
 
 
 _LATER = "max_completion_tokens"

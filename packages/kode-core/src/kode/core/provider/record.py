@@ -245,7 +245,7 @@ def _error(value: Any) -> ProviderError:
 
 def _difference(ask: Ask, before: Ask) -> Ask:
     same = same_messages(ask, before)
-    changed = {name: value for name, value in ask.items() if value != before.get(name) and name != "messages"}
+    changed = {name: value for name, value in ask.items() if name != "messages" and not _alike(value, before.get(name))}
     gone = {name: None for name in before if name not in ask}
     kept = {"keep": same} if same else {}
     return {**changed, **gone, **kept, "messages": ask["messages"][same:]}
@@ -260,7 +260,12 @@ def _whole(change: Ask, before: Ask) -> Ask:
 def same_messages(a: Ask, b: Ask) -> int:
     """Count the messages that two requests begin with alike."""
     pairs = zip(a.get("messages", ()), b.get("messages", ()), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return sum(1 for _ in takewhile(lambda pair: _alike(*pair), pairs))
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Compare as JSON: to Python 1 and true are one."""
+    return bool(a == b) and json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
 
 
 def _line(value: Any) -> str:

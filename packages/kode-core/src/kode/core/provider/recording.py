@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from copy import copy
@@ -69,6 +69,13 @@ class RecordingProvider:
         """Write the file with one more exchange: a whole one or, should this fail, the one of before."""
         self._lines += lines(exchange, self._last)
         self._last = exchange.ask
+        try:
+            self._write()
+        except OSError as error:
+            told = f"The recording {self.path} cannot be written: {error}. Give a path in a folder that is yours."
+            raise provider_error("script", told, provider=self.name, model=self.model) from error
+
+    def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
@@ -156,7 +163,7 @@ class ReplayProvider:
         self.capabilities = head.capabilities
         self.complaints: list[str] = []
         """What was asked and not recorded."""
-        self._asked: set[int] = set()
+        self._asked: Counter[int] = Counter()  # by how many
         self._by_ask: dict[str, list[int]] = defaultdict(list)
         for number, exchange in enumerate(self.exchanges):
             self._by_ask[_key(exchange.ask)].append(number)
@@ -179,13 +186,13 @@ class ReplayProvider:
         if not numbers:
             self.complaints.append(self._unknown(ask))
             raise provider_error("script", self.complaints[-1], provider=self.name, model=self.model)
-        number = next((each for each in numbers if each not in self._asked), numbers[-1])
-        self._asked.add(number)
+        number = next((each for each in numbers if not self._asked[each]), numbers[-1])
+        self._asked[number] += 1
         return number
 
     def give_back(self, number: int) -> None:
         """Answer the next request of this kind with an exchange that was left before its end."""
-        self._asked.discard(number)
+        self._asked[number] -= 1
 
     def check(self) -> None:
         """Raise if something was asked that was not recorded, or recorded and never asked.
@@ -194,7 +201,7 @@ class ReplayProvider:
             AssertionError: With all of it.
         """
         found = list(self.complaints)
-        left = [str(number + 1) for number in range(len(self.exchanges)) if number not in self._asked]
+        left = [str(number + 1) for number in range(len(self.exchanges)) if not self._asked[number]]
         if left:
             found.append(f"Of {len(self.exchanges)} requests in {self.path}, number {', '.join(left)} was never asked.")
         if found:

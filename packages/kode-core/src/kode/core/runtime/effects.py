@@ -6,7 +6,7 @@ passes through, and then there is no answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -34,7 +34,7 @@ from kode.core.kernel.inputs import (
     ToolSuspended,
 )
 from kode.core.kernel.limits import Limits
-from kode.core.kernel.message import Json, ResultContent, TextBlock, Usage
+from kode.core.kernel.message import Json, Message, ResultContent, TextBlock, Usage
 from kode.core.kernel.state import RunError
 from kode.core.kernel.toolcall import Call
 from kode.core.provider.assemble import Assembler, Reply, Shown
@@ -70,8 +70,10 @@ class _Asking:
     """One model call in progress: which attempt it is at, and what was used by replies that are not its answer."""
 
     attempt: Attempt
-    unused: Usage = field(default_factory=Usage)
-    last: Usage = field(default_factory=Usage)
+    shown: Sequence[Message] = ()
+    """The messages as the context gave them; hooks may put others in their place."""
+    unused: Usage = Usage()
+    last: Usage = Usage()
     _begun: bool = False
 
     def next(self) -> str:
@@ -141,13 +143,17 @@ class Worker:
 
     async def perform(self, effect: Effect) -> Input | None:
         """Do what the kernel asked for; None when it was dropped before it could answer."""
-        if isinstance(effect, CallModel):
-            return await self._call_model(effect)
-        if isinstance(effect, RunTool):
-            return await self._run_tool(effect)
-        if isinstance(effect, Deliver):
-            return await self._deliver(effect)
-        return await self._compact(effect)
+        try:
+            if isinstance(effect, CallModel):
+                return await self._call_model(effect)
+            if isinstance(effect, RunTool):
+                return await self._run_tool(effect)
+            if isinstance(effect, Deliver):
+                return await self._deliver(effect)
+            return await self._compact(effect)
+        finally:
+            self._scopes.pop(effect.id, None)
+            self._dropped.discard(effect.id)
 
     # ---- the model --------------------------------------------------------------------------------------------
 
@@ -161,10 +167,14 @@ class Worker:
         """The reply and its plan, with all hooks about it asked; or how it failed."""
         chain, asking = self.chain, _Asking(effect.attempt)
         try:
-            request = await chain.before_model(await self._request(effect))
+            request = await self._request(effect)
+            asking.shown = request.messages
+            request = await chain.before_model(request)
             reply = await chain.ask_model(request, partial(self._ask_often, asking))
             reply = await chain.after_model(request, reply)
-            reply = replace(reply, blocks=await self.media.kept(reply.blocks))
+            blocks = await self.media.kept(reply.blocks)
+            if blocks is not reply.blocks:
+                reply = replace(reply, blocks=blocks)
         except ProviderError as error:
             final = RunError(error.code, error.message, error.retryable)
             return ModelFailed(effect.id, final, stop_for(error), asking.unused + asking.last)
@@ -190,7 +200,9 @@ class Worker:
             tried += 1
             assembler = Assembler(self.binding.provider.name, request.model)
             try:
-                reply = await self._ask(await self.media.ready(request), asking.next(), assembler, why)
+                places = self.context.showing.holding(asking.shown) if request.messages is asking.shown else None
+                ready = await self.media.ready(request, places)
+                reply = await self._ask(ready, asking.next(), assembler, why)
             except ProviderError as error:
                 elapsed = self.clock.monotonic() - began
                 delay = next_delay(policy, error, tried=tried, elapsed_s=elapsed, draw=self.deps.random())
@@ -307,10 +319,11 @@ class Worker:
                 "it may have had part of its effect.",
                 is_error=True,
             )
-        with anyio.CancelScope() as scope:
-            self._enter(effect.id, scope)
-            return await self._stowed(self._finished(effect.id, await self.chain.after_tool(use, outcome)))
-        # Whoever is interrupted here has its result all the same.
+        if self.chain.of("post_tool_use", tool):
+            with anyio.CancelScope() as scope:
+                self._enter(effect.id, scope)
+                return await self._stowed(self._finished(effect.id, await self.chain.after_tool(use, outcome)))
+            # Whoever is interrupted here has its result all the same.
         return await self._stowed(self._finished(effect.id, self.chain.cut_off(use, outcome)))
 
     async def _refused(self, call: Call, use: ToolUse) -> ToolFinished | None:
@@ -368,6 +381,8 @@ class Worker:
     async def _stowed(self, finished: ToolFinished) -> ToolFinished:
         """Keep large media of a result apart from it."""
         kept = await self.media.kept(finished.result)
+        if kept is finished.result:
+            return finished
         return replace(finished, result=tuple(block for block in kept if isinstance(block, ResultContent)))
 
     # ---- other agents, compaction -----------------------------------------------------------------------------

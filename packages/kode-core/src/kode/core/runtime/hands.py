@@ -24,17 +24,16 @@ class _Hand:
 
     def __init__(self, effect: Effect) -> None:
         self.effect: Effect | None = effect
-        self._bell = anyio.Event()
+        self._bell = anyio.Semaphore(0, fast_acquire=True)
 
     def give(self, effect: Effect | None) -> None:
         """Hand over an effect; the task waits for one. None: there will be no more."""
         self.effect = effect
-        self._bell.set()
+        self._bell.release()
 
     async def wait(self) -> None:
         """Wait for the next effect."""
-        await self._bell.wait()
-        self._bell = anyio.Event()
+        await self._bell.acquire()
 
 
 class Hands:

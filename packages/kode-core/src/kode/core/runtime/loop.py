@@ -158,7 +158,7 @@ class Loop:
 
     async def _gather(self) -> list[Input]:
         """All that has arrived: answers first, then the inbox in its order, then time."""
-        offers = self.offers.ready(self.holding.now())
+        offers = self.offers.ready(self.holding.now()) if self.resident.inbox else []
         if offers and any(isinstance(input, InterruptRequested) for input in offers):
             await self._cancel_effects()
         inputs = self.box.take() + offers

@@ -13,7 +13,7 @@ __all__ = ["Mailbox"]
 class Mailbox:
     """Synchronous to put in, one reader to wait. Nothing that is put in is ever lost between two takes."""
 
-    __slots__ = ("_bell", "failure", "look", "noted", "posted", "tick", "told")
+    __slots__ = ("_bell", "_rung", "failure", "look", "noted", "posted", "tick", "told")
 
     def __init__(self) -> None:
         self.posted: list[Input] = []
@@ -28,7 +28,9 @@ class Mailbox:
         """The metronome beat: look whether another process enqueued."""
         self.failure: Exception | None = None
         """A fault of ours that ends the drive."""
-        self._bell = anyio.Event()
+        self._rung = False
+        self._bell = anyio.Semaphore(0, fast_acquire=True)
+        """Not an event: that rings once, and a drive waits at every step."""
 
     @property
     def full(self) -> bool:
@@ -38,31 +40,33 @@ class Mailbox:
     def post(self, answer: Input) -> None:
         """Put an answer in."""
         self.posted.append(answer)
-        self._bell.set()
+        self.wake()
 
     def ring(self) -> None:
         """Say that the inbox has something new."""
         self.look = True
-        self._bell.set()
+        self.wake()
 
     def stop(self) -> None:
         """Say that the drive shall stop."""
         self.told = True
-        self._bell.set()
+        self.wake()
 
     def fail(self, error: Exception) -> None:
         """Report a fault; the first one counts."""
         self.failure = self.failure or error
-        self._bell.set()
+        self.wake()
 
     def beat(self) -> None:
         """Let the metronome wake the reader."""
         self.tick = True
-        self._bell.set()
+        self.wake()
 
     def wake(self) -> None:
         """Wake the reader to look for itself."""
-        self._bell.set()
+        if not self._rung:
+            self._rung = True
+            self._bell.release()
 
     def take(self) -> list[Input]:
         """Empty it of answers and events."""
@@ -74,6 +78,7 @@ class Mailbox:
 
     async def wait(self) -> None:
         """Wait for the bell; it may have rung for something that was taken since."""
-        if not self._bell.is_set():
-            await self._bell.wait()
-        self._bell = anyio.Event()
+        try:
+            await self._bell.acquire()
+        finally:
+            self._rung = False

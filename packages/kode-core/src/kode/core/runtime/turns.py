@@ -14,7 +14,7 @@ from kode.core.kernel.limits import Limits
 from kode.core.runtime.agent import Agent
 from kode.core.runtime.backoff import Backoff
 from kode.core.runtime.places import Places
-from kode.core.store.watch import Changes
+from kode.core.store.layers.watch import Changes
 
 __all__ = ["Turns"]
 

@@ -8,7 +8,6 @@ from kode.core.lazy import exports
 
 if TYPE_CHECKING:
     from kode.core.store.base import Store
-    from kode.core.store.consistency import Consistency, Problem
     from kode.core.store.contract import (
         AgentInfo,
         Appended,
@@ -29,52 +28,53 @@ if TYPE_CHECKING:
         Record,
         Value,
     )
-    from kode.core.store.health import Health, HealthSupport
-    from kode.core.store.history import HistorySupport
     from kode.core.store.json import JSONStore
+    from kode.core.store.layers.watch import Changes, WatchSupport
     from kode.core.store.liveness import holder_name, is_dead
     from kode.core.store.memory import MemoryStore
-    from kode.core.store.metrics import Gauge, Metrics, MetricsSupport
     from kode.core.store.migrating import SchemaStatus, SchemaSupport
     from kode.core.store.open import local_path, open_store, redact, url_options
     from kode.core.store.ordered import OrderedMap, OrderedStore
     from kode.core.store.plans import Page
     from kode.core.store.primitives import Durability, Records, prefix_end, weight
-    from kode.core.store.query import Found, FoundCall, FoundMessage, QuerySupport
-    from kode.core.store.questions import AgentFilter, CallFilter, MessageFilter, Question, Test
     from kode.core.store.records import COLUMNS, int_key, key_int
-    from kode.core.store.retention import Expired, Pruned, RetentionSupport
     from kode.core.store.sqlite import SqliteStore
-    from kode.core.store.stats import Stats, StatsSupport, Tally
-    from kode.core.store.watch import Changes, WatchSupport
+    from kode.core.store.support.consistency import Consistency, Problem
+    from kode.core.store.support.health import Health, HealthSupport
+    from kode.core.store.support.history import HistorySupport
+    from kode.core.store.support.metrics import Gauge, Metrics, MetricsSupport
+    from kode.core.store.support.query import Found, FoundCall, FoundMessage, QuerySupport
+    from kode.core.store.support.questions import AgentFilter, CallFilter, MessageFilter, Question, Test
+    from kode.core.store.support.retention import Expired, Pruned, RetentionSupport
+    from kode.core.store.support.stats import Stats, StatsSupport, Tally
 
 __getattr__, __dir__ = exports(
     __name__,
     {
         "COLUMNS": "records",
-        "AgentFilter": "questions",
+        "AgentFilter": "support.questions",
         "AgentInfo": "contract",
         "Appended": "contract",
         "Bounds": "contract",
-        "CallFilter": "questions",
-        "Changes": "watch",
+        "CallFilter": "support.questions",
+        "Changes": "layers.watch",
         "Commit": "contract",
         "Committed": "contract",
         "Condition": "contract",
-        "Consistency": "consistency",
+        "Consistency": "support.consistency",
         "DocumentBody": "contract",
         "Due": "contract",
         "Durability": "primitives",
         "Enqueued": "contract",
         "Footing": "contract",
-        "Expired": "retention",
-        "Found": "query",
-        "FoundCall": "query",
-        "FoundMessage": "query",
-        "Gauge": "metrics",
-        "Health": "health",
-        "HealthSupport": "health",
-        "HistorySupport": "history",
+        "Expired": "support.retention",
+        "Found": "support.query",
+        "FoundCall": "support.query",
+        "FoundMessage": "support.query",
+        "Gauge": "support.metrics",
+        "Health": "support.health",
+        "HealthSupport": "support.health",
+        "HistorySupport": "support.history",
         "Item": "contract",
         "ItemKind": "contract",
         "JSONStore": "json",
@@ -83,29 +83,29 @@ __getattr__, __dir__ = exports(
         "Lease": "contract",
         "Loaded": "contract",
         "MemoryStore": "memory",
-        "MessageFilter": "questions",
-        "Metrics": "metrics",
-        "MetricsSupport": "metrics",
+        "MessageFilter": "support.questions",
+        "Metrics": "support.metrics",
+        "MetricsSupport": "support.metrics",
         "OrderedMap": "ordered",
         "OrderedStore": "ordered",
         "Page": "plans",
-        "Problem": "consistency",
-        "Pruned": "retention",
-        "QuerySupport": "query",
-        "Question": "questions",
+        "Problem": "support.consistency",
+        "Pruned": "support.retention",
+        "QuerySupport": "support.query",
+        "Question": "support.questions",
         "Record": "contract",
         "Records": "primitives",
-        "RetentionSupport": "retention",
+        "RetentionSupport": "support.retention",
         "SchemaStatus": "migrating",
         "SchemaSupport": "migrating",
         "SqliteStore": "sqlite",
-        "Stats": "stats",
-        "StatsSupport": "stats",
+        "Stats": "support.stats",
+        "StatsSupport": "support.stats",
         "Store": "base",
-        "Tally": "stats",
-        "Test": "questions",
+        "Tally": "support.stats",
+        "Test": "support.questions",
         "Value": "contract",
-        "WatchSupport": "watch",
+        "WatchSupport": "layers.watch",
         "holder_name": "liveness",
         "int_key": "records",
         "is_dead": "liveness",

@@ -1,10 +1,14 @@
 """`Store`: everything an agent needs of storage, built on the record primitives.
 
-Written in layers, each on the one before: `Records` (what a store's author writes), `Reading`, `WatchSupport`,
-`Leasing`, `Staging`, `Writing`, `Amending`, `Orphans`, `Forking`, `Upkeep`. Beside each other on these stand what else
-a store is asked for: `HistorySupport`, `RetentionSupport`, `QuerySupport`, `StatsSupport`, `MetricsSupport`,
-`HealthSupport`; ``isinstance`` tells whether an object can do it. A store may override any method for speed; what it
-promises stays.
+Where things are: in this folder what callers and authors of stores meet, `contract` and `primitives` above all, and
+`plans` and `rules`, the logic that every engine shares; in ``records`` what is stored, as bytes; in each other folder
+one store, or one way to another.
+
+The class is written in ``layers``, each on the one before: `Records` (what a store's author writes), `Reading`,
+`WatchSupport`, `Leasing`, `Staging`, `Writing`, `Amending`, `Orphans`, `Forking`, `Upkeep`. Beside each other on these
+stands in ``support`` what else a store is asked for: `HistorySupport`, `RetentionSupport`, `QuerySupport`,
+`StatsSupport`, `MetricsSupport`, `HealthSupport`; ``isinstance`` tells whether an object can do it. A store may
+override any method for speed; what it promises stays.
 """
 
 from __future__ import annotations
@@ -15,10 +19,10 @@ from urllib.parse import SplitResult
 
 from kode.core.clock import Clock
 from kode.core.errors import UsageError
-from kode.core.store.health import HealthSupport
-from kode.core.store.history import HistorySupport
-from kode.core.store.retention import RetentionSupport
-from kode.core.store.stats import StatsSupport
+from kode.core.store.support.health import HealthSupport
+from kode.core.store.support.history import HistorySupport
+from kode.core.store.support.retention import RetentionSupport
+from kode.core.store.support.stats import StatsSupport
 
 __all__ = ["Store"]
 

@@ -22,6 +22,7 @@ __all__ = [
     "Commit",
     "Committed",
     "Condition",
+    "Copy",
     "DocumentBody",
     "Due",
     "Enqueued",
@@ -299,3 +300,13 @@ class AgentInfo:
     wake_at: int | None
     expires_at: int | None = None
     parked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Where records are to be copied; see `Forking.copy_rows`."""
+
+    agent_id: str
+    uid: str
+    held: Condition
+    """What must hold; its value is a number."""

@@ -26,6 +26,8 @@ def holder_name(name: str) -> str:
 
 def is_dead(holder: str) -> bool:
     """Tell whether a holder is known to be gone. Names that `holder_name` did not make are alive."""
+    if holder.partition(_MARK)[2] == _process(os.getpid()):
+        return False  # ourselves: nothing to look up
     parts = holder.split(_MARK)
     if len(parts) != 6 or not parts[4].isdigit():
         return False

@@ -9,8 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 from typing import Self, TypeAlias
 from urllib.parse import SplitResult
 
@@ -20,7 +19,7 @@ from kode.core.store.base import Store
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
 from kode.core.store.open import redact, url_options
 from kode.core.store.primitives import Durability, prefix_end
-from kode.core.store.rules import append, counted, free, holds
+from kode.core.store.rules import append, counted, free, judge
 
 __all__ = ["MemoryStore"]
 
@@ -104,9 +103,9 @@ class MemoryStore(Store):
         deletes: Sequence[Key],
     ) -> int | None:
         """See `Records.apply`."""
-        for i, condition in enumerate(conditions):
-            if not self._holds(condition):
-                return i
+        failed = judge(self._view, conditions)
+        if failed is not None:
+            return failed
         for key in deletes:
             self._delete(key.kind, key.uid, key.key)
         for record in puts:
@@ -128,14 +127,14 @@ class MemoryStore(Store):
         shelf = self._shelves.get(("inbox", uid))
         if failed is not None or shelf is None or not shelf.keys or shelf.keys[-1] <= after:
             return failed, []
-        return None, [shelf.rows[key] for key in shelf.keys[bisect_right(shelf.keys, after) :]]
+        return None, [_own(shelf.rows[key]) for key in shelf.keys[bisect_right(shelf.keys, after) :]]
 
     async def append_inbox(self, agent_id: str, record: Record, *, now: int, bounded: bool) -> Appended:
         """See `Records.append_inbox`."""
         appended, puts = append(self._view, agent_id, record, now, bounded)
         for put in puts:
             self._put(_own(put))
-        return appended
+        return appended if appended.known is None else replace(appended, known=_own(appended.known))
 
     async def drop(self, agent_id: str, uid: str) -> None:
         """See `Records.drop`."""
@@ -147,7 +146,8 @@ class MemoryStore(Store):
 
     async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
         """See `Records.get`."""
-        return [self._row(key.kind, key.uid, key.key) for key in keys]
+        rows = (self._row(key.kind, key.uid, key.key) for key in keys)
+        return [None if row is None else _own(row) for row in rows]
 
     async def scan(
         self,
@@ -172,7 +172,7 @@ class MemoryStore(Store):
         if end is not None:
             stop = min(stop, bisect_left(keys, end))
         chosen = keys[max(start, stop - limit) : stop][::-1] if reverse else keys[start : min(stop, start + limit)]
-        return [shelf.rows[key] for key in chosen]
+        return [_own(shelf.rows[key]) for key in chosen]
 
     async def due(self, now: int, limit: int, after: Due | None = None) -> list[Due]:
         """See `Records.due`."""
@@ -229,9 +229,6 @@ class MemoryStore(Store):
         if new is not None and after is not None:
             insort(self._wakes, (_int(after), new.key))
 
-    def _holds(self, condition: Condition) -> bool:
-        return holds(self._view, condition)
-
 
 @dataclass(frozen=True, slots=True)
 class _View:
@@ -262,9 +259,11 @@ class _View:
 
 
 def _own(record: Record) -> Record:
-    """Copy a record with columns that nobody can change: neither who put it nor who reads it."""
-    columns = MappingProxyType(dict(record.columns))
-    return Record(record.kind, record.uid, record.key, columns, record.body)
+    """Copy a record, on its way in and on its way out: its columns are nobody else's to change.
+
+    Not a read-only view: a plain dictionary of text and numbers is nothing that the garbage collector must look at.
+    """
+    return Record(record.kind, record.uid, record.key, dict(record.columns), record.body)
 
 
 def _int(value: Value) -> int:

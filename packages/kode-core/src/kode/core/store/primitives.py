@@ -257,7 +257,7 @@ def check_name(field: str, name: str | None, *, without: str = "", empty: bool =
     """
     if name is None or (name == "" and empty):
         return
-    if not _fits(name, most) or any(mark in name for mark in without):
+    if not _fits(name, most) or (without and any(mark in name for mark in without)):
         besides = f" and no {' or '.join(without)}" if without else ""
         raise UsageError(
             f"{field} is {_shown(name)}; use 1 to {most} bytes of printable text{besides}.",

@@ -58,15 +58,15 @@ def judge(view: View, conditions: Sequence[Condition]) -> int | None:
 
 def holds(view: View, condition: Condition) -> bool:
     """Do what `Condition` says."""
-    key = condition.key
-    if condition.op == "no_inbox_after":
+    op, key = condition.op, condition.key
+    if op == "equals":
+        row = view.row(key.kind, key.uid, key.key)
+        return row is not None and row.columns[condition.column] == condition.value
+    if op == "no_inbox_after":
         return view.last(key.uid) <= str(condition.value)
-    if condition.op == "absent":
+    if op == "absent":
         return not view.has(key)
-    row = view.row(key.kind, key.uid, key.key)
-    if condition.op == "free":
-        return free(row, integer(condition.value))
-    return row is not None and row.columns[condition.column] == condition.value
+    return free(view.row(key.kind, key.uid, key.key), integer(condition.value))
 
 
 def free(lease: Record | None, now: int) -> bool:

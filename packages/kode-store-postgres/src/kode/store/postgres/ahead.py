@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 from kode.core.store import Key, Lease, Loaded, Record, plans
 from kode.core.store import records as rec
 from kode.core.store.plans import Get, Scan, lease_key, uid_of
-from kode.core.store.query import counters
 from kode.store.postgres.reads import MOST, Together
 
 __all__ = ["load"]
@@ -44,7 +43,7 @@ def load(agent_id: str, live: Live, now: int, *, recipe: bool) -> Generator[Any,
 
 def _named(header: Record, recipe: bool) -> list[Any]:
     """Foresee what `plans.load` will ask for."""
-    uid, state = uid_of(header), counters(header)
+    uid, state = uid_of(header), rec.header_counters(header)
     named = rec.header_recipe(header) if recipe else None
     documents = [] if named is None else [plans.document_key(uid, named)]
     scans = [Scan("inbox", uid, limit=MOST)]

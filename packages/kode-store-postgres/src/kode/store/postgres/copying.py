@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from kode.core.store import Kind, Record
-from kode.core.store.forks import Copy
+from kode.core.store.contract import Copy
 from kode.store.postgres.tables import LAYOUTS
 
 __all__ = ["copy"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from kode.core.store import Kind, Question, Record
+from kode.core.store import Kind, Question, Record, Test
 from kode.core.store.primitives import prefix_end
-from kode.core.store.questions import Test
 from kode.store.postgres.tables import LAYOUTS
 
 __all__ = ["found", "select"]

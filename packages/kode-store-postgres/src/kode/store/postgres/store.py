@@ -28,7 +28,7 @@ from kode.core.store import (
     SchemaSupport,
     Store,
 )
-from kode.core.store.forks import Copy
+from kode.core.store.contract import Copy
 from kode.core.store.open import url_options
 from kode.core.store.plans import Get, Plan, Scan
 from kode.store.postgres import ahead, alone, copying, migrations, reads, rows, select

@@ -32,7 +32,7 @@ def place_marks(body: dict[str, Any], request: ModelRequest, cache: CacheHint | 
     parts = [part for part in request.system_parts if part.text.strip()]
     fixed: list[_Spot] = [
         *((tool, spec.cache) for tool, spec in zip(tools, request.tools, strict=False) if spec.cache),
-        *((block, part.cache) for block, part in zip(system, parts, strict=True) if part.cache),
+        *((block, part.cache) for block, part in zip(system, parts, strict=False) if part.cache),
     ]
     moving: list[_Spot] = []
     if hint is not None:

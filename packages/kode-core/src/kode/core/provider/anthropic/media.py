@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from kode.core.provider.base import MediaKind, MediaRule
 
@@ -15,7 +16,8 @@ _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _FILES = frozenset({"application/pdf", "text/plain"})
 _IMAGE = MediaRule(_IMAGES, max_bytes=10 * _MB * 3 // 4, max_items=100, file_ids="file_")
 """The vendor counts the base64 text of an image, up to 10 MB."""
-_FILE = MediaRule(_FILES, max_bytes=MAX_MEDIA * 3 // 4, file_ids="file_")
+_PDF = frozenset({"application/pdf"})
+_FILE = MediaRule(_FILES, max_bytes=MAX_MEDIA * 3 // 4, url_types=_PDF, file_ids="file_")
 _KEPT = 500 * _MB
 
 
@@ -23,5 +25,5 @@ def media_rules(*, official: bool) -> Mapping[MediaKind, MediaRule]:
     """Give the rules by kind; only the vendor itself keeps files."""
     if not official:
         return {"image": _IMAGE, "file": _FILE}
-    image = MediaRule(_IMAGES, _IMAGE.max_bytes, 100, max_upload_bytes=_IMAGE.max_bytes, file_ids="file_")
-    return {"image": image, "file": MediaRule(_FILES, _FILE.max_bytes, max_upload_bytes=_KEPT, file_ids="file_")}
+    image = replace(_IMAGE, max_upload_bytes=_IMAGE.max_bytes)
+    return {"image": image, "file": replace(_FILE, max_upload_bytes=_KEPT)}

@@ -105,10 +105,7 @@ class AnthropicProvider(Vendor):
         """Ask; see ``Provider.stream``."""
         request = self._named(request)
         reader = MessagesReply(
-            self.name,
-            request.model,
-            self.prices,
-            self.http.secrets.hide,
+            *self._reads(request),
             # Only the vendor's own tools make a pause, and they come in as part of the body.
             may_pause=request.extra_body is not None,
             output_tool=output_tool(request, self._of(request.model)),

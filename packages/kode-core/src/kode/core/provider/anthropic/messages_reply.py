@@ -57,6 +57,13 @@ _GROWS = {
     "input_json_delta": "partial_json",
 }
 """Where each kind of delta has its text."""
+_OF: dict[str, BlockKind] = {
+    "text": "text",
+    "thinking": "reasoning",
+    "signature": "reasoning",
+    "partial_json": "tool_use",
+}
+"""What may grow by it."""
 
 
 @dataclass(slots=True)
@@ -76,6 +83,11 @@ class _Block:
     """Sources of its text, kept with it."""
     pieces: dict[str, list[str]] = field(default_factory=dict)
     """What it grew by, kept only for a reply that may pause."""
+
+    def takes(self, name: str | None) -> bool:
+        """Whether it may grow by this."""
+        kind = _KINDS.get(_text(self.raw, "type"))
+        return name is None or (self.open and (kind is None or kind == _OF[name]))
 
 
 class MessagesReply(Reading):
@@ -198,12 +210,13 @@ class MessagesReply(Reading):
         delta, block = frame.get("delta"), self._blocks.get(_key(frame))
         if not isinstance(delta, dict):
             return
-        if block is None:
-            out += self._fail("protocol", "sent a part of a block that it had not begun; ask again.", retryable=True)
+        name = _GROWS.get(_text(delta, "type"))
+        if block is None or not block.takes(name):
+            what = "sent a part of a block that it had not begun, or had ended, or that is of another kind; ask again."
+            out += self._fail("protocol", what, retryable=True)
             return
         if "citation" in delta:
             block.citations.append(delta["citation"])
-        name = _GROWS.get(_text(delta, "type"))
         if name is not None:
             text = _text(delta, name)
             if self._keep and text:

@@ -25,7 +25,7 @@ from kode.core.provider.anthropic.facts import ModelFacts
 from kode.core.provider.anthropic.marks import place_marks
 from kode.core.provider.base import CacheHint, Effort, ModelRequest, ToolChoice, ToolSpec
 from kode.core.provider.wire.schema import enforceable
-from kode.core.provider.wire.wording import effort_of, in_loop, legal_id, legal_name, texts, unpacked
+from kode.core.provider.wire.wording import effort_of, in_loop, legal_id, legal_name, set_apart, texts, unpacked
 
 __all__ = ["FIRST_VERSION", "encode", "output_tool", "request_body", "write_messages"]
 
@@ -60,6 +60,10 @@ def request_body(
         "stream": True,
     }
     system = [_text(part.text) for part in request.system_parts if part.text.strip()]
+    wanted = request.output_schema
+    held = enforceable(parse(wanted.schema)) if wanted is not None and facts.output_schema else None
+    if wanted is not None and held is None and output_tool(request, facts) is None:
+        system.append(_text(f"Answer with nothing but JSON that fits this JSON schema:\n{wanted.schema}"))
     if system:
         body["system"] = system
     body.update(_tools(request, facts))
@@ -72,8 +76,8 @@ def request_body(
         body["stop_sequences"] = stop
     if request.metadata and "user_id" in request.metadata:
         body["metadata"] = {"user_id": request.metadata["user_id"]}
-    if request.output_schema is not None and facts.output_schema:
-        shape = {"type": "json_schema", "schema": enforceable(parse(request.output_schema.schema))}
+    if held is not None:
+        shape = {"type": "json_schema", "schema": held}
         body["output_config"] = {**body.get("output_config", {}), "format": shape}
     place_marks(body, request, cache)
     if request.extra_body is not None:
@@ -118,8 +122,9 @@ def _tool(tool: ToolSpec) -> Iterator[tuple[str, Any]]:
     schema = parse(tool.input_schema)
     yield "name", legal_name(tool.name, 128)
     yield "description", tool.description
-    yield "input_schema", enforceable(schema) if tool.strict else schema
-    if tool.strict:
+    held = enforceable(schema) if tool.strict else None
+    yield "input_schema", schema if held is None else held
+    if held is not None:
         yield "strict", True
 
 
@@ -186,7 +191,7 @@ def write_messages(request: ModelRequest, name: str) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     retain = request.reasoning is None or request.reasoning.retain
     since = in_loop(request.messages)
-    for at, message in enumerate(request.messages):
+    for at, message in enumerate(set_apart(request.messages)):
         own = message.provider == name and (retain or at >= since)
         role = "assistant" if message.role == "assistant" else "user"
         blocks = [*_said(message, own)] if role == "assistant" else [*_shown(message.blocks)]

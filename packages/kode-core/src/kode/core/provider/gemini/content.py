@@ -98,7 +98,7 @@ class GeminiProvider(Vendor):
     def stream(self, request: ModelRequest) -> ReplyStream:
         """Ask; see ``Provider.stream``."""
         request = self._named(request)
-        reader = ContentReply(self.name, request.model, self.prices, self.http.secrets.hide)
+        reader = ContentReply(*self._reads(request))
         return ReplyStream(lambda: self.post(request), reader)
 
     def post(self, request: ModelRequest) -> EventStream:

@@ -24,7 +24,7 @@ from kode.core.kernel.message import (
 )
 from kode.core.provider.base import Effort, ModelRequest, Reasoning, ToolChoice
 from kode.core.provider.gemini.facts import GeminiFacts
-from kode.core.provider.wire.wording import FOLLOWS, effort_of, in_loop, legal_name, texts, unpacked
+from kode.core.provider.wire.wording import FOLLOWS, effort_of, in_loop, legal_name, set_apart, texts, unpacked
 
 __all__ = ["UNSIGNED", "encode", "request_body", "write_contents"]
 
@@ -138,6 +138,7 @@ class _Calls:
 
     def __init__(self) -> None:
         self._made: dict[str, dict[str, Any]] = {}
+        self._own: set[str] = set()  # none may come twice
         self._order: list[str] = []
 
     def begin(self) -> None:
@@ -145,7 +146,9 @@ class _Calls:
         self._order = []
 
     def add(self, block: ToolUseBlock, id: Any) -> dict[str, Any]:
-        self._made[block.id] = made = {"name": _name(block.name), **({"id": id} if isinstance(id, str) and id else {})}
+        own = {"id": id} if isinstance(id, str) and id and id not in self._own else {}
+        self._own.update(own.values())
+        self._made[block.id] = made = {"name": _name(block.name), **own}
         self._order.append(block.id)
         return made
 
@@ -163,7 +166,7 @@ def write_contents(request: ModelRequest, facts: GeminiFacts, name: str) -> list
     calls = _Calls()
     retain = request.reasoning is None or request.reasoning.retain
     since = in_loop(request.messages)
-    for at, message in enumerate(request.messages):
+    for at, message in enumerate(set_apart(request.messages)):
         if message.role == "assistant":
             role, parts = "model", [*_said(message, message.provider == name, retain or at >= since, calls)]
         else:

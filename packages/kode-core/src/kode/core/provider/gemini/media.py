@@ -15,6 +15,7 @@ __all__ = ["MAX_MEDIA", "MEDIA"]
 _MB = 1024 * 1024
 MAX_MEDIA = 95 * _MB
 """Of base64 text in one request of 100 MB: the rest is for what else it says."""
+_SCHEMES = ("https://", "http://", "gs://")
 _INLINE = 70 * _MB
 _KEPT = 2 * 1024 * _MB
 MEDIA: Mapping[MediaKind, MediaRule] = {
@@ -23,11 +24,13 @@ MEDIA: Mapping[MediaKind, MediaRule] = {
         _INLINE,
         max_items=3_600,
         max_upload_bytes=_KEPT,
+        schemes=_SCHEMES,
     ),
     "audio": MediaRule(
         frozenset({"audio/wav", "audio/mpeg", "audio/aiff", "audio/aac", "audio/ogg", "audio/flac", "audio/mp4"}),
         _INLINE,
         max_upload_bytes=_KEPT,
+        schemes=_SCHEMES,
     ),
     "video": MediaRule(
         frozenset(
@@ -37,6 +40,7 @@ MEDIA: Mapping[MediaKind, MediaRule] = {
         _INLINE,
         max_items=10,
         max_upload_bytes=_KEPT,
+        schemes=_SCHEMES,
     ),
     "file": MediaRule(
         frozenset(
@@ -45,6 +49,7 @@ MEDIA: Mapping[MediaKind, MediaRule] = {
         ),
         50 * _MB,
         max_upload_bytes=50 * _MB,
+        schemes=_SCHEMES,
     ),
 }  # fmt: skip
 """By kind. Its files are named by URLs, those of others on the web are fetched."""

@@ -123,8 +123,9 @@ class ChatReply(Reading):
         return [*out, ReplyEnd(stop, self._shown(self._stop or ""), model, id)]
 
     def _choice(self, choice: dict[str, Any], out: list[Chunk]) -> None:
-        # A whole completion has a ``message``, which reads like one large delta.
-        delta = choice.get("delta") or choice.get("message")
+        # A whole completion has a ``message``, which reads like one large delta; behind deltas it says all of it again.
+        whole = None if "delta" in choice and self._count else choice.get("message")
+        delta = choice.get("delta") or whole
         if isinstance(delta, dict):
             self._delta(delta, out)
         stop = choice.get("finish_reason")

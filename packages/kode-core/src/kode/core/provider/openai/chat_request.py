@@ -17,7 +17,7 @@ from kode.core.jsontext import parse
 from kode.core.kernel.message import Block, MediaBlock, Message, ReasoningBlock, ToolResultBlock, ToolUseBlock
 from kode.core.provider.base import Effort, ModelRequest, ToolChoice, ToolSpec
 from kode.core.provider.openai.strict import schema_of
-from kode.core.provider.wire.wording import FOLLOWS, effort_of, in_loop, legal_id, legal_name, texts
+from kode.core.provider.wire.wording import FOLLOWS, effort_of, in_loop, legal_id, legal_name, set_apart, texts
 
 __all__ = ["Dialect", "dialect_of", "request_body", "write_messages"]
 
@@ -181,7 +181,7 @@ def write_messages(request: ModelRequest, dialect: Dialect, name: str = "openai"
     retain = request.reasoning is None or request.reasoning.retain
     since = in_loop(request.messages)
     field = dialect.reasoning_field
-    for at, message in enumerate(request.messages):
+    for at, message in enumerate(set_apart(request.messages)):
         for entry in _ROLES[message.role](message):
             # Vendors that want reasoning back refuse a message with calls that has lost its own.
             if field and message.provider == name and (retain or at >= since or "tool_calls" in entry):

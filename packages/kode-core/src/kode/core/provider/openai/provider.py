@@ -111,7 +111,7 @@ class OpenAIProvider(Vendor):
 
     def stream(self, request: ModelRequest) -> ReplyStream:
         """Ask; see ``Provider.stream``."""
-        reader = self._read(self.name, request.model or self.model, self.prices, self.http.secrets.hide)
+        reader = self._read(*self._reads(request))
         return ReplyStream(lambda: self.post(request), reader)
 
     def post(self, request: ModelRequest) -> EventStream:
@@ -137,12 +137,19 @@ class OpenAIProvider(Vendor):
 
 def by_chat(**options: Any) -> OpenAIProvider:
     """``openai-chat``: chat completions, at OpenAI too."""
-    return OpenAIProvider(api="chat", **options)
+    return _by("chat", options)
 
 
 def by_responses(**options: Any) -> OpenAIProvider:
     """``openai-responses``: Responses, at other servers too."""
-    return OpenAIProvider(api="responses", **options)
+    return _by("responses", options)
+
+
+def _by(api: Api, options: dict[str, Any]) -> OpenAIProvider:
+    try:
+        return OpenAIProvider(api=api, **options)
+    finally:
+        options.clear()  # where it is refused, a traceback may show what a frame holds
 
 
 def _bearer(key: str) -> Secrets:

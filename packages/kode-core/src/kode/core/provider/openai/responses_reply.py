@@ -59,6 +59,7 @@ class _Item:
     """An item of the output and the blocks it becomes, by the index of its parts."""
 
     kind: str
+    id: str = ""
     parts: dict[int, _Part] = field(default_factory=dict)
     done: bool = False
 
@@ -66,11 +67,12 @@ class _Item:
 class ResponsesReply(Reading):
     """Fed with the data of each event, gives chunks; see ``Reading`` for its arguments."""
 
-    __slots__ = ("_items", "_refuses")
+    __slots__ = ("_ids", "_items", "_refuses")
 
     def __init__(self, who: str = "openai", *more: Any, **named: Any) -> None:
         super().__init__(who, *more, **named)
         self._items: dict[int | str, _Item] = {}
+        self._ids: dict[str, int | str] = {}  # the same items, as the vendor names them
         self._refuses = False
 
     def feed(self, data: str) -> list[Chunk]:
@@ -108,11 +110,22 @@ class ResponsesReply(Reading):
     def _added(self, frame: dict[str, Any], out: list[Chunk]) -> None:
         raw = frame.get("item")
         if isinstance(raw, dict):
-            self._begin(_key(frame), raw, out)
+            self._begin(self._key(frame), raw, out)
+
+    def _key(self, frame: dict[str, Any]) -> int | str:
+        """Tell which item a frame is of: by its place in the output or, where that is not said, by its id."""
+        at, item = frame.get("output_index"), frame.get("item")
+        id = _text(frame, "item_id") or (_text(item, "id") if isinstance(item, dict) else "")
+        known = self._ids.get(id) if id else None
+        if not isinstance(at, int):
+            return id if known is None else known
+        return known if isinstance(known, str) and at not in self._items else at
 
     def _begin(self, at: int | str, raw: dict[str, Any], out: list[Chunk]) -> _Item:
         """Note an item; a block begins here, where it is sure to become one."""
-        item = self._items[at] = _Item(_text(raw, "type"))
+        item = self._items[at] = _Item(_text(raw, "type"), _text(raw, "id"))
+        if item.id:
+            self._ids[item.id] = at
         if item.kind == "function_call":
             place = self._next()
             item.parts[0] = _Part(place)
@@ -128,7 +141,7 @@ class ResponsesReply(Reading):
 
     def _part(self, frame: dict[str, Any], kind: str, index: int, out: list[Chunk]) -> _Part | None:
         """Find the block that a delta is for; None, and a failure, if there is none that could take it."""
-        at = _key(frame)
+        at = self._key(frame)
         item = self._items.get(at)
         if item is None and kind != "function_call":  # a server that does not say what begins
             item = self._begin(at, {"type": kind}, out)
@@ -142,10 +155,12 @@ class ResponsesReply(Reading):
         return part
 
     def _done(self, frame: dict[str, Any], out: list[Chunk]) -> None:
-        raw, at = frame.get("item"), _key(frame)
-        if not isinstance(raw, dict):
-            return
-        item = self._items.get(at) or self._begin(at, raw, out)
+        raw, at = frame.get("item"), self._key(frame)
+        if isinstance(raw, dict):
+            self._finish(self._items.get(at) or self._begin(at, raw, out), raw, out)
+
+    def _finish(self, item: _Item, raw: dict[str, Any], out: list[Chunk]) -> None:
+        """Read an item that is whole."""
         if item.done:
             return
         item.done = True
@@ -169,7 +184,10 @@ class ResponsesReply(Reading):
 
     def _message_done(self, item: _Item, raw: dict[str, Any], out: list[Chunk]) -> None:
         content = raw.get("content")
-        for index, said in enumerate(content if isinstance(content, list) else ()):
+        content = content if isinstance(content, list) else []
+        if any(index >= len(content) for index in item.parts):  # servers exist that count them from 1
+            item.parts = dict(enumerate(item.parts.values()))
+        for index, said in enumerate(content):
             if not isinstance(said, dict):
                 continue
             self._refuses = self._refuses or said.get("type") == "refusal"
@@ -201,6 +219,22 @@ class ResponsesReply(Reading):
             out.append(delta(part.place, text))
 
     # ---- deltas
+
+    def _all_said(self, frame: dict[str, Any], out: list[Chunk]) -> None:
+        """A text in one piece, from a server that sends no deltas; behind deltas it says nothing new."""
+        item, index = self._items.get(self._key(frame)), _index(frame, "content_index")
+        if item is None or not (item.done or item.parts):
+            part = self._part(frame, "message", index, out)
+        else:
+            part = item.parts.get(index)
+        if part is not None and part.open:
+            self._whole(part, TextDelta, frame.get("text") or frame.get("refusal"), out)
+
+    def _all_argued(self, frame: dict[str, Any], out: list[Chunk]) -> None:
+        """The same for arguments."""
+        item = self._items.get(self._key(frame))
+        if item is not None and item.kind == "function_call" and item.parts[0].open:
+            self._whole(item.parts[0], InputDelta, frame.get("arguments"), out)
 
     def _said(self, frame: dict[str, Any], out: list[Chunk]) -> None:
         delta = frame.get("delta")
@@ -258,14 +292,38 @@ class ResponsesReply(Reading):
             self._error({"error": error if isinstance(error, dict) else {"message": told}}, out)
             return
         output = response.get("output")
-        if not self._items and isinstance(output, list):
-            for at, item in enumerate(output):
-                self._done({"output_index": at, "item": item}, out)
+        self._complete(output if isinstance(output, list) else [], out)
         details = response.get("incomplete_details")
         why = _text(details, "reason") if isinstance(details, dict) else ""
-        self._stop = status if status == "completed" else why or status
+        stop = status if status == "completed" else why or status
+        if stop == "completed" and (lost := self._lost()):
+            out += self._fail("protocol", f"said that the reply is complete, but {lost}; ask again.", retryable=True)
+            return
+        self._stop = stop
         self.over = True
         out += self.end()
+
+    def _complete(self, output: list[Any], out: list[Chunk]) -> None:
+        """Read what only the end of the response says: a server may send items there that it did not stream, or end.
+
+        Places and ids need not be those of the stream. An item that has no equal there is the first of its kind left.
+        """
+        free = dict(self._items)
+        for at, raw in enumerate(output):
+            if not isinstance(raw, dict):
+                continue
+            kind, id = _text(raw, "type"), _text(raw, "id")
+            same = [key for key, item in free.items() if item.kind == kind]
+            key = next((key for key in same if id and free[key].id == id), next(iter(same), None))
+            item = self._begin(f"output {at}", raw, out) if key is None else free.pop(key)
+            self._finish(item, raw, out)
+
+    def _lost(self) -> str:
+        """Say what is missing of a reply that should be complete."""
+        for item in self._items.values():
+            if item.kind == "function_call" and item.parts[0].open and not item.parts[0].grown:
+                return "not with which arguments it calls a tool"
+        return "" if self._count else "sent nothing of it"
 
     def _error(self, frame: dict[str, Any], out: list[Chunk]) -> None:
         self.over = True
@@ -284,6 +342,9 @@ class ResponsesReply(Reading):
     }
     _READERS: ClassVar[dict[str, Callable[[ResponsesReply, dict[str, Any], list[Chunk]], None]]] = {
         "response.output_text.delta": _said,
+        "response.output_text.done": _all_said,
+        "response.refusal.done": _all_said,
+        "response.function_call_arguments.done": _all_argued,
         "response.function_call_arguments.delta": _argued,
         "response.reasoning_summary_text.delta": _thought,
         "response.reasoning_text.delta": _thought,
@@ -318,15 +379,6 @@ def read_usage(usage: dict[str, Any]) -> Usage:
         cache_write=min(number(asked, "cache_write_tokens"), input - read),
         reasoning=number(usage.get("output_tokens_details"), "reasoning_tokens"),
     )
-
-
-def _key(frame: dict[str, Any]) -> int | str:
-    """Tell which item a frame is of: by its place in the output or, from a server that does not say it, by its id."""
-    at = frame.get("output_index")
-    if isinstance(at, int):
-        return at
-    item = frame.get("item")
-    return _text(frame, "item_id") or (_text(item, "id") if isinstance(item, dict) else "")
 
 
 def _index(frame: dict[str, Any], name: str) -> int:

@@ -25,7 +25,7 @@ from kode.core.kernel.message import (
 from kode.core.provider.base import ModelRequest, OutputSchema, Reasoning, ToolChoice, ToolSpec
 from kode.core.provider.openai.chat_request import Dialect
 from kode.core.provider.openai.strict import schema_of
-from kode.core.provider.wire.wording import effort_of, in_loop, legal_id, legal_name, texts
+from kode.core.provider.wire.wording import effort_of, in_loop, legal_id, legal_name, set_apart, texts
 
 __all__ = ["request_body", "write_input"]
 
@@ -130,7 +130,7 @@ def write_input(request: ModelRequest, name: str, *, thinks: bool = True) -> lis
     retain = request.reasoning is None or request.reasoning.retain
     since = in_loop(request.messages)
     seen: set[str] = set()
-    for at, message in enumerate(request.messages):
+    for at, message in enumerate(set_apart(request.messages)):
         if message.role == "assistant":
             own = thinks and message.provider == name and (retain or at >= since)
             items = _joined(_said(message, own))

@@ -53,7 +53,9 @@ def _rooted(schema: Any) -> Any:
     at = schema.get("$ref") if isinstance(schema, dict) else None
     named = schema.get("$defs") if at else None
     name = str(at).removeprefix("#/$defs/")
-    return {**named[name], "$defs": named} if isinstance(named, dict) and name in named else schema
+    schema = {**named[name], "$defs": named} if isinstance(named, dict) and name in named else schema
+    rooted = isinstance(schema, dict) and schema.get("type") == "object"
+    return {**schema, "properties": schema.get("properties", {})} if rooted else schema
 
 
 def _strict(schema: Any) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def _strict(schema: Any) -> dict[str, Any]:
         schema = {**alone[0], **{name: value for name, value in schema.items() if name != "allOf"}}
     if "$ref" in schema:
         return {"$ref": schema["$ref"]}  # nothing may stand beside it
-    if not _BEYOND.isdisjoint(schema):
+    if not _BEYOND.isdisjoint(schema) or schema.keys() >= _EACH:
         raise _BeyondError
     out: dict[str, Any] = {}
     told: list[str] = []
@@ -90,11 +92,15 @@ def _word(name: str, value: Any) -> dict[str, Any]:
 
 
 def _closed(out: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    if out.get("type") == "object":
-        if schema.get("additionalProperties", False) is not False:
+    kinds = out.get("type", ())
+    kinds = {kinds} if isinstance(kinds, str) else {*kinds}
+    if not kinds and "anyOf" not in out:
+        raise _BeyondError  # anything at all
+    if "object" in kinds:
+        if "properties" not in out or schema.get("additionalProperties", False) is not False:
             raise _BeyondError  # a mapping: its keys may have any name
-        out["required"] = [*out.setdefault("properties", {})]
+        out["required"] = [*out["properties"]]
         out["additionalProperties"] = False
-    elif out.get("type") == "array" and "items" not in out:
+    if ("array" in kinds) != ("items" in out) or ("properties" in out and "object" not in kinds):
         raise _BeyondError
     return out

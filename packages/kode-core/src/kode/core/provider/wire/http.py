@@ -39,7 +39,8 @@ ERROR_S: Final = 10.0
 """What reading the body of a refusal may take."""
 ERROR_BYTES: Final = 65_536
 LINGER_S: Final = 2.0
-"""How long, all in all, a complete reply waits for what servers may send behind it: usage, or the mark of the end."""
+"""How long, all in all, a complete reply waits for what servers may send behind it: usage, or the mark of the end.
+Content begins it anew: some servers say early, or with each piece, that the model has stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +254,12 @@ class EventStream:
         except Exception as error:  # noqa: BLE001 - nothing else leaves a provider
             failure = self._explain(error)
         raise failure
+
+    def settle(self, complete: bool, grew: bool) -> None:
+        """Note whether the reply is complete now, and whether what was read last was more of it."""
+        self.complete = complete
+        if grew:
+            self._ends = None
 
     def header(self, name: str) -> str:
         """Give a header of the answer, while it is open; empty if it has none of that name."""

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Protocol
 
 from kode.core.errors import ProviderError
-from kode.core.provider.base import Chunk
+from kode.core.provider.base import Chunk, UsageReport
 from kode.core.provider.wire.http import EventStream
 
 __all__ = ["ReplyReader", "ReplyStream"]
@@ -94,9 +94,10 @@ class ReplyStream:
         if events is None:
             self._chunks.extend(reader.end())
         else:
-            for event in events:
-                self._chunks.extend(reader.feed(event.data))
-            answer.complete = reader.finished or reader.over
+            chunks = [chunk for event in events for chunk in reader.feed(event.data)]
+            self._chunks.extend(chunks)
+            grew = not all(isinstance(chunk, UsageReport) for chunk in chunks)
+            answer.settle(reader.finished or reader.over, grew)
         if events is None or reader.over:
             await self._turn(answer)
 

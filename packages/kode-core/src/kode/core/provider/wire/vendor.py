@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -37,6 +37,8 @@ class Vendor:
         UsageError: A header cannot be used.
     """
 
+    model = base_url = _query = ""  # for the repr of one that was refused in the making
+
     def __init__(
         self,
         name: str,
@@ -64,7 +66,7 @@ class Vendor:
                 env=env[0],
             )
         self.http = Http(name, secrets, http, clock)
-        self.prices = prices or prices_of(name, model)
+        self._prices = prices
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self.model!r}, base_url={self.base_url + self._query!r})"
@@ -74,12 +76,25 @@ class Vendor:
         """Whose files they are; see ``TakesUploads``."""
         return self.http.account(self.base_url)
 
+    @property
+    def prices(self) -> Prices | None:
+        """What its own model costs."""
+        return self._costs(self.model)
+
     async def close(self) -> None:
         """Close connections; see ``Provider.close``."""
         await self.http.close()
 
     def _named(self, request: ModelRequest) -> ModelRequest:
         return request if request.model else replace(request, model=self.model)
+
+    def _costs(self, model: str) -> Prices | None:
+        return self._prices or prices_of(self.name, model)
+
+    def _reads(self, request: ModelRequest) -> tuple[str, str, Prices | None, Callable[[str], str]]:
+        """Give what a reader of replies is made with; what is secret in a request is hidden in its reply, too."""
+        model = request.model or self.model
+        return self.name, model, self._costs(model), self.http.secrets.also(request.extra_headers).hide
 
     @contextmanager
     def _writing(self, model: str) -> Iterator[None]:

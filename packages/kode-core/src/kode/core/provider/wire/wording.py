@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
-from kode.core.kernel.message import BlobBlock, Block, MediaBlock, Message, TextBlock, ToolResultBlock
+from kode.core.kernel.message import (
+    BlobBlock,
+    Block,
+    MediaBlock,
+    Message,
+    TextBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
 from kode.core.provider.base import Effort, Reasoning
 
-__all__ = ["FOLLOWS", "effort_of", "in_loop", "legal_id", "legal_name", "texts", "unpacked"]
+__all__ = ["FOLLOWS", "effort_of", "in_loop", "legal_id", "legal_name", "set_apart", "texts", "unpacked"]
 
 FOLLOWS = "(What the tool returned beside text follows in the next message.)"
 
@@ -48,6 +56,36 @@ def legal_id(id: str, most: int = 64, others: str = "") -> str:
     if 0 < len(id) <= most and not _ODD.search(id.translate({ord(each): None for each in others})):
         return id
     return f"call_{sha256(id.encode('utf-8', 'replace')).hexdigest()[:32]}"
+
+
+def set_apart(messages: Sequence[Message]) -> Sequence[Message]:
+    """Give each call of a history an id of its own, and its result with it.
+
+    Some vendors count calls anew in each reply, or send no ids; others refuse an id that comes twice in a request. What
+    a call is named depends on the messages before it alone, so that it is named the same in every later request.
+    """
+    taken: set[str] = set()
+    named: dict[str, str] = {}  # what an id means now
+    times: dict[str, int] = {}
+    out: list[Message] = []
+    for message in messages:
+        blocks = []
+        for block in message.blocks:
+            if isinstance(block, ToolUseBlock):
+                id = block.id
+                while id in taken:
+                    times[block.id] = times.get(block.id, 1) + 1
+                    id = f"{block.id}-{times[block.id]}"
+                taken.add(id)
+                named[block.id] = id
+                block = block if id == block.id else replace(block, id=id)
+            elif isinstance(block, ToolResultBlock):
+                id = named.get(block.tool_use_id, block.tool_use_id)
+                block = block if id == block.tool_use_id else replace(block, tool_use_id=id)
+            blocks.append(block)
+        same = all(a is b for a, b in zip(blocks, message.blocks, strict=True))
+        out.append(message if same else replace(message, blocks=tuple(blocks)))
+    return out
 
 
 def legal_name(name: str, most: int = 64) -> str:

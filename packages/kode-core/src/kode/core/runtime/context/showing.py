@@ -25,7 +25,7 @@ from kode.core.kernel.window import Window
 from kode.core.runtime.context.estimate import Size, size_of, text_tokens
 from kode.core.runtime.context.shorten import shorten
 
-__all__ = ["Showing", "marker"]
+__all__ = ["Showing", "holds_media", "marker"]
 
 
 LEAST_SHOWN = 30
@@ -42,7 +42,7 @@ class Showing:
     sizes: dict[int, Size] = field(default_factory=dict)
     """By sequence number: of the text that is shown."""
     _special: list[int] = field(default_factory=list)
-    """Messages with media, or too long; rising."""
+    """Messages with media or blobs, or too long; rising."""
     _made: dict[int, tuple[int, Message]] = field(default_factory=dict)
     """How they were shown, and with how many media blocks."""
     _scanned: tuple[Window, int] | None = None
@@ -66,9 +66,13 @@ class Showing:
 
     def _take(self, message: Message) -> None:
         size = size_of(message.blocks)
-        if size.text > self.max_message or size.media:
+        if size.text > self.max_message or holds_media(message):
             self._special.append(message.seq)
         self.sizes[message.seq] = Size(min(size.text, self.max_message), size.media)
+
+    def holding(self, messages: Sequence[Message]) -> list[int]:
+        """Places among the messages measured last of those that may hold media or blobs; rising."""
+        return [bisect_left(messages, seq, key=lambda message: message.seq) for seq in self._special]
 
     def shown(self, messages: list[Message]) -> list[Message]:
         """The messages as a model gets them; those that need no change are the same objects.
@@ -97,8 +101,18 @@ class Showing:
             size = size_of(blocks).text
             if size > self.max_message:
                 blocks = tuple(_all_bounded(blocks, self.max_message, size))
-            found = self._made[message.seq] = (keep, replace(message, blocks=blocks))
+            made = message if blocks is message.blocks else replace(message, blocks=blocks)
+            found = self._made[message.seq] = (keep, made)
         return found[1]
+
+
+def holds_media(message: Message) -> bool:
+    """Whether something stands in it that is no text: media, or bytes that lie apart."""
+    return any(
+        isinstance(block, MediaBlock | BlobBlock)
+        or (isinstance(block, ToolResultBlock) and not all(isinstance(one, TextBlock) for one in block.content))
+        for block in message.blocks
+    )
 
 
 def _hidden(blocks: Sequence[Block], hide: int) -> tuple[tuple[Block, ...], int]:

@@ -44,7 +44,7 @@ def way_of(
         return "as it is"
     if size is not None and is_text(block, size):
         return "text"
-    if block.url is not None and found.code == "media_form" and deps.media_fetcher is not None:
+    if block.url is not None and found.code in ("media_form", "media_refused") and deps.media_fetcher is not None:
         return "fetched"
     if size is None and block.url is None:
         return None

@@ -17,7 +17,7 @@ from kode.core.store import records as rec
 from kode.core.store.base import Store
 from kode.core.store.contract import Condition, Key, Kind, Lease, Record
 from kode.core.store.copying.contents import KINDS, PAGE_BYTES, Pages
-from kode.core.store.orphans import ORPHANED_FOR
+from kode.core.store.layers.orphans import ORPHANED_FOR
 from kode.core.store.plans import SCAN, Plan, Scan, header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import portions
 

@@ -26,9 +26,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from zlib import crc32
 
 from kode.core.errors import RecordCorruptError, SchemaTooNewError
-from kode.core.store.columns import COLUMNS
 from kode.core.store.contract import Kind, Record, Value
 from kode.core.store.json import names
+from kode.core.store.records.columns import COLUMNS
 
 __all__ = [
     "LARGE",

@@ -214,15 +214,27 @@ class JSONStore(Store):
         return await self._run(self._readers, lambda: self._due(now, limit, after))
 
     async def agents(self, prefix: str, after: str, limit: int, tenant: str | None = None) -> list[Record]:
-        """See `Records.agents`. An agent whose folder is damaged is left out; opening it says what is wrong."""
+        """See `Records.agents`. An agent whose folder is damaged is left out; opening it says what is wrong.
+
+        Raises:
+            StoreError: There are folders of agents, and not one of them can be read.
+        """
 
         def work() -> list[Record]:
-            headers = [record for record in self._all_headers() if record.key > after and record.key.startswith(prefix)]
+            summaries, errors = self._summaries()
+            if errors and not summaries:
+                raise errors[0]
+            every = [record for summary in summaries for record in summary.headers]
+            headers = [record for record in every if record.key > after and record.key.startswith(prefix)]
             if tenant is not None:
                 headers = [record for record in headers if record.columns["tenant"] == tenant]
             return heapq.nsmallest(limit, headers, key=_by_key)
 
         return await self._run(self._readers, work)
+
+    async def find_damage(self, *, thorough: bool = False) -> list[str]:
+        """See `HealthSupport.find_damage`: folders that a listing leaves out, and why."""
+        return await self._run(self._readers, lambda: [error.message for error in self._summaries()[1]])
 
     # ---- in the threads ------------------------------------------------------------------------------------
 
@@ -264,8 +276,9 @@ class JSONStore(Store):
                 folder.forget()
                 self._note_size(name, folder)
 
-    def _summaries(self) -> list[Summary]:
-        found = []
+    def _summaries(self) -> tuple[list[Summary], list[StoreError]]:
+        """Read what lists need of each agent, and why that of some cannot be read."""
+        found, errors = [], []
         with map_errors(self._agents), os.scandir(self._agents) as entries:
             folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         for name in folders:
@@ -274,18 +287,15 @@ class JSONStore(Store):
             except StoreError as error:
                 if error.code == "too_many_files":
                     raise  # none of them could be read
-                # Any other error says so to whoever asks for this agent.
-        return found
-
-    def _all_headers(self) -> list[Record]:
-        return [record for summary in self._summaries() for record in summary.headers]
+                errors.append(error)
+        return found, errors
 
     def _scan_all(self, ask: Scan) -> list[Record]:
         if ask.kind not in ("header", "staged"):
             return []
         rows = [
             record
-            for summary in self._summaries()
+            for summary in self._summaries()[0]
             for record in (summary.headers if ask.kind == "header" else summary.marks)
             if record.key > ask.after
             and record.key.startswith(ask.prefix)
@@ -297,7 +307,7 @@ class JSONStore(Store):
     def _due(self, now: int, limit: int, after: Due | None) -> list[Due]:
         found = []
         behind = (-1, "") if after is None else (after.wake_at, after.agent_id)
-        for summary in self._summaries():
+        for summary in self._summaries()[0]:
             leases = {record.uid: record.columns for record in summary.leases}
             for record in summary.headers:
                 wake_at = record.columns["wake_at"]

@@ -21,11 +21,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final, TypeVar
 
-from kode.core.store.codec import corrupt
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
 from kode.core.store.ordered.map import Transaction
 from kode.core.store.plans import Ask, Get, Scan
 from kode.core.store.records import COLUMNS, key_int
+from kode.core.store.records.codec import corrupt
 from kode.core.store.rules import append, counted, free, judge
 
 __all__ = ["Rows", "first", "place"]

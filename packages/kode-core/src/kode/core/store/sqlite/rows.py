@@ -20,6 +20,7 @@ from kode.core.store.plans import Ask, Get, Plan, Scan, T, finish
 from kode.core.store.primitives import prefix_end
 from kode.core.store.records import COLUMNS, int_key, key_int
 from kode.core.store.rules import counted_kinds
+from kode.core.store.sqlite.damage import check_empty
 
 __all__ = [
     "SCHEMA",
@@ -107,7 +108,10 @@ _INBOX_LAST = 'SELECT max("key") FROM inbox WHERE owner = ?'
 _INBOX_AFTER = 'SELECT 1 FROM inbox WHERE owner = ? AND "key" > ? LIMIT 1'
 # Counts no further than it must.
 _INBOX_FULL = "SELECT count(*) FROM (SELECT 1 FROM inbox WHERE owner = ? AND kind IN (?, ?) LIMIT ?)"
-_WAKE = "UPDATE header SET wake_at = min(ifnull(wake_at, :at), :at) WHERE owner = '' AND \"key\" = :agent AND parked IS NULL"
+_WAKE = (
+    "UPDATE header SET wake_at = min(ifnull(wake_at, :at), :at) "
+    "WHERE owner = '' AND \"key\" = :agent AND parked IS NULL"
+)
 _DUE = (
     'SELECT h."key", h.wake_at FROM header h LEFT JOIN lease l ON l.owner = h.uid AND l."key" = \'\' '
     'WHERE h.wake_at <= :now AND (h.wake_at, h."key") > (:wake_at, :agent) AND (l.holder IS NULL OR l.until <= :now) '
@@ -154,7 +158,10 @@ def scan(db: sqlite3.Connection, ask: Scan, where: str = "", *more: Value) -> li
 def agents(db: sqlite3.Connection, prefix: str, after: str, limit: int, tenant: str | None) -> list[Record]:
     """See `Records.agents`."""
     ask = Scan("header", "", prefix=prefix, after=after, limit=limit)
-    return scan(db, ask) if tenant is None else scan(db, ask, " AND tenant = ?", tenant)
+    found = scan(db, ask) if tenant is None else scan(db, ask, " AND tenant = ?", tenant)
+    if not found and limit > 0 and not prefix and not after and tenant is None:
+        check_empty(db)
+    return found
 
 
 def due(db: sqlite3.Connection, now: int, limit: int, after: Due | None) -> list[Due]:

@@ -8,9 +8,9 @@ from typing import Final
 
 from kode.core.store.contract import Kind, Record, Value
 from kode.core.store.primitives import prefix_end
-from kode.core.store.questions import Question, Test
 from kode.core.store.records import COLUMNS
 from kode.core.store.sqlite import rows
+from kode.core.store.support.questions import Question, Test
 
 __all__ = ["look", "select"]
 

@@ -20,12 +20,12 @@ from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
 from kode.core.store.open import check_durability, local_options, local_path
 from kode.core.store.plans import Plan, Scan
 from kode.core.store.primitives import Durability
-from kode.core.store.questions import Question
-from kode.core.store.sqlite import reads, rows
+from kode.core.store.sqlite import damage, reads, rows
 from kode.core.store.sqlite.readers import Readers
 from kode.core.store.sqlite.select import look, select
 from kode.core.store.sqlite.sets import Append, Apply
 from kode.core.store.sqlite.writer import Writer
+from kode.core.store.support.questions import Question
 
 __all__ = ["SqliteStore"]
 
@@ -210,6 +210,14 @@ class SqliteStore(Store):
             return await super().look(agent_id)
         run = self._writer.run
         return await (run(look, alone=True) if self._state == "open" else self._opened(run, look))
+
+    async def find_damage(self, *, thorough: bool = False) -> list[str]:
+        """See `HealthSupport.find_damage`: SQLite's own check of the agents' table, or of the whole file.
+
+        The first reads as much as a listing of all agents, whatever they have said.
+        """
+        found = await self._read(lambda db: damage.find(db, thorough=thorough))
+        return [f"{self.path} is damaged ({what}); restore it from a backup." for what in found]
 
     # ---- inside --------------------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from kode.core.errors import NotFoundError, StoreUnavailableError, UsageError
-from kode.core.store import codec
 from kode.core.store.base import Store
+from kode.core.store.records import codec
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import (
     Author,

@@ -20,9 +20,9 @@ from kode.core.kernel.message import (
 from kode.core.kernel.state import Ancestor, Document, State, Timer
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.window import Compaction, Range, Snapshot, Window
+from kode.core.store import Question
 from kode.core.store.base import Store
 from kode.core.store.contract import DocumentBody, Key, Record
-from kode.core.store.questions import Question
 from kode.core.store.records import COLUMNS, int_key, read_compaction, read_message
 from kode.core.testing.conformance.store.author import (
     AT,

@@ -6,8 +6,8 @@ import pytest
 from anyio import create_task_group, sleep
 
 from kode.core.errors import UsageError
+from kode.core.store import Changes
 from kode.core.store.base import Store
-from kode.core.store.watch import Changes
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import Author, StoreCase, item
 

@@ -14,9 +14,9 @@ from kode.core.kernel.state import State
 from kode.core.kernel.window import Snapshot
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.commits import Writing
 from kode.core.store.contract import Commit, DocumentBody, Record
-from kode.core.store.leases import TRIES
+from kode.core.store.layers.commits import Writing
+from kode.core.store.layers.leases import TRIES
 from kode.core.store.liveness import holder_name
 from kode.core.store.plans import Plan, integer
 

@@ -21,10 +21,11 @@ from kode.core.kernel.state import State
 from kode.core.kernel.toolcall import Call
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.columns import maybe_whole, read_body, reader, text, whole
 from kode.core.store.contract import AgentInfo, Kind, Record
+from kode.core.store.layers.reading import Reading
 from kode.core.store.plans import header_key, uid_of
-from kode.core.store.questions import (
+from kode.core.store.records.columns import maybe_whole, reader, text, whole
+from kode.core.store.support.questions import (
     AgentFilter,
     AgentSort,
     CallFilter,
@@ -37,9 +38,8 @@ from kode.core.store.questions import (
     order,
     write_cursor,
 )
-from kode.core.store.reading import Reading
 
-__all__ = ["Found", "FoundCall", "FoundMessage", "QuerySupport", "counters"]
+__all__ = ["Found", "FoundCall", "FoundMessage", "QuerySupport"]
 
 T = TypeVar("T")
 
@@ -243,17 +243,10 @@ class QuerySupport(Reading):
             (header,) = await self.get(id, [header_key(id)])
             if header is not None:
                 try:
-                    states[id] = uid_of(header), counters(header)
+                    states[id] = uid_of(header), rec.header_counters(header)
                 except (RecordCorruptError, SchemaTooNewError) as error:
                     damaged[str(error)] = error
         return states
-
-
-@reader
-def counters(header: Record) -> State:
-    """Read the part of a state that is in the body of its header; the rest is unset."""
-    state: State = read_body(header, "header").state
-    return state
 
 
 @reader

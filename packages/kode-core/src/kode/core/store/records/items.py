@@ -21,8 +21,9 @@ from kode.core.kernel.inputs import (
     MessageReceived,
 )
 from kode.core.kernel.message import Json
-from kode.core.store import codec
-from kode.core.store.columns import (
+from kode.core.store.contract import Item, ItemKind, Record, Value
+from kode.core.store.records import codec
+from kode.core.store.records.columns import (
     fill,
     int_key,
     key_int,
@@ -34,7 +35,6 @@ from kode.core.store.columns import (
     text,
     whole,
 )
-from kode.core.store.contract import Item, ItemKind, Record, Value
 
 __all__ = [
     "checked_item",

@@ -12,8 +12,8 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from kode.core.errors import RecordCorruptError, SchemaTooNewError, UsageError
 from kode.core.jsontext import well_formed
-from kode.core.store import codec
 from kode.core.store.contract import Kind, Record, Value
+from kode.core.store.records import codec
 
 __all__ = [
     "COLUMNS",

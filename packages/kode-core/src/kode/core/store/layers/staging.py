@@ -18,7 +18,7 @@ from kode.core.errors import StoreError, StoreUnavailableError
 from kode.core.store import plans
 from kode.core.store import records as rec
 from kode.core.store.contract import Commit, Condition, Key, Record
-from kode.core.store.leases import TRIES, Leasing
+from kode.core.store.layers.leases import TRIES, Leasing
 from kode.core.store.plans import Scan, header_key, uid_of
 from kode.core.store.primitives import portions, weight
 

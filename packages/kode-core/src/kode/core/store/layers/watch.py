@@ -15,9 +15,9 @@ import anyio
 
 from kode.core.clock import Clock, RealClock
 from kode.core.errors import StoreUnavailableError
+from kode.core.store.layers.reading import Reading
 from kode.core.store.plans import header_key, uid_of
 from kode.core.store.primitives import check_agent_id
-from kode.core.store.reading import Reading
 
 __all__ = ["Changes", "WatchSupport"]
 

@@ -19,11 +19,11 @@ from kode.core.kernel.state import Document, State
 from kode.core.kernel.window import Snapshot
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.amend import Amending, Amendment
 from kode.core.store.contract import Condition, DocumentBody, Key
+from kode.core.store.layers.amend import Amending, Amendment
+from kode.core.store.layers.reading import PAGE
 from kode.core.store.plans import Page, header_key
 from kode.core.store.primitives import check_agent_id, check_name
-from kode.core.store.reading import PAGE
 
 __all__ = ["HistorySupport"]
 

@@ -10,15 +10,15 @@ from kode.core.kernel.state import State
 from kode.core.kernel.window import Snapshot, Window
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.amend import Amendment, standing
 from kode.core.store.contract import Condition, Key, Kind, Record
-from kode.core.store.leases import TRIES
-from kode.core.store.orphans import ORPHANED_FOR
+from kode.core.store.layers.amend import Amendment, standing
+from kode.core.store.layers.leases import TRIES
+from kode.core.store.layers.orphans import ORPHANED_FOR
+from kode.core.store.layers.upkeep import Upkeep
 from kode.core.store.plans import Plan, Scan, header_key, integer
 from kode.core.store.primitives import check_agent_id, portions
-from kode.core.store.query import QuerySupport
-from kode.core.store.questions import Question, Test
-from kode.core.store.upkeep import Upkeep
+from kode.core.store.support.query import QuerySupport
+from kode.core.store.support.questions import Question, Test
 
 __all__ = ["Expired", "Pruned", "RetentionSupport"]
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from kode.core.clock import Clock
 from kode.core.errors import KodeError, UsageError
-from kode.core.store.watch import WatchSupport
+from kode.core.store.layers.watch import WatchSupport
 
 __all__ = ["EDGES", "Gauge", "Metrics", "MetricsSupport"]
 

@@ -85,7 +85,7 @@ def _schema(hint: Any, apart: Mapping[type, frozenset[str]]) -> cs.CoreSchema:
         return _tuple(args, apart)
     if origin in (Union, types.UnionType):
         return _union(args, apart)
-    raise TypeError(f"No rule for how to store {hint!r}; store/schema.py lists what there is.")
+    raise TypeError(f"No rule for how to store {hint!r}; store/records/schema.py lists what there is.")
 
 
 def _literal(names: tuple[Any, ...]) -> cs.CoreSchema:

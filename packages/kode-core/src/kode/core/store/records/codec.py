@@ -28,7 +28,7 @@ from kode.core.kernel.window import Compaction, Snapshot
 from kode.core.store.contract import Item
 
 if TYPE_CHECKING:
-    from kode.core.store.schema import Adapter
+    from kode.core.store.records.schema import Adapter
 
 __all__ = ["APART", "UPGRADES", "VERSION", "BodyKind", "HeaderBody", "decode", "encode"]
 
@@ -121,7 +121,7 @@ _TYPES: Final[dict[BodyKind, Any]] = {
 @cache
 def adapter(kind: BodyKind) -> Adapter:
     """Give what reads and writes bodies of a kind; built at its first use."""
-    from kode.core.store.schema import Adapter
+    from kode.core.store.records.schema import Adapter
 
     return Adapter(_TYPES[kind], APART)
 

@@ -8,8 +8,8 @@ from kode.core.errors import ConflictError, LeaseLostError, NotFoundError, Store
 from kode.core.store import plans
 from kode.core.store import records as rec
 from kode.core.store.contract import Condition, Kind, Record
-from kode.core.store.forks import COPIED, Forking
-from kode.core.store.leases import TRIES, unchanged
+from kode.core.store.layers.forks import COPIED, Forking
+from kode.core.store.layers.leases import TRIES, unchanged
 from kode.core.store.plans import Plan, Scan, header_key, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id
 

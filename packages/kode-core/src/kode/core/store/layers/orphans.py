@@ -12,9 +12,9 @@ from kode.core.clock import Clock
 from kode.core.errors import ConflictError, RecordCorruptError, SchemaTooNewError
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.amend import Amending
 from kode.core.store.contract import Condition, Record
-from kode.core.store.leases import TRIES
+from kode.core.store.layers.amend import Amending
+from kode.core.store.layers.leases import TRIES
 from kode.core.store.plans import header_key, integer, uid_of
 
 __all__ = ["ORPHANED_FOR", "Orphans"]

@@ -13,9 +13,9 @@ from kode.core.errors import LeaseLostError, StoreUnavailableError
 from kode.core.store import plans
 from kode.core.store import records as rec
 from kode.core.store.contract import Condition, Footing, Item, Lease, Record
+from kode.core.store.layers.watch import WatchSupport
 from kode.core.store.plans import header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id, check_name
-from kode.core.store.watch import WatchSupport
 
 __all__ = ["Leasing", "unchanged"]
 

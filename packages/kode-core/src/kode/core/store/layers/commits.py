@@ -35,11 +35,11 @@ from kode.core.store.contract import (
     Lease,
     Record,
 )
-from kode.core.store.leases import TRIES, micros
+from kode.core.store.layers.leases import TRIES, micros
+from kode.core.store.layers.staging import Staging
 from kode.core.store.plans import header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id, check_item_id, check_name
 from kode.core.store.rules import COUNTED
-from kode.core.store.staging import Staging
 
 __all__ = ["Writing"]
 
@@ -255,7 +255,7 @@ class Writing(Staging):
     async def _committed(self, commit: Commit, attempt: _Try, waiting: Sequence[Record]) -> Committed:
         if attempt.release or commit.answered:
             self._retaken.pop(commit.state.uid, None)
-        items = tuple(rec.read_item(row) for row in waiting)
+        items = tuple(map(rec.read_item, waiting))
         if attempt.waiting and not items:
             items = await self._waiting_beyond(commit)
         return Committed(
@@ -316,7 +316,7 @@ def _check_names(commit: Commit) -> None:
         check_name("parent of a snapshot", snapshot.parent)
         for tag in snapshot.tags:
             check_name("tag of a snapshot", tag)
-    if len({snapshot.id for snapshot in commit.snapshots}) < len(commit.snapshots):
+    if commit.snapshots and len({snapshot.id for snapshot in commit.snapshots}) < len(commit.snapshots):
         raise UsageError("The commit takes two snapshots of one name.", code="snapshot_exists")
 
 

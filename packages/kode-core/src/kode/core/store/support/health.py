@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kode.core.clock import Clock
 from kode.core.errors import KodeError
-from kode.core.store import codec
 from kode.core.store import records as rec
-from kode.core.store.metrics import MetricsSupport
-from kode.core.store.orphans import Orphans
+from kode.core.store.layers.orphans import Orphans
 from kode.core.store.plans import header_key, uid_of
 from kode.core.store.primitives import Durability, check_agent_id
+from kode.core.store.records import codec
+from kode.core.store.support.metrics import MetricsSupport
 
 if TYPE_CHECKING:
-    from kode.core.store.consistency import Consistency
+    from kode.core.store.support.consistency import Consistency
 
 __all__ = ["Health", "HealthSupport"]
 
@@ -59,8 +60,18 @@ class Health:
 class HealthSupport(MetricsSupport, Orphans):
     """Looking at the store itself."""
 
+    async def find_damage(self, *, thorough: bool = False) -> list[str]:
+        """Name what is wrong beneath the records, for a person; the default knows of nothing.
+
+        A store over files should look: a page or a folder that cannot be read must not pass for one that is empty.
+
+        Args:
+            thorough: Look at all that is stored, however long that takes; else only at what finds agents.
+        """
+        return []
+
     async def check_health(
-        self, *, timeout_s: float = 5.0, count_to: int = 1_000, clock: Clock | None = None
+        self, *, timeout_s: float = 5.0, count_to: int = 1_000, thorough: bool = False, clock: Clock | None = None
     ) -> Health:
         """Read, write and count a little; it never raises for a store that is not well, but says what is wrong.
 
@@ -69,19 +80,20 @@ class HealthSupport(MetricsSupport, Orphans):
         Args:
             timeout_s: How long each of the parts may take, seconds.
             count_to: Where counting ends.
+            thorough: Look for damage in all that is stored; that part takes as long as it needs.
             clock: What the time is measured by; None: the store's.
         """
         timer = self.clock if clock is None else clock
         problems: list[str] = []
         seconds: list[float | None] = []
 
-        async def attempt(what: str, part: Callable[[], Awaitable[Any]]) -> Any:
+        async def attempt(what: str, part: Callable[[], Awaitable[Any]], limit_s: float | None = timeout_s) -> Any:
             began = timer.monotonic()
             try:
-                with timer.fail_after(timeout_s):
+                with timer.fail_after(limit_s):
                     found = await part()
             except TimeoutError:
-                problems.append(f"{what} gave no answer within {timeout_s} s.")
+                problems.append(f"{what} gave no answer within {limit_s} s.")
             except KodeError as error:
                 problems.append(f"{what} failed: {error.message}")
             except Exception as error:  # noqa: BLE001 - what a store lets through is a thing to tell of, not to raise
@@ -96,6 +108,8 @@ class HealthSupport(MetricsSupport, Orphans):
         await attempt("Writing", self._probe)
         agents = await attempt("Counting agents", lambda: self.agents("", "", count_to))
         due = await attempt("Counting those that are due", lambda: self._due_now(count_to))
+        look = partial(self.find_damage, thorough=thorough)
+        problems += await attempt("Looking for damage", look, None if thorough else timeout_s) or ()
         read_s, write_s, *_ = seconds
         return Health(
             store=type(self).__name__,
@@ -120,7 +134,10 @@ class HealthSupport(MetricsSupport, Orphans):
         Raises:
             NotFoundError: No such agent.
         """
-        from kode.core.store.consistency import Problem, check_agent  # all of the kernel, which few who read need
+        from kode.core.store.support.consistency import (  # all of the kernel, which few who read need
+            Problem,
+            check_agent,
+        )
 
         check_agent_id(agent_id)
         for _ in range(TRIES):

@@ -10,10 +10,10 @@ from typing import Unpack
 from kode.core.errors import RecordCorruptError, SchemaTooNewError, StoreError
 from kode.core.kernel.message import Usage
 from kode.core.store import records as rec
-from kode.core.store.columns import reader, text
 from kode.core.store.contract import Record
-from kode.core.store.query import QuerySupport, counters
-from kode.core.store.questions import AgentFilter, parse_filters
+from kode.core.store.records.columns import reader, text
+from kode.core.store.support.query import QuerySupport
+from kode.core.store.support.questions import AgentFilter, parse_filters
 
 __all__ = ["Stats", "StatsSupport", "Tally"]
 
@@ -103,7 +103,7 @@ def _add_agent(header: Record, stats: Stats) -> None:
     status = text(header.columns["status"])
     stats.agents += 1
     stats.agents_by_status[status] += 1
-    state = counters(header)
+    state = rec.header_counters(header)
     stats.messages += state.next_seq - state.first_seq
 
 

@@ -19,13 +19,13 @@ from kode.core.kernel.state import Ancestor, State
 from kode.core.kernel.window import Snapshot
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.contract import Bounds, Commit, Condition, Key, Kind, Record
-from kode.core.store.leases import TRIES
-from kode.core.store.orphans import Orphans
+from kode.core.store.contract import Bounds, Commit, Condition, Copy, Key, Kind, Record
+from kode.core.store.layers.leases import TRIES
+from kode.core.store.layers.orphans import Orphans
 from kode.core.store.plans import Plan, Scan, header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id, check_name, portions
 
-__all__ = ["Copy", "Forking"]
+__all__ = ["Forking"]
 
 COPIED = 500
 """Records read at once."""
@@ -33,16 +33,6 @@ COPIED_BYTES = 8_388_608
 """About how many bytes of them."""
 BLOBS = 4
 """Blobs read at once, which may be large."""
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """Where records are to be copied; see `Forking.copy_rows`."""
-
-    agent_id: str
-    uid: str
-    held: Condition
-    """What must hold; its value is a number."""
 
 
 @dataclass(slots=True)

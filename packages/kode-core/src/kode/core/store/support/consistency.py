@@ -20,10 +20,10 @@ from kode.core.kernel.toolcall import Call
 from kode.core.kernel.window import Window
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.columns import where
 from kode.core.store.contract import Key, Kind, Record
-from kode.core.store.orphans import ORPHANED_FOR
+from kode.core.store.layers.orphans import ORPHANED_FOR
 from kode.core.store.plans import Plan, Scan, integer, uid_of
+from kode.core.store.records.columns import where
 
 __all__ = ["Consistency", "Problem", "check_agent"]
 

@@ -1,0 +1,1 @@
+"""What else a store is asked for, beside the way of a commit: see `kode.core.store.base`."""
