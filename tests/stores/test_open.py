@@ -51,9 +51,9 @@ async def test_urls_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("url", "code", "words"),
     [
-        ("dynamodb://u:secret@table", "unknown_store", "pip install kode-store-dynamodb"),
+        ("dynamodb://u:secret@table", "unknown_store", "No store is known for the scheme 'dynamodb'. Known are"),
         ("postgresql://u:secret@h/db?pool=1", "bad_url", "pool_max"),
-        ("redis://h", "unknown_store", "kode-store-redis"),
+        ("agents.db", "unknown_store", "a file is written sqlite:///NAME.db"),
         ("what://u:secret@h", "unknown_store", "json, memory, postgres"),
         ("", "unknown_store", ""),
         ("sqlite:x.db", "bad_url", "sqlite:///relative.db"),

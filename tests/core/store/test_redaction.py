@@ -40,7 +40,7 @@ def test_what_is_shown(url: str, shown: str) -> None:
         ("sqlite:///x.db?durabilty=power", "do you mean 'durability'"),
         ("memory://u:s3cret@h", "has no place"),
         ("memory:?token=s3cret", "no option 'token'; it knows (none)"),
-        ("dynamodb://u:s3cret@table?token=s3cret", "pip install kode-store-dynamodb"),
+        ("dynamodb://u:s3cret@table?token=s3cret", "No store is known for the scheme 'dynamodb'"),
         ("postgresql://u:s3cret@h/db?password=s3cret", "no option 'password'"),
         ("what://u:s3cret@[::1", "cannot be read as a URL"),
         ("what://u:s3cret@h\u2100x", "cannot be read as a URL"),

@@ -24,12 +24,10 @@ _BUILT_IN: Final = {
     "memory": "kode.core.store.memory:MemoryStore",
     "sqlite": "kode.core.store.sqlite:SqliteStore",
 }
+# Only wheels that there are: a name that nobody has published is one that a stranger may take.
 _WHEELS: Final = {
     "postgresql": "kode-store-postgres",
     "postgres": "kode-store-postgres",
-    "redis": "kode-store-redis",
-    "rediss": "kode-store-redis",
-    "dynamodb": "kode-store-dynamodb",
     "supabase": "kode-store-supabase",
 }
 
@@ -175,8 +173,9 @@ def _find(scheme: str) -> EntryPoint:
     if wheel is None:
         # The URL itself may hold a password.
         known = ", ".join(sorted({*_BUILT_IN, *_WHEELS}))
+        file = "; a file is written sqlite:///NAME.db" if not scheme else ""
         raise UsageError(
-            f"No store is known for the scheme {scheme!r}; known are {known}.",
+            f"No store is known for the scheme {scheme!r}{file}. Known are {known}; others come with their wheels.",
             code="unknown_store",
             scheme=scheme,
         )
