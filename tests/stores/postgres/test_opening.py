@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
@@ -16,7 +17,7 @@ import pytest
 
 from kode.cli.main import run
 from kode.core.errors import SchemaTooNewError, StoreError, StoreUnavailableError, UsageError
-from kode.core.store import SchemaSupport, open_store
+from kode.core.store import Key, SchemaSupport, open_store
 from kode.core.store.migrating import tend_schema
 from kode.core.testing.conformance.store import Author
 from kode.store.postgres import PostgresStore, migrations
@@ -159,12 +160,45 @@ async def test_a_user_whose_settings_do_not_fit(
         await _execute(server_url, f"DROP ROLE {role}")
 
 
+async def test_a_database_that_cannot_hold_every_text_is_refused(server_url: str, db: Any) -> None:
+    name = f"latin_{os.getpid()}"
+    await db.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    try:
+        with pytest.raises(UsageError, match="has the encoding LATIN1") as raised:
+            await PostgresStore(urlsplit(server_url)._replace(path=f"/{name}").geturl()).open()
+        assert raised.value.code == "bad_encoding"
+    finally:
+        await db.execute(f"DROP DATABASE {name}")
+
+
+async def test_opened_again_at_once_it_keeps_the_connections_of_its_new_pool(server_url: str, schema: str) -> None:
+    """What gives unused connections back a second later must not take the next pool's for the last one's."""
+    store = PostgresStore(server_url, schema=schema, pool_max=2, connect_timeout_s=2.0, retry_s=0.2)
+    for _ in range(2):
+        await store.open()
+        for _ in range(3):
+            await store.get("a", [Key("header", "", "a")])
+            await asyncio.sleep(0.2)
+        await store.close()
+    await store.open()
+    for _ in range(8):
+        await store.get("a", [Key("header", "", "a")])
+        await asyncio.sleep(0.2)
+    await store.close()
+
+
+async def test_a_password_is_in_no_repr() -> None:
+    store = PostgresStore("postgresql://u:canary-7@127.0.0.1:1/d")
+    assert "canary-7" not in repr(store) + repr(store.server)
+
+
 async def test_durability_is_what_the_server_is_set_to(server_url: str, schema: str) -> None:
     db = await asyncpg.connect(server_url)
     sync, fsync = await db.fetchval("SHOW synchronous_commit"), await db.fetchval("SHOW fsync")
+    pages = await db.fetchval("SHOW full_page_writes")
     await db.close()
     async with PostgresStore(server_url, schema=schema) as store:
-        assert store.durability == ("process" if "off" in (sync, fsync) else "power")
+        assert store.durability == ("process" if "off" in (sync, fsync, pages) else "power")
 
 
 # ---- the schema ----------------------------------------------------------------------------------------------

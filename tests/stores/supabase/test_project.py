@@ -123,6 +123,9 @@ async def test_a_key_that_is_not_the_service_s(project: Project, key: str, code:
     assert not store.project.is_open
 
 
+EVERY_RIGHT = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE"
+
+
 async def test_what_the_file_makes_is_closed_to_everybody_else(project: Project) -> None:
     """Not by the tables, not by any function; and row level security is on for each table by itself."""
     db = await asyncpg.connect(project.dsn)
@@ -135,17 +138,19 @@ async def test_what_the_file_makes_is_closed_to_everybody_else(project: Project)
         assert len(tables) == 16
         assert [one["name"] for one in tables if one["relkind"] == b"r" and not one["closed"]] == []
         functions = await db.fetch(
-            "SELECT oid::regprocedure::text AS name, proconfig FROM pg_proc WHERE pronamespace = to_regnamespace($1)",
+            "SELECT oid::regprocedure::text AS name, proname, proconfig FROM pg_proc "
+            "WHERE pronamespace = to_regnamespace($1)",
             project.kept,
         )
         for role in ("anon", "authenticated"):
             for one in tables:
-                assert not await db.fetchval("SELECT has_table_privilege($1, $2, 'SELECT')", role, one["name"])
+                assert not await db.fetchval("SELECT has_table_privilege($1, $2, $3)", role, one["name"], EVERY_RIGHT)
             for one in functions:
                 assert not await db.fetchval("SELECT has_function_privilege($1, $2, 'EXECUTE')", role, one["name"])
         # What a caller's search_path says changes nothing in what writes.
-        open_to_all = [one["name"] for one in functions if "search_path=pg_catalog" not in (one["proconfig"] or ())]
-        assert [name for name in open_to_all if "int" not in name] == []
+        open_to_all = {one["proname"] for one in functions if "search_path=pg_catalog" not in (one["proconfig"] or ())}
+        # These two are inlined where they are called from, which a path of their own would forbid.
+        assert open_to_all == {"int_key_v1", "key_int_v1"}
     finally:
         await db.close()
 

@@ -69,6 +69,11 @@ class Road:
         outer.close()
         if what == "lose":
             return False
+        if what == "broke":  # as PostgREST answers whose connection to its database broke while the statement ran
+            body = b'{"code":"PGRST001","message":"Database client error","details":null,"hint":null}'
+            writer.write(b"HTTP/1.1 503 No\r\nContent-Type: application/json\r\n")
+            writer.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+            return True
         writer.write(answer)
         return True
 
@@ -124,7 +129,7 @@ async def test_what_was_not_done_is_sent_again(road: Pair, act: Act) -> None:
     assert len((await store.read_messages("agent")).items) == 1
 
 
-@pytest.mark.parametrize("act", [("lose", 0), ("answer", 502), ("answer", 524)])
+@pytest.mark.parametrize("act", [("lose", 0), ("broke", 0), ("answer", 502), ("answer", 524)])
 async def test_a_commit_and_an_item_whose_answers_are_lost_land_once(road: Pair, act: Act) -> None:
     store, way = road
     author = Author(store)
@@ -132,23 +137,24 @@ async def test_a_commit_and_an_item_whose_answers_are_lost_land_once(road: Pair,
     way.plan.append(act)
     committed = await author.say("hi", events=1)
     assert committed.version == author.version
-    assert committed.repeated == (act[0] == "lose")
+    assert committed.repeated == (act[0] in ("lose", "broke"))
     way.plan.append(act)
     done = await store.enqueue("agent", item("m1"))
-    assert done.duplicate == (act[0] == "lose")
+    assert done.duplicate == (act[0] in ("lose", "broke"))
     assert len((await store.read_messages("agent")).items) == 1
     loaded = await store.load("agent")
     assert loaded is not None
     assert [one.id for one in loaded.inbox] == ["m1"]
 
 
-async def test_an_act_whose_answer_is_lost_is_not_repeated_below_the_commit(road: Pair) -> None:
+@pytest.mark.parametrize("what", ["lose", "broke"])
+async def test_an_act_whose_answer_is_lost_is_not_repeated_below_the_commit(road: Pair, what: str) -> None:
     """Its conditions would then fail by its own doing; only who knows what was meant may repeat it."""
     store, way = road
     author = Author(store)
     await author.create()
     header, *_ = await store.agents("", "", 1)
-    way.plan.append(("lose", 0))
+    way.plan.append((what, 0))
     way.seen.clear()
     with pytest.raises(StoreUnavailableError) as error:
         await store.apply("agent", [], [header], [])

@@ -67,7 +67,7 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]  # the driver has n
 class Server:
     """One database, by its URL or by somebody else's pool. Used from one event loop."""
 
-    dsn: str | None
+    dsn: str | None = field(repr=False)  # it may hold a password, and reporters of errors show what `self` is
     given: Any
     options: Options
     pool: Any = None
@@ -77,6 +77,8 @@ class Server:
     was_open: bool = False
     kept: list[Any] = field(default_factory=list)
     """Connections that were used just now: to give one back and take it again would cost a commit two turns."""
+    bell: asyncio.TimerHandle | None = None
+    """Gives them back; there is one for all, and none while nothing was kept since it rang."""
     asking: int = 0
     """Who waits for a connection."""
 
@@ -151,6 +153,9 @@ class Server:
         pool, self.pool = self.pool, None
         if pool is None or pool is self.given:
             return
+        if self.bell is not None:  # it would ring into the next pool
+            self.bell.cancel()
+            self.bell = None
         await self._give_back(pool)
         try:
             async with asyncio.timeout(CLOSE_S):
@@ -220,9 +225,14 @@ class Server:
             self.asking -= 1
 
     def _keep(self, pool: Any, db: Any) -> None:
-        if not self.kept:
-            asyncio.get_running_loop().call_later(KEEP_S, lambda: self.own(self._give_back(pool)))
+        if self.bell is None:
+            self.bell = asyncio.get_running_loop().call_later(KEEP_S, self._ring, pool)
         self.kept.append(db)
+
+    def _ring(self, pool: Any) -> None:
+        self.bell = None
+        if self.kept:
+            self.own(self._give_back(pool))
 
     async def _give_back(self, pool: Any) -> None:
         """Let the pool have its connections: it knows how old they may become."""

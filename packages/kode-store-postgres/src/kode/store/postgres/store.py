@@ -27,11 +27,12 @@ from kode.core.store import (
     SchemaStatus,
     SchemaSupport,
     Store,
+    ahead,
 )
 from kode.core.store.contract import Copy
 from kode.core.store.open import url_options
 from kode.core.store.plans import Get, Plan, Scan
-from kode.store.postgres import ahead, alone, copying, migrations, reads, rows, select
+from kode.store.postgres import alone, copying, migrations, reads, rows, select
 from kode.store.postgres.batches import Batches
 from kode.store.postgres.ears import Ears
 from kode.store.postgres.errors import LOST, NOT_WRITTEN
@@ -245,8 +246,10 @@ class PostgresStore(Store, SchemaSupport):
         try:
             ask: Any = next(plan)
             while True:
-                if isinstance(ask, reads.Together):
-                    ask = plan.send(await self._gather(ask))
+                if isinstance(ask, ahead.Together):
+                    found, *listed = await self._gather(reads.Together((ask.get, *ask.scans)))
+                    answer: Any = found, listed
+                    ask = plan.send(answer)
                 elif isinstance(ask, Get) and ask.keys:
                     (found,) = await self._gather(reads.Together((ask,)))
                     ask = plan.send(found)
@@ -265,7 +268,7 @@ class PostgresStore(Store, SchemaSupport):
         def live(lease: Record | None, header: Record) -> Any:
             return self._live_lease(lease, header, now)
 
-        return await self._settled(agent_id, lambda: ahead.load(agent_id, live, now, recipe=recipe))
+        return await self._settled(agent_id, lambda: ahead.load(agent_id, live, now, recipe=recipe, most=reads.MOST))
 
     async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
         """See `Records.get`."""
@@ -403,9 +406,10 @@ class PostgresStore(Store, SchemaSupport):
         where = self.server.where
         row = await db.fetchrow(
             "SELECT current_setting('transaction_isolation'), current_setting('synchronous_commit'), "
-            "current_setting('fsync'), pg_is_in_recovery()"
+            "current_setting('fsync'), current_setting('full_page_writes'), current_setting('server_encoding'), "
+            "pg_is_in_recovery()"
         )
-        isolation, sync, fsync, standby = row
+        isolation, sync, fsync, pages, encoding, standby = row
         if standby:
             raise StoreUnavailableError(f"{where} is a replica; give the URL of the primary.", code="read_only")
         if isolation != "read committed":
@@ -414,7 +418,13 @@ class PostgresStore(Store, SchemaSupport):
                 "(ALTER ROLE … SET …): acts wait for each other's locks and must then see what the other did.",
                 code="bad_isolation",
             )
-        self.durability = "process" if "off" in (sync, fsync) else "power"
+        if encoding != "UTF8":
+            raise UsageError(
+                f"The database of {where} has the encoding {encoding}, which cannot hold every text; make one with "
+                "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0.",
+                code="bad_encoding",
+            )
+        self.durability = "process" if "off" in (sync, fsync, pages) else "power"
         await migrations.prepare(db, self.schema, where, self._auto)
 
     async def _unprepared(self, work: Callable[[Any], Awaitable[T]]) -> T:

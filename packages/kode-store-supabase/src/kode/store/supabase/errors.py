@@ -39,7 +39,8 @@ _LARGE: Final = (UsageError, "too_large", "the request is larger than it takes; 
 # The code, or its first two characters. PostgREST's page "Errors", and Appendix A of PostgreSQL's manual.
 _CODES: Final[dict[str, Meaning]] = {
     "PGRST000": _DOWN,
-    "PGRST001": _DOWN,
+    # The connection broke while the statement ran: it may have been done.
+    "PGRST001": _GONE,
     "PGRST002": _DOWN,
     "PGRST003": _BUSY,
     "PGRST106": _HIDDEN,

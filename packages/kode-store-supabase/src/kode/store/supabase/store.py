@@ -26,10 +26,11 @@ from kode.core.store import (
     SchemaStatus,
     SchemaSupport,
     Store,
+    ahead,
 )
 from kode.core.store.open import redact, url_options
 from kode.core.store.plans import Get, Plan, Scan
-from kode.store.supabase import ahead, rows
+from kode.store.supabase import rows
 from kode.store.supabase import schema as shipped
 from kode.store.supabase.errors import LOST, NOT_WRITTEN
 from kode.store.supabase.project import Options, Project

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kode.core.kernel.events import Event, Ref
+from kode.core.kernel.window import Range, Window
 from kode.core.store.base import Store
 from kode.core.store.records import int_key
 from kode.core.testing.conformance.store.author import AT, Author, StoreCase
@@ -123,6 +124,22 @@ class EventsContract(StoreCase):
         for n in range(30):
             await author.say(events=1 if n % 10 == 0 else 0)
         assert await walk(store.read_events, after=1) == [2, 3]
+
+    async def test_a_window_whose_ranges_touch_is_loaded_whole(self, store: Store) -> None:
+        """A pinned message and the range behind it are two ranges, of which one begins where the other ends."""
+        author = Author(store)
+        await author.create()
+        for n in range(12):
+            await author.say(f"{n}")
+        for window, seqs in (
+            (Window(None, (4,), (Range(5),)), range(4, 12)),
+            (Window(None, (), (Range(2, 5), Range(5, 6), Range(6))), range(2, 12)),
+            (Window(None, (1, 3, 4), (Range(7, 9), Range(9))), (1, 3, 4, *range(7, 12))),
+        ):
+            await author.commit(state={"window": window})
+            loaded = await store.load("agent")
+            assert loaded is not None
+            assert [row.key for row in loaded.window] == [int_key(n) for n in seqs]
 
     async def test_readers_honour_what_was_pruned(self, store: Store) -> None:
         """Below `first_seq` and `first_cursor` nothing is read, whether or not it is gone, and pages say `pruned`."""

@@ -1,41 +1,50 @@
-"""Loading an agent in two requests: its header, then at once all that the header names."""
+"""Loading an agent in two journeys: its header, then at once all that the header names. For stores over a network."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from kode.core.store import Key, Lease, Loaded, Record, plans
+from kode.core.store import plans
 from kode.core.store import records as rec
+from kode.core.store.contract import Key, Lease, Loaded, Record
 from kode.core.store.plans import SCAN, Get, Scan, lease_key, uid_of
 
 __all__ = ["Together", "load"]
 
 Live: TypeAlias = Callable[[Record | None, Record], Lease | None]
+Foreseen: TypeAlias = Sequence[tuple[Scan, list[Record]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """What is wanted at once; a plan may ask it of this store. Of a range it is all there is."""
+    """What is wanted at once. The answer: the records of `get`, and for each range what it holds up to its limit."""
 
     get: Get
     scans: tuple[Scan, ...]
 
 
-def load(agent_id: str, live: Live, now: int, *, recipe: bool) -> Generator[Any, Any, Loaded | None]:
+def load(agent_id: str, live: Live, now: int, *, recipe: bool, most: int = SCAN) -> Generator[Any, Any, Loaded | None]:
     """Do what `plans.load` does, asking for what it will ask for before it does.
 
     What is foreseen wrongly is asked for when it is wanted: the answer does not depend on foresight.
+
+    Args:
+        agent_id: As of `plans.load`, like `live`, `now` and `recipe`.
+        live: See there.
+        now: See there.
+        recipe: See there.
+        most: The limit of the ranges that are foreseen. A store that answers them whole whatever it is leaves it away.
     """
     plan = plans.load(agent_id, live, now, recipe=recipe)
     ask = next(plan)
     (header,) = yield ask
     known: dict[Key, Record | None] = {}
-    ranges: list[tuple[Scan, list[Record]]] = []
+    ranges: Foreseen = ()
     if header is not None and header.columns["staged"] is None:
-        wanted = _named(header, recipe)
+        wanted = _named(header, recipe, most)
         found, listed = yield wanted
         known = dict(zip(wanted.get.keys, found, strict=True))
         ranges = [*zip(wanted.scans, listed, strict=True)]
@@ -49,27 +58,29 @@ def load(agent_id: str, live: Live, now: int, *, recipe: bool) -> Generator[Any,
         return loaded
 
 
-def _named(header: Record, recipe: bool) -> Together:
+def _named(header: Record, recipe: bool, most: int) -> Together:
     """Foresee what `plans.load` will ask for."""
     uid, state = uid_of(header), rec.header_counters(header)
     named = rec.header_recipe(header) if recipe else None
     documents = [] if named is None else [plans.document_key(uid, named)]
-    scans = [Scan("inbox", uid)]
+    scans = [Scan("inbox", uid, limit=most)]
     for part in state.window.bounded(state.next_seq):
         start, stop = max(part.start, state.first_seq), part.stop or 0
         if start < stop:
-            scans.append(plans.message_range(uid, start, stop, SCAN))
+            scans.append(plans.message_range(uid, start, stop, most))
     return Together(Get((lease_key(uid), *documents, *rec.header_call_keys(header))), tuple(scans))
 
 
-def _answer(
-    ask: Get | Scan, known: dict[Key, Record | None], ranges: list[tuple[Scan, list[Record]]]
-) -> list[Record | None] | None:
+def _answer(ask: Get | Scan, known: dict[Key, Record | None], ranges: Foreseen) -> list[Record | None] | None:
     if isinstance(ask, Get):
         return [known[key] for key in ask.keys] if known.keys() >= set(ask.keys) else None
     for scan, rows in ranges:
-        # The next page of a range: its rows are those behind a key, as far as the same end.
-        if scan.kind == ask.kind and (scan.after == ask.after or (rows and rows[0].key <= ask.after <= rows[-1].key)):
+        # Ranges may touch, so that one begins behind the last key of another; no two have one end.
+        if (scan.kind, scan.before) != (ask.kind, ask.before):
+            continue
+        if scan.after == ask.after:
+            return [*rows[: ask.limit]]
+        if rows and rows[0].key <= ask.after <= rows[-1].key:  # the next page of that range
             first = bisect_right(rows, ask.after, key=lambda row: row.key)
             return [*rows[first : first + ask.limit]]
     return None
