@@ -154,3 +154,18 @@ def test_one_agent_that_cannot_be_read_hides_no_other(wired: Kode, chat_server: 
     ran = wired("agents")
     assert ran.code == 0
     assert "waits for somebody who mends it" in ran.out
+
+
+def test_what_somebody_elses_hand_wrote_is_one_clear_sentence(wired: Kode, done: Ran) -> None:
+    """A time that no calendar holds is shown as it is; a body of another type is a damaged record, not a traceback."""
+    with contextlib.closing(sqlite3.connect(wired.folder / ".kode" / "agents.db")) as database, database:
+        database.execute("UPDATE events SET at = 9223372036854775807")
+    ran = wired("events", "team/one")
+    assert ran.code == 0
+    assert "9223372036854775807" in wired("events", "team/one", "--json").out
+    with contextlib.closing(sqlite3.connect(wired.folder / ".kode" / "agents.db")) as database, database:
+        database.execute("UPDATE events SET body = 7")
+    ran = wired("show", "team/one")
+    assert ran.code == 1
+    assert "its body is no bytes" in ran.err
+    assert "Traceback" not in ran.err

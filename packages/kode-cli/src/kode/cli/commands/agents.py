@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import anyio
 import typer
 from rich.text import Text
 
+from kode.cli.moments import moment
 from kode.cli.opening import AsJson, StoreUrl, store_at
 from kode.cli.screen import plain_console
 from kode.cli.telling import called
@@ -46,7 +46,10 @@ def agents(
         typer.echo("No agents." if not prefix + after else "No agents match.", err=True)
         return
     console = plain_console(sys.stdout)
-    cells = [(row["agent_id"], _stands(row), inline(row["template"]), _time(row["updated_at"])) for row in rows]
+    cells = [
+        (row["agent_id"], _stands(row), inline(row["template"]), moment(row["updated_at"], "%Y-%m-%d %H:%M:%S"))
+        for row in rows
+    ]
     widths = [max(len(cell[column]) for cell in cells) for column in range(4)]
     for row, cell in zip(rows, cells, strict=True):
         line = "  ".join(f"{text:<{width}}" for text, width in zip(cell, widths, strict=True))
@@ -59,10 +62,6 @@ def agents(
 
 def _stands(row: dict[str, Any]) -> str:
     return row["status"] if row["at"] == row["status"] else f"{row['status']} {row['at']}"
-
-
-def _time(micros: int) -> str:
-    return datetime.fromtimestamp(micros / 1e6, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 async def _list(url: str | None, prefix: str, after: str, limit: int) -> tuple[list[dict[str, Any]], bool]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Annotated, Any, cast
 
 import anyio
 import typer
 from rich.text import Text
 
+from kode.cli.moments import moment
 from kode.cli.opening import AgentId, AsJson, StoreUrl, letterbox, store_at
 from kode.cli.screen import plain_console
 from kode.cli.visible import inline
@@ -96,7 +96,7 @@ def _told(envelope: Envelope) -> dict[str, Any]:
 
 def _line(envelope: Envelope) -> Text:
     event = envelope.event
-    time = datetime.fromtimestamp(event.at / 1e6, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    time = moment(event.at, "%H:%M:%S.%f")[:-3]
     data = [f"{name}={inline(str(value))}" for name, value in event.data.items() if value is not None]
     words = [event.call or "", *data, inline(event.preview or "")]
     return Text.assemble(

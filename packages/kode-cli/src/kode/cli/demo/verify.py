@@ -7,12 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from kode.cli.demo.reading import every
 from kode.cli.demo.recount import Check, check_report
 from kode.cli.demo.settings import AGENT_ID, LEDGER, REPORT, Settings
 from kode.cli.demo.watch import Watcher
+from kode.cli.moments import moment
 from kode.core.errors import KodeError, NotFoundError
 from kode.core.kernel import invariants
 from kode.core.kernel.events import Event
@@ -140,7 +140,7 @@ def _told(call: Call) -> str:
 
 
 def _clock(at: int) -> str:
-    return datetime.fromtimestamp(at / 1e6, UTC).astimezone().strftime("%H:%M:%S.%f")[:-4]
+    return moment(at, "%H:%M:%S.%f")[:-4]
 
 
 def _ended(facts: Facts) -> Check:

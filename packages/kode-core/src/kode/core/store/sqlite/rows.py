@@ -19,6 +19,7 @@ from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
 from kode.core.store.plans import Ask, Get, Plan, Scan, T, finish
 from kode.core.store.primitives import prefix_end
 from kode.core.store.records import COLUMNS, int_key, key_int
+from kode.core.store.records.codec import corrupt
 from kode.core.store.rules import counted_kinds
 from kode.core.store.sqlite.damage import check_empty
 
@@ -126,7 +127,10 @@ def record(table: Table, owner: str, row: tuple[Any, ...]) -> Record:
     """Make a record of a row of `Table.select`."""
     # The columns come first; what is behind them, key and body, is left over.
     columns: dict[str, Value] = dict(zip(table.names, row, strict=False))
-    return Record(table.kind, owner, row[-2], columns, row[-1])
+    body = row[-1]
+    if type(body) is not bytes:  # SQLite holds any type in any column, so somebody else's hand may leave another here
+        raise corrupt(table.kind, repr(body)[:200].encode(), f"{row[-2]} of {owner or 'all'}", "its body is no bytes")
+    return Record(table.kind, owner, row[-2], columns, body)
 
 
 def get(db: sqlite3.Connection, keys: Sequence[Key]) -> list[Record | None]:
