@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 from tests.stores.mutants.table import Mutant
 
 from kode.core.store import Changes, Lease, SqliteStore
@@ -14,6 +15,7 @@ class ChecksThenActs(SqliteStore):
 
     async def apply(self, agent_id, conditions, puts, deletes):  # type: ignore[no-untyped-def]
         failed = await super().apply(agent_id, conditions, (), ())
+        await anyio.sleep(0.005)  # long enough for another process, however busy the machine is
         return failed if failed is not None else await super().apply(agent_id, (), puts, deletes)
 
     async def apply_and_look(self, agent_id, conditions, puts, deletes, **look):  # type: ignore[no-untyped-def]

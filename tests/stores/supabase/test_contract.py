@@ -16,7 +16,13 @@ from kode.core.testing.conformance.store import StoreConformance, requests
 from kode.core.testing.conformance.store.author import Place
 from kode.store.supabase import SupabaseStore
 
-pytestmark = [pytest.mark.anyio, pytest.mark.integration]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.integration,
+    # Seen once: the connection of a request that the kit cancels was left to the garbage collector. Whether asyncio,
+    # httpx or this wheel let go of it is not known yet; it is no part of what the kit judges.
+    pytest.mark.filterwarnings("ignore:Exception ignored in.*(_SelectorTransport|socket.socket)"),
+]
 
 
 class TestSupabaseStore(StoreConformance):
