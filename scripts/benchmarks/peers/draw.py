@@ -14,7 +14,7 @@ from pathlib import Path
 TITLES = {
     "ten": ("Ten rounds of model and tool", "ms", 1.0),
     "turn": ("One more turn after 5,000 messages", "ms", 1.0),
-    "agents": ("1,000 agents at once, three rounds each, a model that takes 50 ms", "s", 1e3),
+    "agents": ("{agents:,} agents at once, three rounds each, a model that takes 50 ms", "s", 1e3),
 }
 NAMES = {
     "kode": "KODE",
@@ -48,9 +48,10 @@ def bars(figures: dict[str, list[dict[str, float | str]]], row: str) -> list[Bar
     return sorted(found, key=lambda bar: bar.value)
 
 
-def picture(row: str, shown: list[Bar]) -> str:
+def picture(row: str, shown: list[Bar], agents: int) -> str:
     """As SVG. The bars share one linear scale that begins at nothing."""
     title, unit, _ = TITLES[row]
+    title = title.format(agents=agents)
     longest = max(bar.value for bar in shown)
     height = TOP + LINE * len(shown) + 12
     room = WIDTH - LEFT - 80
@@ -79,7 +80,7 @@ def main(source: str, folder: str) -> None:
     for row in TITLES:
         shown = bars(figures, row)
         if shown:
-            Path(folder, f"peers-{row}.svg").write_text(picture(row, shown))
+            Path(folder, f"peers-{row}.svg").write_text(picture(row, shown, figures["agents"]))
 
 
 if __name__ == "__main__":
