@@ -78,11 +78,14 @@ async def test_calls_of_a_changed_reply_are_planned(lab: Any, born: Any) -> None
     def add(request: ModelRequest, reply: Reply) -> Reply | None:
         if reply.calls:
             return None
-        return replace(reply, blocks=(ToolUseBlock("x", "nobody", Json("{}")),)) if reply.text == "one" else None
+        strange = ToolUseBlock("x", "nobody" * 20_000, Json("{}"))
+        return replace(reply, blocks=(strange,)) if reply.text == "one" else None
 
     agent = await born([say("one"), say("end")], Hooks("h", post_model=add))
     assert (await agent.run("go")).text == "end"
-    assert "There is no tool 'nobody'" in (await lab.texts())[2]
+    told = (await lab.texts())[2]
+    assert "There is no tool 'nobody" in told
+    assert len(told) < 2_000  # a model may make up a name of any length
 
 
 BAD = [

@@ -21,7 +21,6 @@ from kode.core.kernel.toolcall import CallStatus
 from kode.core.provider.script import call, calls, say
 from kode.core.provider.scripted import ScriptedProvider
 from kode.core.runtime.agent import Agent
-from kode.core.runtime.effects import Worker
 from kode.core.template import AgentTemplate
 from kode.core.testing.crash import crash_at, until_crash
 from kode.core.tools import threads
@@ -466,13 +465,13 @@ async def test_a_tool_whose_own_work_was_cancelled_has_failed(lab: Any, born: An
 async def test_a_drive_that_a_stranger_cut_short_says_so(lab: Any, born: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no success."""
 
-    async def gone(self: Any, effect: Any) -> None:
+    async def gone(worker: Any, effect: Any) -> None:
         future = asyncio.get_running_loop().create_future()
         future.cancel()
         await future
 
     agent = await born([say("end")])
-    monkeypatch.setattr(Worker, "perform", gone)
+    monkeypatch.setattr("kode.core.runtime.hands.perform", gone)
     with pytest.raises(KodeError, match="cancelled"):
         await agent.run("go")
 

@@ -9,7 +9,7 @@ import anyio
 
 from kode.core.kernel.inputs import Delivered
 from kode.core.provider.script import call, say
-from kode.core.runtime.effects import Worker
+from kode.core.runtime.effects.worker import Worker
 from kode.core.runtime.mailbox import Mailbox
 from kode.core.tools.base import ToolContext
 from kode.core.tools.define import tool

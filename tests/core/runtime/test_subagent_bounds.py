@@ -17,7 +17,7 @@ from kode.core.kernel.permission import PermissionPolicy
 from kode.core.provider.base import ModelRequest
 from kode.core.provider.script import Turn, call, calls, last_text, say
 from kode.core.runtime.agent import Agent
-from kode.core.runtime.effects import MAX_MEDIA, cap
+from kode.core.runtime.effects.cap import MAX_MEDIA, cap
 from kode.core.runtime.pool import AgentPool
 from kode.core.runtime.sending import enqueue
 from kode.core.runtime.subagent import _sandbox

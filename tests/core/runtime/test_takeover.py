@@ -87,7 +87,7 @@ async def test_a_drive_that_breaks_down_counts_and_parks_in_the_end(lab: Any, mo
     def perform(*_: Any) -> Any:
         raise broken
 
-    monkeypatch.setattr("kode.core.runtime.effects.Worker.perform", perform)
+    monkeypatch.setattr("kode.core.runtime.hands.perform", perform)
     for takes in (1, 2, 3):
         with pytest.raises(RuntimeError):
             await agent.complete()

@@ -10,7 +10,8 @@ from anyio.abc import TaskGroup
 from kode.core.errors import KodeError
 from kode.core.kernel.effects import Deliver, Effect
 from kode.core.kernel.state import State
-from kode.core.runtime.effects import Worker
+from kode.core.runtime.effects.perform import perform
+from kode.core.runtime.effects.worker import Worker
 from kode.core.runtime.mailbox import Mailbox
 from kode.core.tools.base import is_failure
 
@@ -85,7 +86,7 @@ class Hands:
         while hand.effect is not None:
             effect = hand.effect
             try:
-                answer = await self.worker.perform(effect)
+                answer = await perform(self.worker, effect)
                 if answer is not None:
                     self.box.post(answer)
             except anyio.get_cancelled_exc_class() as error:

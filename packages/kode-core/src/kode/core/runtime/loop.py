@@ -35,7 +35,7 @@ from kode.core.kernel.limits import narrowed
 from kode.core.kernel.machine import Context, Transition, advance, next_due
 from kode.core.kernel.words import Status, StopReason
 from kode.core.runtime.documents import bodies, said
-from kode.core.runtime.effects import Worker
+from kode.core.runtime.effects.worker import Worker
 from kode.core.runtime.hands import Hands
 from kode.core.runtime.lease import Holding
 from kode.core.runtime.offers import Offers
