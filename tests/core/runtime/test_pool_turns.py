@@ -57,6 +57,13 @@ class Counting(WrappedStore):
             raise self.broken[agent_id]
         return await super().acquire(agent_id, holder, ttl_s)
 
+    async def acquire_on(self, footing: Any, holder: str, ttl_s: float) -> Any:
+        if footing.agent_id in self.broken:
+            raise self.broken[footing.agent_id]
+        found = await super().acquire_on(footing, holder, ttl_s)
+        self.taken += [footing.agent_id] if found is not None else []
+        return found
+
 
 async def elsewhere(store: Any, agent_id: str, text: str) -> Enqueued:
     """Enqueue without ringing at any pool's door, as another process does."""

@@ -90,8 +90,9 @@ class Agent(Watching, Steering, Planning):
         if recipe.tools == ("*",):
             recipe = binding.template = recipe.changed(tools=tuple(binding.tools))
         id = config.agent_id or deps.ids.agent_id()
-        binding.recipe = await create_agent(id, uid, recipe, config, deps)
-        return cls(id, uid, binding, deps, owns_deps=deps is not dependencies)
+        resident = await create_agent(id, uid, recipe, config, deps)
+        binding.recipe = recipe_digest(resident.state)
+        return cls(id, uid, binding, deps, owns_deps=deps is not dependencies, resident=resident)
 
     @classmethod
     async def open(cls, agent_id: str, dependencies: Dependencies) -> Agent:

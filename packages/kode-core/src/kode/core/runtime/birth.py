@@ -11,7 +11,8 @@ from kode.core.kernel.events import Event
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Json
 from kode.core.kernel.state import Document, State
-from kode.core.store.contract import Bounds, Commit, DocumentBody
+from kode.core.runtime.resident import Resident
+from kode.core.store.contract import Bounds, Commit, DocumentBody, Loaded
 from kode.core.template import AgentTemplate, decode_template, encode_template
 
 __all__ = ["bounds_of", "create_agent", "given", "read_template", "recipe_digest", "stored_recipe"]
@@ -20,10 +21,8 @@ LONGEST = 1e11
 """Seconds that an agent may be kept for: some 3,000 years."""
 
 
-async def create_agent(id: str, uid: str, recipe: AgentTemplate, config: AgentConfig, deps: Dependencies) -> str:
+async def create_agent(id: str, uid: str, recipe: AgentTemplate, config: AgentConfig, deps: Dependencies) -> Resident:
     """Store a new agent: its header, its recipe, its first event, in one commit that expects absence.
-
-    Returns the digest of the recipe as stored.
 
     Raises:
         AgentExistsError: The id is taken.
@@ -53,8 +52,8 @@ async def create_agent(id: str, uid: str, recipe: AgentTemplate, config: AgentCo
         events=(Event("agent_created", at, 1, data={"template": recipe.label}),),
         documents=(DocumentBody("template", "", text),),
     )
-    await deps.store.commit(commit)
-    return digest
+    done = await deps.store.commit(commit)
+    return Resident(Loaded(state, done.version, 0, commit.bounds, window=(), inbox=(), lease=None))
 
 
 def _expiry(in_s: float | None, at: int) -> int | None:

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from kode.core.config import Dependencies
 from kode.core.errors import KodeError, LeaseLostError, NotFoundError
 from kode.core.kernel.limits import Limits
 from kode.core.runtime.resident import Resident
-from kode.core.store.contract import Item, Lease
+from kode.core.store.contract import Footing, Item, Lease
 from kode.core.store.liveness import holder_name
+from kode.core.store.records import released_record
 
-__all__ = ["Holding"]
+__all__ = ["Holding", "Reading"]
 
 LETTING_GO_S = 2.0, 0.2
 """How long the store may take to have a lease back: at most, and at least where a request's time is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the store's clock said, microseconds, and ``clock.monotonic()`` before and after it was asked."""
+
+    said: int
+    asked_at: float
+    read_at: float
+
+    def least(self, monotonic: float) -> int:
+        """The store's time at a later moment; it may be later by as long as the answer took."""
+        return self.said + round((monotonic - self.read_at) * 1_000_000)
+
+    def most(self, monotonic: float) -> int:
+        """The same; it may be earlier by as long as the question took."""
+        return self.said + round((monotonic - self.asked_at) * 1_000_000)
 
 
 class Holding:
@@ -23,10 +42,16 @@ class Holding:
     That clock counts suspension and is read before the store is asked, so we never think it lasts longer than it does.
     """
 
-    __slots__ = ("_deps", "_read_at", "_until", "ends", "lease", "lost", "term", "waiting")
+    __slots__ = ("_deps", "_reading", "_until", "ends", "lease", "lost", "term", "waiting")
 
     def __init__(
-        self, deps: Dependencies, lease: Lease, term: float, asked_at: float, until: float | None = None
+        self,
+        deps: Dependencies,
+        lease: Lease,
+        term: float,
+        asked_at: float,
+        until: float | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self._deps = deps
         self._until = until
@@ -35,12 +60,13 @@ class Holding:
         """It is not ours any more, or was given back with a commit."""
         self.waiting: Sequence[Item] = ()
         """What the store said of the inbox with the lease; it need not have looked."""
-        self._set(lease, asked_at)
+        self._set(lease, asked_at, reading)
 
-    def _set(self, lease: Lease, asked_at: float) -> None:
+    def _set(self, lease: Lease, asked_at: float, reading: Reading | None = None) -> None:
         self.lease = lease
         self.ends = asked_at + self.term
-        self._read_at = self._deps.clock.monotonic()
+        granted = lease.until - round(self.term * 1_000_000)
+        self._reading = reading or Reading(granted, asked_at, self._deps.clock.monotonic())
 
     @classmethod
     async def acquire(
@@ -51,7 +77,7 @@ class Holding:
         resident: Resident | None = None,
         until: float | None = None,
     ) -> Holding:
-        """Get the right to drive; in one write, if the agent was loaded just now and nothing has changed since.
+        """Get the right to drive; in one write, if we know how it stood a moment ago and nothing has changed since.
 
         ``until``: ``clock.monotonic()`` when whoever asks has no more time, so that giving it back must be quick.
 
@@ -80,16 +106,28 @@ class Holding:
     async def _on(
         cls, resident: Resident, deps: Dependencies, holder: str, limits: Limits, until: float | None
     ) -> Holding | None:
-        """Take the lease on what was found when the agent was loaded. Once: the next time that is an old story."""
-        footing, resident.footing = resident.footing, None
-        if footing is None or deps.clock.monotonic() - resident.asked_at > limits.lease_s / 4:
+        """Take the lease on what was found when the agent was loaded, or left by the last drive. Once.
+
+        The term must not end by the store's clock before it ends by ours, hence the latest that may be there now; and
+        what a clock said long ago tells little of it.
+        """
+        footing, reading, resident.footing = resident.footing, resident.reading, None
+        asked_at = deps.clock.monotonic()
+        if footing is None or reading is None or asked_at - reading.asked_at > limits.lease_s / 4:
             return None
-        found = await deps.store.acquire_on(footing, holder, limits.lease_s)
+        found = await deps.store.acquire_on(replace(footing, at=reading.most(asked_at)), holder, limits.lease_s)
         if found is None:
             return None
-        holding = cls(deps, found[0], limits.lease_s, resident.asked_at, until)
-        holding._read_at, holding.waiting = resident.read_at, found[1]
+        holding = cls(deps, found[0], limits.lease_s, asked_at, until, reading)
+        holding.waiting = found[1]
         return holding
+
+    def gave_back(self, resident: Resident) -> None:
+        """It went back with a commit: nobody has to release it, and the next drive may begin on what that left."""
+        self.lost = True
+        left = released_record(replace(self.lease, until=0, takes=0))
+        resident.footing = Footing(resident.agent_id, self.lease.uid, resident.version, resident.seen, left)
+        resident.reading = self._reading
 
     def left(self) -> float:
         """Seconds until it runs out."""
@@ -101,8 +139,7 @@ class Holding:
 
     def now(self) -> int:
         """The time by the store's clock, microseconds: what one driver writes down agrees with what others wait for."""
-        granted = self.lease.until - round(self.term * 1_000_000)
-        return granted + round((self._deps.clock.monotonic() - self._read_at) * 1_000_000)
+        return self._reading.least(self._deps.clock.monotonic())
 
     async def renew(self) -> None:
         """Have it for another term; the fence stays.

@@ -285,7 +285,7 @@ class Loop:
         self._bound()
         self.offers.forget(commit.consumed)
         if committed.released:
-            self.holding.lost = True
+            self.holding.gave_back(resident)
         drive.taken.update(commit.taken)
         for record in transition.runs:
             drive.runs[record.number] = record

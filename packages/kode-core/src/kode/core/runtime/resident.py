@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kode.core.errors import NotFoundError, StoreUnavailableError
 from kode.core.kernel.machine import Transition, wake_at
@@ -12,6 +12,9 @@ from kode.core.kernel.state import State
 from kode.core.store import records
 from kode.core.store.base import Store
 from kode.core.store.contract import Bounds, Commit, Committed, Footing, Item, Key, Loaded, Record
+
+if TYPE_CHECKING:
+    from kode.core.runtime.lease import Reading
 
 __all__ = ["Resident"]
 
@@ -27,20 +30,17 @@ class Resident:
         "_summary",
         "_window",
         "agent_id",
-        "asked_at",
         "bounds",
         "footing",
         "inbox",
-        "read_at",
+        "reading",
         "seen",
         "state",
         "version",
         "wake_at",
     )
 
-    def __init__(
-        self, loaded: Loaded, footing: Footing | None = None, asked_at: float = 0.0, read_at: float = 0.0
-    ) -> None:
+    def __init__(self, loaded: Loaded, footing: Footing | None = None, reading: Reading | None = None) -> None:
         self.agent_id = loaded.state.agent_id
         self.state: State = loaded.state
         self.version = loaded.version
@@ -51,9 +51,9 @@ class Resident:
         self.inbox: list[Item] = list(loaded.inbox)
         """Items that wait, those offered and postponed included."""
         self.footing = footing
-        """What the first lease may be taken on, if it was loaded just now, for that."""
-        self.asked_at, self.read_at = asked_at, read_at
-        """``clock.monotonic()`` before and after that."""
+        """What the next lease may be taken on, if nothing has changed since."""
+        self.reading = reading
+        """The store's clock at that moment, or before."""
         self._rows: Sequence[Record] = loaded.window
         self._window: dict[int, Message] | None = None
         self._summary: tuple[str, tuple[Block, ...]] | None = None

@@ -23,6 +23,7 @@ from kode.core.kernel.message import Json
 from kode.core.runtime.agent import Agent
 from kode.core.runtime.binding import bind
 from kode.core.runtime.birth import LONGEST, recipe_digest, stored_recipe
+from kode.core.runtime.lease import Reading
 from kode.core.runtime.outcome import Goal, told
 from kode.core.runtime.resident import Resident
 from kode.core.runtime.result import RunResult
@@ -364,7 +365,9 @@ async def _found(agent_id: str, deps: Dependencies) -> Agent | None:
         return None
     uid, template = loaded.state.uid, stored_recipe(agent_id, loaded.recipe)
     binding = bind(template, deps, recipe_digest(loaded.state))
-    resident = Resident(loaded, loaded.footing, asked_at, deps.clock.monotonic())
+    footing = loaded.footing
+    reading = None if footing is None else Reading(footing.at, asked_at, deps.clock.monotonic())
+    resident = Resident(loaded, footing, reading)
     return Agent(agent_id, uid, binding, deps, resident=resident)
 
 

@@ -189,8 +189,8 @@ class CancellationContract(StoreCase):
             await author.say(*["x"] * 50)
             uid = author.state.uid
             await cut(lambda author=author: store.erase(author.id), after)  # type: ignore[misc]
-            if await store.exists(author.id):
-                assert len((await loaded(store, author.id)).window) == 50
+            found = await store.load(author.id)  # one look: what was cut off may still be on its way
+            assert found is None or len(found.window) == 50
             await store.erase(author.id, uid=uid)
             assert [kind for kind in COLUMNS if await store.scan(author.id, kind, uid, limit=1)] == []
             with pytest.raises(NotFoundError):
