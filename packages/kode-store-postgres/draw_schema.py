@@ -27,7 +27,12 @@ HEAD = """\
 -- One table per kind of record. `owner` is the identity (uid) a record belongs to, "" for headers; (owner, key) is its
 -- place. Keys sort by their bytes: COLLATE "C". Times are microseconds since 1970, UTC. Bodies are opaque.
 
-CREATE SCHEMA IF NOT EXISTS {schema};
+-- Not IF NOT EXISTS: that asks for the right to make schemas also where this one is there.
+DO $$ BEGIN
+  IF pg_catalog.to_regnamespace('{schema}') IS NULL THEN
+    CREATE SCHEMA {schema};
+  END IF;
+END $$;
 
 CREATE TABLE {schema}.migration (
   number integer PRIMARY KEY,
@@ -43,10 +48,11 @@ INDEXES = """
 CREATE INDEX header_due ON {schema}.header (wake_at, "key") WHERE wake_at IS NOT NULL;
 CREATE INDEX inbox_id ON {schema}.inbox (owner, id);
 
--- A header is written with every commit, an inbox is filled and emptied: room in their pages, and their dead rows soon
--- gone. Leases likewise.
-ALTER TABLE {schema}.header SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
+-- A header is written with every commit, a call twice or more, an inbox is filled and emptied: room in their pages, so
+-- that no index is written to for a row's next version, and their dead rows soon gone. Leases likewise.
+ALTER TABLE {schema}.header SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 ALTER TABLE {schema}.lease SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+ALTER TABLE {schema}.call SET (fillfactor = 60);
 ALTER TABLE {schema}.inbox SET (autovacuum_vacuum_scale_factor = 0.02);
 
 -- Who watches, and until when: as long as nobody does, commits notify nobody, for a NOTIFY costs every commit of the
@@ -71,6 +77,16 @@ $$ SELECT to_hex(length(to_hex(n))) || to_hex(n) $$;
 
 CREATE FUNCTION {schema}.key_int_v1("key" text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$ SELECT ('x' || lpad(substr("key", 2), 16, '0'))::bit(64)::bigint $$;
+"""
+
+# What has no schema is PostgreSQL's own, whatever the path of who calls says.
+SAFE = """\
+SET search_path = pg_catalog, pg_temp
+"""
+
+# Those that lock also give up soon: others wait behind them for a connection, while who was locked out comes again.
+PATIENT = f"""\
+{SAFE}SET lock_timeout = '100ms'
 """
 
 # Who writes an agent has its lock until the end of the transaction. A statement of its own: what is judged must be read
@@ -111,7 +127,7 @@ SET enable_seqscan = off
 SET jit = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
-AS $$
+%(patient)sAS $$
 #variable_conflict use_column
 DECLARE
   lost bigint[];
@@ -222,7 +238,7 @@ CREATE FUNCTION {schema}.commit_v1(
   at bigint, not_before bigint, priority bigint, size bigint, body bytea
 ) LANGUAGE plpgsql
 SET enable_seqscan = off
-AS $$
+%(patient)sAS $$
 #variable_conflict use_column
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtextextended('{schema}/' || agent, 0::bigint));
@@ -295,7 +311,7 @@ CREATE FUNCTION {schema}.append_v1(
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET jit = off
-AS $$
+%(patient)sAS $$
 #variable_conflict use_column
 DECLARE
   one record;
@@ -370,7 +386,8 @@ BEGIN
 
 DROP = """
 -- Remove rows of a uid, so many that others need not wait long; says whether more may be left.
-CREATE FUNCTION {schema}.drop_v1(uid text, most bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE FUNCTION {schema}.drop_v1(uid text, most bigint) RETURNS boolean LANGUAGE plpgsql
+%(safe)sAS $$
 DECLARE
   kind text;
   gone bigint;
@@ -452,6 +469,7 @@ def commit() -> str:
         columns = ("key", *layout.names, "body")
         arguments.append("  " + ", ".join(f"{layout.kind}_{name} {sort(layout, name)}" for name in columns))
     return COMMIT % {
+        "patient": PATIENT,
         "arguments": ",\n".join(arguments),
         "header": ", ".join(f'"{name}" = header_{name}' for name in (*header.names, "body")),
         "puts": "".join(map(written, kinds)),
@@ -466,7 +484,13 @@ def sort(layout: Layout, name: str) -> str:
 def draw() -> str:
     """Make the whole migration."""
     arguments = ",\n".join(f"  {kind}_t text[], {kind}_n bigint[], {kind}_b bytea[]" for kind in LAYOUTS)
-    apply = APPLY_HEAD % {"lock": LOCK, "arguments": arguments, "numbers": cases(True), "texts": cases(False)}
+    apply = APPLY_HEAD % {
+        "lock": LOCK,
+        "patient": PATIENT,
+        "arguments": arguments,
+        "numbers": cases(True),
+        "texts": cases(False),
+    }
     parts = [
         HEAD,
         *map(table, LAYOUTS.values()),
@@ -478,7 +502,8 @@ def draw() -> str:
         commit(),
     ]
     kinds = ", ".join(f"'{kind}'" for kind in LAYOUTS)
-    return "".join([*parts, APPEND % {"lock": LOCK, "tell": TELL}, DROP % {"kinds": kinds}])
+    append = APPEND % {"lock": LOCK, "patient": PATIENT, "tell": TELL}
+    return "".join([*parts, append, DROP % {"safe": SAFE, "kinds": kinds}])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ the file with what is drawn. It is for this repository alone: the wheels do not 
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 
@@ -19,7 +18,7 @@ SCHEMA = '"kode"'
 
 HEAD = """\
 -- What KODE keeps agents in, for a Supabase project. Run all of it in the SQL editor, then add "kode" to the exposed
--- schemas (Settings, API). It may be run again: tables that are there stay as they are.
+-- schemas (Settings, API). It may be run again: tables that are there stay as they are, and what people may read.
 --
 -- Everything belongs to "kode"; to have it elsewhere, replace that name, with its quotes, throughout. Row level
 -- security is on for every table and no policy is made, and only service_role may call anything: see the wheel's README
@@ -34,6 +33,11 @@ IF to_regclass('{schema}.migration') IS NULL THEN
 EXECUTE $base$
 {base}$base$;
 END IF;
+IF to_regproc('{schema}.rest_hello_v1') IS NULL THEN
+  -- The first time. What people are given to read later is theirs: see the end of this file.
+  REVOKE ALL ON SCHEMA {schema} FROM anon, authenticated;
+  REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM anon, authenticated;
+END IF;
 END $do$;
 """
 
@@ -46,7 +50,7 @@ REST = """
 -- Columns of a table as an array of arrays, out of rows that are arrays; NULL when there are no rows. In PL/pgSQL,
 -- whose plans are kept for the session, and strict, for most kinds are not in most acts.
 CREATE OR REPLACE FUNCTION {schema}.rest_texts_v1(data jsonb, places integer[]) RETURNS text[]
-LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN (SELECT array_agg(c.held ORDER BY c.n) FROM (
     SELECT p.n, array_agg(r.one->>p.place ORDER BY r.n) AS held
@@ -55,7 +59,7 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION {schema}.rest_bodies_v1(data jsonb) RETURNS bytea[]
-LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN (SELECT array_agg(decode(b.body, 'base64') ORDER BY b.n)
     FROM jsonb_array_elements_text(data) WITH ORDINALITY AS b(body, n));
@@ -63,7 +67,7 @@ END $$;
 
 -- What is read of a row of `r`: owner, key, body, columns. NULL for what is no kind of record.
 CREATE OR REPLACE FUNCTION {schema}.rest_row_v1(kind text) RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS $$
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT 'json_build_array(r.owner, r."key", encode(r.body, ''base64''), ' || CASE kind
 %(rows)s
   END || ')'
@@ -71,7 +75,7 @@ $$;
 
 -- Which of these this is, and what was applied of the migrations of the tables.
 CREATE OR REPLACE FUNCTION {schema}.rest_hello_v1() RETURNS json
-LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT json_build_object(
     'at', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
     'rest', 1,
@@ -85,7 +89,7 @@ $$;
 -- number of its act.
 CREATE OR REPLACE FUNCTION {schema}.rest_apply_v1(acts jsonb) RETURNS json
 LANGUAGE plpgsql
-SET search_path = pg_catalog SET statement_timeout = '30s' SET plan_cache_mode = force_generic_plan AS $$
+SET search_path = pg_catalog, pg_temp SET statement_timeout = '30s' SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   RETURN (SELECT json_build_object(
     'at', max(a.failed) FILTER (WHERE a.act = 0),
@@ -101,7 +105,7 @@ END $$;
 -- See `append_v1`. A row: owner, agent, id, kind, tenant, item, at, not_before, priority, size, now, bounded.
 CREATE OR REPLACE FUNCTION {schema}.rest_append_v1(items jsonb, bodies jsonb) RETURNS json
 LANGUAGE plpgsql
-SET search_path = pg_catalog SET statement_timeout = '30s' SET plan_cache_mode = force_generic_plan AS $$
+SET search_path = pg_catalog, pg_temp SET statement_timeout = '30s' SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   RETURN (SELECT json_build_object(
     'at', max(a."position") FILTER (WHERE a.item = 0),
@@ -123,7 +127,7 @@ END $$;
 --   {"look": agent}: what is another value after every change.
 CREATE OR REPLACE FUNCTION {schema}.rest_read_v1(asks jsonb) RETURNS json
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog SET statement_timeout = '30s'
+SET search_path = pg_catalog, pg_temp SET statement_timeout = '30s'
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
   ask jsonb;
@@ -162,7 +166,7 @@ END $$;
 -- Who must wake: ids and times.
 CREATE OR REPLACE FUNCTION {schema}.rest_due_v1(now bigint, wake_at bigint, agent text, most bigint) RETURNS json
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog SET statement_timeout = '30s' SET enable_seqscan = off SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET statement_timeout = '30s' SET enable_seqscan = off SET jit = off AS $$
 DECLARE
   found json;
 BEGIN
@@ -185,12 +189,21 @@ DO $do$ BEGIN
   END IF;
 END $do$;
 
-REVOKE ALL ON SCHEMA {schema} FROM PUBLIC, anon, authenticated;
-REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM PUBLIC, anon, authenticated;
+-- Nobody but service_role writes or calls anything, each time; people may be given USAGE and SELECT, and keep them.
+REVOKE ALL ON SCHEMA {schema} FROM PUBLIC;
+REVOKE CREATE ON SCHEMA {schema} FROM anon, authenticated;
+REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM PUBLIC;
+REVOKE INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER ON ALL TABLES IN SCHEMA {schema} FROM anon, authenticated;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC, anon, authenticated;
 GRANT USAGE ON SCHEMA {schema} TO service_role;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO service_role;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO service_role;
+
+-- What this role makes here later, without this file, is no more open than what is here.
+ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} REVOKE ALL ON TABLES FROM PUBLIC, anon, authenticated;
+ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} REVOKE ALL ON FUNCTIONS FROM PUBLIC, anon, authenticated;
+ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO service_role;
+ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT EXECUTE ON FUNCTIONS TO service_role;
 
 -- The API learns of new functions by this.
 NOTIFY pgrst, 'reload schema';
@@ -246,9 +259,6 @@ def draw() -> str:
     }
     tables = [*COLUMNS, "migration", "watcher"]
     secure = [f"ALTER TABLE {{schema}}.{name} ENABLE ROW LEVEL SECURITY;" for name in tables]
-    # Not those in plain SQL: with a setting of their own they could not be made part of what calls them.
-    made = re.findall(rf"CREATE FUNCTION {SCHEMA}\.(\w+)\([^$]*? LANGUAGE plpgsql", base)
-    secure += [f"ALTER FUNCTION {{schema}}.{name} SET search_path = pg_catalog;" for name in made]
     text = HEAD.replace("{base}", base) + rest + TAIL % {"secure": "\n".join(secure)}
     return text.replace("{schema}", SCHEMA)
 

@@ -9,9 +9,12 @@ import sqlite3
 import subprocess
 import sys
 
+import anyio
 import pytest
 from tests.cli.conftest import Kode, Ran
-from tests.servers.chat import ChatServer, call
+from tests.servers.chat import ChatServer, call, say
+
+from kode.core import open_store
 
 pytestmark = pytest.mark.integration
 
@@ -138,6 +141,31 @@ def test_messages_and_interrupts_wait_in_the_inbox(wired: Kode, chat_server: Cha
     ran = wired("resume", "team/one")
     assert ran.code == 1
     assert "interrupted" in ran.err
+
+
+def test_a_store_that_fails_in_mid_run_says_how_to_go_on(wired: Kode, chat_server: ChatServer) -> None:
+    chat_server.reply(call("bash_run", {"cmd": "printf x > ../store/agents/a/journal"}))
+    ran = wired("run", "x", "--agent", "a", "--mode", "auto", "--store", "json:../store")
+    assert ran.code == 1
+    assert "from a backup" in ran.err
+    assert ran.err.splitlines()[-1].strip() == "kode resume --store json:../store a"
+
+
+def test_an_agent_whose_processes_died_again_and_again_is_resumed_by_hand(wired: Kode, chat_server: ChatServer) -> None:
+    chat_server.reply(say("Slow.").but(fault="stall"))
+    assert wired("run", "x", "--agent", "a", "--timeout", "0.5").code == 4
+
+    async def die_again_and_again() -> None:
+        async with open_store(f"sqlite:///{wired.folder}/.kode/agents.db") as store:
+            for _ in range(6):
+                await store.release(await store.acquire("a", "somebody", 60.0), failed=True)
+
+    anyio.run(die_again_and_again)
+    ran = wired("resume", "a")
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1].strip() == "kode resume a"
+    chat_server.reply("Done.")
+    assert wired("resume", "a").out == "Done.\n"
 
 
 def test_one_agent_that_cannot_be_read_hides_no_other(wired: Kode, chat_server: ChatServer) -> None:

@@ -140,3 +140,32 @@ def test_an_installed_wheel_brings_a_command(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert said in ran.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc to hide")
+def test_keys_of_the_environment_are_hidden_from_commands() -> None:
+    """A process that the kernel calls dumpable shows its environment to whatever runs as the same user."""
+    asks = "import ctypes, sys; from kode.cli import main; sys.argv = ['kode', '--version']\n"
+    asks += "try: main.main()\nexcept SystemExit: print('dumpable:', ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    ran = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True)
+    assert ran.stdout.endswith("dumpable: 0\n")
+
+
+@pytest.mark.parametrize("group", [("store",), ("store", "schema"), ()])
+def test_no_summary_is_cut(group: tuple[str, ...]) -> None:
+    said = CliRunner().invoke(main.build([*group, "--help"]), [*group, "--help"]).output
+    assert "Commands:" in said
+    assert not [line for line in said.splitlines() if line.startswith("  ") and line.endswith("...")]
+
+
+def test_brackets_of_arguments_are_not_doubled() -> None:
+    for arguments in (
+        ["agents"],
+        ["demo"],
+        ["limits"],
+        ["store", "check"],
+        ["store", "stats"],
+        ["store", "schema", "sql"],
+    ):
+        usage = CliRunner().invoke(main.build(arguments), [*arguments, "--help"]).output.splitlines()[0]
+        assert "[[" not in usage + usage.replace("{", "[")

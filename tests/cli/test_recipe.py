@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from kode.cli.recipe import CODER, Choices, read_template_file
+from kode.cli.recipe import CODER, MAX_BYTES, Choices, read_template_file
 from kode.core.errors import UsageError
 from kode.core.jsontext import parse
+from kode.core.kernel.context import ContextPolicy
 from kode.core.kernel.message import Json
 from kode.core.kernel.permission import judge
 from kode.core.tools.catalog import default_tools
@@ -58,7 +60,9 @@ def test_ways_to_name_a_model(
     assert Choices(tmp_path, model=model, provider=provider, base_url=base_url).made().model == said
 
 
-@pytest.mark.parametrize("url", ["http://u:secret@host/v1", "http://host/v1?key=secret", "host:80", "ftp://host"])
+@pytest.mark.parametrize(
+    "url", ["http://u:secret@host/v1", "http://host/v1?key=secret", "host:80", "ftp://host", "http://[::1", "http://["]
+)
 def test_a_base_url_with_a_secret_is_not_stored(tmp_path: Path, url: str) -> None:
     with pytest.raises(UsageError) as caught:
         Choices(tmp_path, model="openai:m", base_url=url).made()
@@ -99,6 +103,14 @@ def test_a_file_is_laid_under_the_options(tmp_path: Path) -> None:
         ("a.json", '{\n "id": \n}', "a.json:3: this is no JSON"),
         ("a.json", "[]", "a.json: a template is an object"),
         ("a.toml", b"\xff", "it is not UTF-8"),
+        ("a.toml", "context = 5\n", "a.toml:1: context is 5; give a table."),
+        ("a.toml", "[context]\nmax_token = 5\n", "a.toml:2: context has no field 'max_token'; known are"),
+        ("a.toml", "\n[context]\nmax_tokens = 5\n", "a.toml:3: ContextPolicy.max_tokens is 5"),
+        ("a.toml", "remind_todos_every = 'never'\n", "a.toml:1: remind_todos_every is 'never'"),
+        ("a.toml", "tools = " + "[" * 100_000, "a.toml: this nests too deep"),
+        ("a.json", '{"tools": ' + "[" * 100_000, "a.json: this nests too deep"),
+        ("a.json", '{"limits": ' + "9" * 5_000 + "}", "a.json: a value cannot be read"),
+        ("a.toml", "#" * (MAX_BYTES + 1), "it has more than 1,048,576 bytes"),
     ],
 )
 def test_a_wrong_file_is_refused_by_line_and_field(tmp_path: Path, name: str, text: str | bytes, said: str) -> None:
@@ -121,6 +133,19 @@ def test_the_template_in_the_guide_is_one(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.toml"):
         read_template_file(tmp_path / "none.toml")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(UsageError, match=r"pipe\.toml.*it is no regular file"):
+        read_template_file(tmp_path / "pipe.toml")
+    with pytest.raises(UsageError, match="it is no regular file"):
+        read_template_file(Path("/dev/zero"))
+
+
+def test_the_context_of_a_file_is_one(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text("[context]\nmax_tokens = 5_000\nmethod = 'digest'\n")
+    assert read_template_file(tmp_path / "t.toml")[0].context == ContextPolicy(5_000, method="digest")
 
 
 @pytest.mark.parametrize("root", ["5", "['a']", "'..'", "'/etc'", "'sub/../..'"])

@@ -181,6 +181,14 @@ def test_time_runs_out_and_it_goes_on_later(wired: Kode, chat_server: ChatServer
     assert wired("resume", ran.agent_id).out == "Now.\n"
 
 
+def test_an_agent_without_tools_is_told_of(wired: Kode, chat_server: ChatServer) -> None:
+    (wired.folder / "t.toml").write_text("id = 't'\n")
+    chat_server.reply("One.", "Two.", "Three.")
+    assert "the agent has none; --tools names some" in wired("run", "x", "--template", "t.toml").err
+    assert "--tools" not in wired("run", "x", "--template", "t.toml", "--tools", "fs_read").err
+    assert "--tools" not in wired("run", "x", "--template", "t.toml", "--quiet").err
+
+
 def test_steps_run_out(wired: Kode, chat_server: ChatServer) -> None:
     chat_server.reply(call("fs_glob", {"pattern": "*"}))
     ran = wired("run", "x", "--max-steps", "1")

@@ -135,6 +135,27 @@ def test_a_damaged_file_is_not_said_to_be_empty(kode: Kode) -> None:
     assert "page 3)" in ran.out
 
 
+def test_an_agent_that_cannot_be_listed_is_told(filled: Kode) -> None:
+    journal = filled.folder / "old" / "agents" / "team%2fone" / "journal"
+    journal.write_bytes(b"\0" + journal.read_bytes()[1:])
+    for command in (("agents",), ("store", "stats")):
+        ran = filled(*command, "--store", SOURCE)
+        assert ran.code == 0
+        assert "team%2fone" in ran.err
+        assert "damaged" in ran.err
+        (told,) = json.loads(filled(*command, "--store", SOURCE, "--json").out)["damaged"]
+        assert "team%2fone" in told
+
+
+def test_a_schema_of_the_store_in_the_environment(kode: Kode) -> None:
+    kode.env = {"KODE_STORE": "sqlite:///a.db"}
+    assert "CREATE TABLE" in kode("store", "schema", "sql").out
+    assert kode("store", "schema", "sql", "memory:").code == 2
+    kode.env = {}
+    ran = kode("store", "schema", "sql")
+    assert (ran.code, "URL" in ran.err) == (2, True)
+
+
 def test_stats(filled: Kode) -> None:
     lines = filled("store", "stats", "--store", SOURCE).out.splitlines()
     assert lines[0] == "agents        2 (2 READY)"

@@ -79,3 +79,8 @@ def test_every_type_of_event_can_be_told_even_when_it_is_empty() -> None:
 def test_figures_for_people() -> None:
     assert [seconds(0.25), seconds(61), seconds(3_700)] == ["0.2 s", "1 min 01 s", "1 h 01 min"]
     assert tokens(Usage(1_000, 200, cost_nanos=25_000_000)) == "1,200 tokens, cost 0.0250"
+
+
+def test_a_name_that_a_model_made_up_is_cut() -> None:
+    (line,) = tell(Event("tool_start", run=1, step=1, call="c", preview="{}", data={"tool": "x" * 100_000}))
+    assert len(line.text) < 100

@@ -134,12 +134,15 @@ async def test_what_it_cannot_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "kode.json").write_text('{"name":"theirs"}')
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "kode.json").write_text("null")
     (tmp_path / "later").mkdir()
     (tmp_path / "later" / "kode.json").write_text('{"store":"kode","version":2,"new":[]}')
     for name, code in {
         "file": "not_a_folder",
         "file/below": "not_a_folder",
         "theirs": "foreign_folder",
+        "damaged": "foreign_folder",
         "later": "schema_too_new",
     }.items():
         before = listing(tmp_path)
@@ -149,6 +152,7 @@ async def test_what_it_cannot_use_is_refused(tmp_path: Path) -> None:
                 await store.open()
             assert refused.value.code == code
             assert str(tmp_path / name) in str(refused.value)
+            assert code != "foreign_folder" or "the file is damaged" in str(refused.value)
         await store.close()
         assert listing(tmp_path) == before
     for bad in ({"path": ""}, {"path": "x", "durability": "none"}):

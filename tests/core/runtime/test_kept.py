@@ -16,13 +16,15 @@ def echo(request: Any) -> str:
 
 
 class Noting(WrappedStore):
-    """Notes what is asked about the right to drive, and may take long to hear a question and to answer it."""
+    """Notes what is asked about the right to drive, and may take long to be asked the time and to tell it."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__(inner)
         self.asked: list[str] = []
         self.slow: tuple[float, float] = (0.0, 0.0)
         self.passing: Any = None
+        self.ahead_us = 0
+        """How far its clock shows more than ours."""
         self.began = 0
         self.ends = 0
 
@@ -34,12 +36,15 @@ class Noting(WrappedStore):
         self.asked.append("inbox")
         return await super().read_inbox(agent_id, *args, **options)
 
+    async def now(self) -> int:
+        await self.passing(self.slow[0])
+        now = await super().now() + self.ahead_us
+        await self.passing(self.slow[1])
+        return now
+
     async def acquire(self, agent_id: str, holder: str, ttl_s: float) -> Any:
         self.asked.append("acquire")
-        await self.passing(self.slow[0])
-        lease = await super().acquire(agent_id, holder, ttl_s)
-        await self.passing(self.slow[1])
-        return lease
+        return await super().acquire(agent_id, holder, ttl_s)
 
     async def acquire_on(self, footing: Any, holder: str, ttl_s: float) -> Any:
         self.asked.append("acquire on")
@@ -64,7 +69,7 @@ def noting(lab: Any) -> Noting:
 async def test_neither_its_making_nor_its_last_drive_is_read_again(lab: Any, noting: Noting) -> None:
     agent = await lab.agent(echo, deps=lab.deps(echo, store=noting))
     assert (await agent.run("one")).text == "re one"
-    assert noting.told() == ["acquire", "inbox"]
+    assert noting.told() == ["acquire on"]
     for said in ("two", "three"):
         assert (await agent.run(said)).text == f"re {said}"
         assert noting.told() == ["acquire on"], "the inbox comes along"
@@ -98,19 +103,30 @@ async def test_an_agent_made_again_under_its_id_is_not_driven(lab: Any, noting: 
 
 
 async def test_an_old_clock_reading_is_not_relied_upon(lab: Any, noting: Noting) -> None:
+    """A clock that was set, or runs at another pace, is asked again."""
     agent = await lab.agent(echo, deps=lab.deps(echo, store=noting))
+    lease_us = agent.limits.lease_s * 1e6
     await agent.run("one")
-    noting.told()
-    await lab.clock.advance(agent.limits.lease_s / 4 + 1)
-    await agent.run("two")
-    assert noting.told() == ["acquire", "inbox"]
+    noting.ahead_us = 60_000_000
+    for passed, ahead in (0, 0), (agent.limits.lease_s / 4 + 1, 60_000_000):
+        await lab.clock.advance(passed)
+        await agent.run("more")
+        assert noting.ends - noting.began == pytest.approx(lease_us + ahead, abs=1e3)
+    assert noting.told() == ["acquire on"] * 3
 
 
 async def test_the_lease_never_ends_before_we_think_it_does(lab: Any, noting: Noting) -> None:
     """Nobody knows how much of the time between question and answer lies before the store read its clock."""
-    noting.slow = (2.0, 3.0)
+    noting.slow = (1.0, 0.5)
     agent = await lab.agent(echo, deps=lab.deps(echo, store=noting))
+    lease_us = agent.limits.lease_s * 1e6
     await agent.run("one")
-    assert (await agent.run("two")).text == "re two"
-    assert noting.told() == ["acquire", "inbox", "acquire on"]
-    assert noting.ends - noting.began == pytest.approx((agent.limits.lease_s + 2.0) * 1e6, abs=1e3)
+    assert noting.ends - noting.began == pytest.approx(lease_us - 0.5e6, abs=1e3), "we count from the question on"
+    await agent.run("two")
+    assert noting.told() == ["acquire on", "acquire on"]
+    assert noting.ends - noting.began == pytest.approx(lease_us + 1e6, abs=1e3)
+    opened = await Agent.open("a", lab.deps(echo, store=noting))
+    for said in ("three", "four"):
+        await opened.run(said)
+    assert noting.told() == ["acquire", "load", "acquire on"]
+    assert noting.ends - noting.began == pytest.approx(lease_us + 1e6, abs=1e3)

@@ -42,6 +42,7 @@ def test_what_is_shown(url: str, shown: str) -> None:
         ("memory:?token=s3cret", "no option 'token'; it knows (none)"),
         ("dynamodb://u:s3cret@table?token=s3cret", "No store is known for the scheme 'dynamodb'"),
         ("postgresql://u:s3cret@h/db?password=s3cret", "no option 'password'"),
+        ("postgresql://postgresql@h/db?nope=s3cret", "A postgresql store has no option 'nope'"),
         ("what://u:s3cret@[::1", "cannot be read as a URL"),
         ("what://u:s3cret@h\u2100x", "cannot be read as a URL"),
     ],

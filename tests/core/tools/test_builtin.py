@@ -228,7 +228,10 @@ async def test_glob_and_grep(bench: Any) -> None:
         "truncated": False,
         "count": 4,
         "matches": ["a.py", "b/c.py", "odd\nname.py", "\ufffd.py"],
+        "hints": found["hints"],
     }
+    assert "bytes are lost" in found["hints"][0]
+    assert "hints" not in await bench(fs_glob, pattern="**/*.py", limit=3)
     found = await bench(fs_grep, pattern="os", max_results=1)
     assert found == {
         "ok": True,

@@ -82,7 +82,7 @@ def test_what_a_wheel_brings_may_be_wrong(brought: list[EntryPoint], values: lis
 
 async def test_sandboxes_by_kind(brought: list[EntryPoint], tmp_path: Path) -> None:
     factory = SandboxFactory()
-    with pytest.raises(NotBoundError, match="kode-sandbox-docker"):
+    with pytest.raises(NotBoundError, match="no sandbox of kind 'docker'"):
         factory.get("docker")
     brought.append(EntryPoint("local", "kode.core.sandbox.local:LocalSandbox", "kode.sandbox"))
     assert factory.kinds() == ("local",)
@@ -92,7 +92,7 @@ async def test_sandboxes_by_kind(brought: list[EntryPoint], tmp_path: Path) -> N
     assert await factory.kill_ref(sandbox.ref) == 0
     with pytest.raises(SandboxError):
         await factory.kill_ref("local:?")
-    with pytest.raises(UsageError, match="does not take these options"):
+    with pytest.raises(UsageError, match=r"has no option 'colour'; it knows .*root"):
         factory.create("local", colour="red")
     factory.register("mine", LocalSandbox)
     with pytest.raises(UsageError, match="another class"):

@@ -72,6 +72,7 @@ class PostgresServer:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.process: subprocess.Popen[bytes] | None = None
+        self._logged = 0
 
     def _run(self, program: str, *options: str) -> None:
         done = subprocess.run(
@@ -100,7 +101,7 @@ class PostgresServer:
             # Behind a killed server its children hold the memory for a moment; all else is an end.
             if self.process.poll() is not None and "shared memory" not in self.log:
                 break
-        raise RuntimeError(f"PostgreSQL did not start:\n{self.log}")
+        raise RuntimeError(f"PostgreSQL did not start:\n{self.log[-2_000:]}")
 
     def _spawn(self) -> None:
         options = [
@@ -110,7 +111,9 @@ class PostgresServer:
             f"unix_socket_directories={self.folder}",
         ]
         options += [f"port={self.port}"]
-        with (self.folder / "log").open("wb") as log:
+        # What is left of a killed one writes into it too.
+        with (self.folder / "log").open("ab") as log:
+            self._logged = log.tell()
             self.process = subprocess.Popen(
                 [self.programs / "postgres", "-D", str(self.data), *[part for one in options for part in ("-c", one)]],
                 cwd=self.folder,
@@ -131,8 +134,8 @@ class PostgresServer:
 
     @property
     def log(self) -> str:
-        """The end of what it said."""
-        return (self.folder / "log").read_text()[-2_000:]
+        """What it said since it was started."""
+        return (self.folder / "log").read_bytes()[self._logged :].decode(errors="replace")
 
     def standby(self, *settings: str) -> PostgresServer:
         """Make a streaming replica of this server, which must be stopped just now; start both afterwards."""

@@ -136,6 +136,26 @@ async def test_little_is_logged_beside_what_is_said(stores: list[PostgresStore],
     assert min(logged) < 700, logged
 
 
+async def test_what_is_written_again_finds_room_on_its_page(stores: list[PostgresStore], db: Any) -> None:
+    """Also where many agents write at once; on another page each index would be written to as well."""
+    store, ids = stores[0], [f"a{n}" for n in range(120)]
+
+    async def write(size: int) -> None:
+        rows = {id: [row("call", "c", f"u{id}", b"x" * size, status="x"), head(id, version=size)] for id in ids}
+        assert not any(await asyncio.gather(*[store.apply(id, (), rows[id], ()) for id in ids]))
+
+    async def pages() -> dict[str, str]:
+        sql = f"SELECT owner || '/' || \"key\" AS id, split_part(ctid::text, ',', 1) AS page FROM {store.schema}."
+        return {one["id"]: one["page"] for kind in ("call", "header") for one in await db.fetch(sql + kind)}
+
+    await write(500)
+    before = await pages()
+    await write(501)
+    moved = Counter(id[0] == "/" for id, page in (await pages()).items() if page != before[id])
+    assert moved[False] <= 0.4 * len(ids), "calls"
+    assert moved[True] <= 0.1 * len(ids), "headers"
+
+
 async def test_a_long_inbox_is_read_whole_and_in_parts(stores: list[PostgresStore]) -> None:
     store, author = stores[0], Author(stores[0])
     await author.create()

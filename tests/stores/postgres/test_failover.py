@@ -22,7 +22,7 @@ from kode.store.postgres import PostgresStore
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
-SECONDS = float(os.environ.get("KODE_TORTURE_S", "6"))
+SECONDS = float(os.environ.get("KODE_TORTURE_S", "4"))
 
 
 async def test_nothing_acknowledged_is_lost_while_it_is_restarted_and_killed(
@@ -50,13 +50,16 @@ def both(*servers: PostgresServer) -> str:
     return f"postgresql://postgres@{hosts}/postgres"
 
 
-@pytest.mark.parametrize("option", ["", "&target_session_attrs=read-write"], ids=["by default", "said"])
+@pytest.mark.parametrize(
+    ("option", "alive"), [("", False), ("&target_session_attrs=read-write", True)], ids=["by default", "said"]
+)
 async def test_when_the_primary_is_killed_in_mid_commit_its_replica_has_all_that_was_acknowledged(
-    pair: tuple[PostgresServer, PostgresServer], option: str
+    pair: tuple[PostgresServer, PostgresServer], option: str, alive: bool
 ) -> None:
     primary, replica = pair
-    # The replica first: it is asked, and is not taken while it is one.
-    async with open_store(f"{both(replica, primary)}?retry_s=60&pool_max=6{option}") as store:
+    # The replica first: it is asked, and is not taken while it is one. When both are primaries it is the old one.
+    hosts = both(primary, replica) if alive else both(replica, primary)
+    async with open_store(f"{hosts}?retry_s=60&pool_max=6{option}") as store:
         load = Load(store)
         async with anyio.create_task_group() as tasks:
             for n in range(6):
@@ -64,13 +67,28 @@ async def test_when_the_primary_is_killed_in_mid_commit_its_replica_has_all_that
             for n in range(2):
                 tasks.start_soon(load.run, f"a{n}")
             await load.more(100)
+            if alive:
+                await asyncio.to_thread(replica.promote)
+                await _cut_off_who_waits(primary)
             await asyncio.to_thread(primary.stop, signal.SIGKILL)
-            await asyncio.to_thread(replica.promote)
+            if not alive:
+                await asyncio.to_thread(replica.promote)
             await load.more(100)
             load.stopped = True
         await load.judge(store)
         assert isinstance(store, PostgresStore)
         assert await store.server.fetch("SELECT pg_is_in_recovery()", again=frozenset()) == [(False,)]
+
+
+async def _cut_off_who_waits(server: PostgresServer) -> None:
+    """Whoever waits for the standby that left has written here, and here only; and finds it again when he repeats."""
+    db = await asyncpg.connect(server.url)
+    for what in ("_v1(", "pg_logical_emit_message"):
+        sql = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE $1"
+        while not await db.fetchval(f"SELECT count(*) {sql}", f"%{what}%"):  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.01)
+        await db.execute(f"SELECT pg_terminate_backend(pid) {sql}", f"%{what}%")
+    await db.close()
 
 
 async def test_a_replica_is_refused_in_one_sentence_and_taken_once_it_is_promoted(
@@ -111,19 +129,55 @@ async def test_a_primary_that_only_reads_for_a_while_is_waited_for(new_server: C
         assert (await store.commit(commit)).version == 2
 
 
-async def _set(server: PostgresServer, value: str) -> None:
+async def test_what_no_standby_has_is_not_acknowledged_however_often_it_is_repeated(
+    new_server: Callable[..., PostgresServer],
+) -> None:
+    """Who waits for the standby and is cut off has written: the next who looks finds it there, on one disk only."""
+    server = new_server()
+    await asyncio.to_thread(server.start)
+    db = await asyncpg.connect(server.url)
+    await db.execute("CREATE ROLE kode SUPERUSER LOGIN; ALTER ROLE postgres SET synchronous_commit = local")
+    await db.close()
+    db = await asyncpg.connect(server.url)
+
+    async def waiting(query: str) -> list[int]:
+        sql = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE $1"
+        while len(found := await db.fetch(sql, f"%{query}%")) < 2:  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.01)
+        return [pid for (pid,) in found]
+
+    async with PostgresStore(server.url.replace("postgres@", "kode@"), retry_s=60) as store:
+        authors = [Author(store, id, f"uid-{id}") for id in ("a", "b")]
+        for author in authors:
+            await author.create()
+        await _set(server, "nobody", "synchronous_standby_names")
+        async with asyncio.timeout(50), asyncio.TaskGroup() as tasks:
+            commit = tasks.create_task(store.commit(authors[0].make()))
+            enqueue = tasks.create_task(store.enqueue("b", item("i")))
+            for pid in await waiting("_v1("):
+                await db.execute("SELECT pg_terminate_backend($1)", pid)
+            await waiting("pg_logical_emit_message")
+            assert await db.fetchval("SELECT version FROM kode.header WHERE agent_id = 'a'") == 2
+            assert not commit.done()
+            assert not enqueue.done()
+            await _set(server, "", "synchronous_standby_names")
+        assert (commit.result().repeated, enqueue.result().duplicate) == (True, True)
+    await db.close()
+
+
+async def _set(server: PostgresServer, value: str, name: str = "default_transaction_read_only") -> None:
     """Say it to the server, and wait until it counts: it reads its settings again when it comes to it."""
     db = await asyncpg.connect(server.url)
     try:
         await db.execute("SET default_transaction_read_only = off")
-        await db.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+        await db.execute(f"ALTER SYSTEM SET {name} = '{value}'")
         await db.execute("SELECT pg_reload_conf()")
     finally:
         await db.close()
     for _ in range(500):
         db = await asyncpg.connect(server.url)
         try:
-            if await db.fetchval("SHOW default_transaction_read_only") == value:
+            if await db.fetchval(f"SHOW {name}") == value:
                 return
         finally:
             await db.close()

@@ -5,24 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import closing
-from importlib.resources import files
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import anyio
 import asyncpg
 import pytest
 
-from kode.cli.main import run
-from kode.core.errors import SchemaTooNewError, StoreError, StoreUnavailableError, UsageError
-from kode.core.store import Key, SchemaSupport, open_store
-from kode.core.store.migrating import tend_schema
+from kode.core.errors import StoreError, StoreUnavailableError, UsageError
+from kode.core.store import Key, open_store
 from kode.core.testing.conformance.store import Author
-from kode.store.postgres import PostgresStore, migrations
-from kode.store.postgres.__main__ import main
-from kode.store.postgres.migrations import Migration
+from kode.store.postgres import PostgresStore, server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
@@ -60,13 +55,22 @@ async def test_a_url_opens_a_store_and_its_options_are_heard(server_url: str, sc
         ("pgbouncer=perhaps", "bad_url"),
         ("shema=x", "bad_url"),
         ("schema=Robert%22", "bad_schema"),
+        ("schema=pg_kode", "bad_schema"),
         ("auto_migrate=yes", "bad_option"),
+        ("pool_max=0", "bad_option"),
+        ("pool_min=20", "bad_option"),
+        ("pool_min=-1", "bad_option"),
+        ("command_timeout_s=0", "bad_option"),
+        ("connect_timeout_s=-1", "bad_option"),
+        ("retry_s=nan", "bad_option"),
+        ("retry_s=inf", "bad_option"),
     ],
 )
 def test_a_url_that_says_what_nobody_knows_is_refused(query: str, code: str) -> None:
     with pytest.raises(UsageError) as refused:
         open_store(f"postgresql://u:secret@localhost/db?{query}")
     assert refused.value.code == code
+    assert query.split("=")[0] in str(refused.value)
     assert "secret" not in str(refused.value)
 
 
@@ -98,7 +102,7 @@ async def test_two_schemas_of_one_database_know_nothing_of_each_other(store: Pos
             await other.delete("agent")
         assert await store.exists("agent")
     finally:
-        await _execute(server_url, f"DROP SCHEMA {other.schema} CASCADE")
+        await execute(server_url, f"DROP SCHEMA {other.schema} CASCADE")
 
 
 # ---- servers that are refused --------------------------------------------------------------------------------
@@ -131,13 +135,13 @@ async def test_a_user_that_is_not_known(server_url: str) -> None:
 
 async def test_a_user_without_rights(store: PostgresStore, server_url: str, schema: str) -> None:
     role = f"guest_{schema}"
-    await _execute(server_url, f"CREATE ROLE {role} LOGIN")
+    await execute(server_url, f"CREATE ROLE {role} LOGIN")
     try:
         with pytest.raises(StoreError) as refused:
             await PostgresStore(at(server_url, username=role), schema=schema).open()
         assert refused.value.code == "permission_denied"
     finally:
-        await _execute(server_url, f"DROP ROLE {role}")
+        await execute(server_url, f"DROP ROLE {role}")
 
 
 @pytest.mark.parametrize(
@@ -151,13 +155,13 @@ async def test_a_user_whose_settings_do_not_fit(
     server_url: str, schema: str, setting: str, error: type[StoreError], code: str
 ) -> None:
     role = f"odd_{schema}"
-    await _execute(server_url, f"CREATE ROLE {role} LOGIN SUPERUSER; ALTER ROLE {role} SET {setting}")
+    await execute(server_url, f"CREATE ROLE {role} LOGIN SUPERUSER; ALTER ROLE {role} SET {setting}")
     try:
         with pytest.raises(error) as refused:
             await PostgresStore(at(server_url, username=role), schema=schema).open()
         assert refused.value.code == code
     finally:
-        await _execute(server_url, f"DROP ROLE {role}")
+        await execute(server_url, f"DROP ROLE {role}")
 
 
 async def test_a_database_that_cannot_hold_every_text_is_refused(server_url: str, db: Any) -> None:
@@ -171,20 +175,22 @@ async def test_a_database_that_cannot_hold_every_text_is_refused(server_url: str
         await db.execute(f"DROP DATABASE {name}")
 
 
-async def test_opened_again_at_once_it_keeps_the_connections_of_its_new_pool(server_url: str, schema: str) -> None:
-    """What gives unused connections back a second later must not take the next pool's for the last one's."""
+async def test_opened_again_at_once_it_keeps_the_connections_of_its_new_pool(
+    server_url: str, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What gives unused connections back a moment later must not take the next pool's for the last one's."""
+    monkeypatch.setattr(server, "KEEP_S", 0.1)
     store = PostgresStore(server_url, schema=schema, pool_max=2, connect_timeout_s=2.0, retry_s=0.2)
-    for _ in range(2):
+    for times in (3, 8):
         await store.open()
-        for _ in range(3):
+        for _ in range(times):
             await store.get("a", [Key("header", "", "a")])
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.02)
+        if times == 8:
+            while store.server.bell is not None or store.server.tasks:  # noqa: ASYNC110 - a timer ends it
+                await asyncio.sleep(0.01)
+            assert store.server.pool.get_idle_size() == store.server.pool.get_size(), "each was given back to its own"
         await store.close()
-    await store.open()
-    for _ in range(8):
-        await store.get("a", [Key("header", "", "a")])
-        await asyncio.sleep(0.2)
-    await store.close()
 
 
 async def test_a_password_is_in_no_repr() -> None:
@@ -201,134 +207,9 @@ async def test_durability_is_what_the_server_is_set_to(server_url: str, schema: 
         assert store.durability == ("process" if "off" in (sync, fsync, pages) else "power")
 
 
-# ---- the schema ----------------------------------------------------------------------------------------------
-
-
-async def test_an_empty_database_gets_its_schema_once_however_many_come(server_url: str, schema: str) -> None:
-    stores = [PostgresStore(server_url, schema=schema) for _ in range(4)]
-    await asyncio.gather(*(store.open() for store in stores))
-    status = await stores[0].schema_status()
-    assert (list(status.applied), list(status.pending)) == (["0001_pre_begin"], [])
-    for store in stores:
-        await store.close()
-
-
-async def test_never_means_never(server_url: str, schema: str) -> None:
-    never = PostgresStore(server_url, schema=schema, auto_migrate="never")
-    with pytest.raises(StoreError) as refused:
-        await never.open()
-    assert refused.value.code == "schema_missing"
-    assert await never.migrate(post=True) == ["0001_pre_begin"]
-    assert await never.migrate(post=True) == []
-    async with never:
-        await Author(never).create()
-
-
-NEXT = Migration(2, "pre", "colour", "ALTER TABLE {schema}.header ADD COLUMN colour text DEFAULT 'red';")
-LAST = Migration(3, "post", "bleach", "ALTER TABLE {schema}.header DROP COLUMN colour;")
-
-
-async def test_old_code_works_on_a_new_schema_until_its_last_step(
-    store: PostgresStore, server_url: str, schema: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shipped = migrations.shipped()
-    author = Author(store)
-    await author.create()
-
-    def release(*more: Migration) -> None:
-        monkeypatch.setattr(migrations, "shipped", lambda: (*shipped, *more))
-
-    release(NEXT, LAST)
-    new = PostgresStore(server_url, schema=schema)
-    with pytest.raises(StoreError) as refused:
-        await new.open()
-    assert refused.value.code == "schema_old"
-    async with PostgresStore(server_url, schema=schema, auto_migrate="always") as new:
-        assert list((await new.schema_status()).pending) == ["0003_post_bleach"]
-        # The old code, open all along, and opened anew.
-        await author.say("hi", events=1)
-        release()
-        async with PostgresStore(server_url, schema=schema) as old:
-            author.store = old
-            await author.say("again", events=1)
-        release(NEXT, LAST)
-        assert await tend_schema(new, "upgrade") == ["nothing to apply"]
-        assert await tend_schema(new, "upgrade", post=True) == ["applied 0003_post_bleach"]
-    release()
-    with pytest.raises(SchemaTooNewError):
-        await PostgresStore(server_url, schema=schema).open()
-
-
-async def test_a_migration_that_was_changed_afterwards_is_found_out(store: PostgresStore, server_url: str) -> None:
-    await _execute(server_url, f"UPDATE {store.schema}.migration SET checksum = 'x'")
-    with pytest.raises(StoreError) as refused:
-        await PostgresStore(server_url, schema=store.schema).open()
-    assert refused.value.code == "schema_changed"
-
-
-def test_the_first_migration_is_what_is_drawn() -> None:
-    from importlib.util import module_from_spec, spec_from_file_location
-    from pathlib import Path
-
-    spec = spec_from_file_location(
-        "draw_schema", Path(__file__).parents[3] / "packages/kode-store-postgres/draw_schema.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert migrations.shipped()[0].text == module.draw()
-
-
-async def _execute(url: str, sql: str) -> None:
+async def execute(url: str, sql: str) -> None:
     db = await asyncpg.connect(url)
     try:
         await db.execute(sql)
     finally:
         await db.close()
-
-
-# ---- the command ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "command", [main, lambda words: run(["store", "schema", *words])], ids=["python -m", "kode store schema"]
-)
-def test_the_command_looks_after_the_schema(
-    command: Callable[[list[str]], int], postgres_store: str, server_url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def says(*words: str) -> str:
-        assert command([*words]) == 0
-        return capsys.readouterr().out
-
-    assert says("status", postgres_store) == "missing 0001_pre_begin\n"
-    sql = says("sql", postgres_store)
-    asyncio.run(_execute(server_url, sql))
-    assert says("sql", postgres_store) == ""
-    assert says("upgrade", postgres_store) == "nothing to apply\n"
-    assert says("status", postgres_store) == "applied 0001_pre_begin\n"
-    other = f"{postgres_store.replace('schema=', 'schema=o')}"
-    assert says("upgrade", "--post", other) == "applied 0001_pre_begin\n"
-    asyncio.run(_execute(server_url, f"DROP SCHEMA {parse_qs(urlsplit(other).query)['schema'][0]} CASCADE"))
-    for url, said in (
-        ("memory:", "MemoryStore has no schema to look after"),
-        ("postgresql://ann:hush-hush@127.0.0.1:1/db", "postgresql://ann:***@127.0.0.1:1/db cannot be reached"),
-    ):
-        assert command(["status", url]) in (1, 2)
-        told = capsys.readouterr()
-        assert said in told.err
-        assert (told.err.count("\n"), "hush" in told.err, told.out) == (1, False, "")
-
-
-def test_the_whole_sql_needs_no_server(capsys: pytest.CaptureFixture[str]) -> None:
-    url = "postgresql://ann@127.0.0.1:1/db?schema=mine"
-    assert run(["store", "schema", "sql", "--all", url]) == 0
-    store = open_store(url)
-    assert isinstance(store, SchemaSupport)
-    assert capsys.readouterr().out == "".join(f"{text}\n" for text in store.schema_sql().values())
-    assert 'CREATE TABLE "mine".header' in store.schema_sql()["0001_pre_begin"]
-
-
-def test_the_whole_sql_is_found_by_who_shows_a_store_s() -> None:
-    shown = [one.name for one in files("kode.store.postgres").iterdir() if one.name.endswith(".sql")]
-    assert sorted(shown) == [f"{one.title}.sql" for one in migrations.shipped()]

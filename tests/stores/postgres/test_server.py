@@ -153,7 +153,10 @@ async def test_what_touches_one_agent_is_never_in_two_batches_at_once() -> None:
         await gate.wait()
         return sent[-1]
 
-    queue = Writes(carry, lambda work: tasks.add(asyncio.get_running_loop().create_task(work)))
+    async def never(*_: Any) -> Any:
+        raise AssertionError("nothing was in the way")
+
+    queue = Writes(carry, lambda work: tasks.add(asyncio.get_running_loop().create_task(work)), never)
 
     def bring(agent_id: str) -> asyncio.Future[Any]:
         return queue.bring(Act(agent_id, (), (), ()))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, ScriptedP
 from kode.core.clock import RealClock
 from kode.core.kernel.limits import Limits
 from kode.core.runtime.lease import Holding
-from kode.core.store import Condition, Key
+from kode.core.store import Condition, Key, Store
 from kode.core.testing.conformance.store import Author
 from kode.core.testing.conformance.store.author import row
 from kode.store.postgres import PostgresStore
@@ -73,50 +73,71 @@ def start(postgres_store: str, tmp_path: Path) -> Iterator[Any]:
         one.communicate()
 
 
-async def test_two_pools_share_what_is_due_and_the_one_that_is_left_finishes_it(
-    start: Any, postgres_store: str, tmp_path: Path
-) -> None:
-    ledger = tmp_path / "ledger"
-    limits = Limits(lease_s=2.0, lease_margin_s=0.4)
-    template = AgentTemplate("t", model="m", tools=("work",), limits=limits)
-    async with open_store(postgres_store) as store:
-        deps = Dependencies(store, tools=[_work()], providers={"m": ScriptedProvider()})
+class Crowd:
+    """Agents of one store, and what processes have done for them."""
 
-        async def enqueue(n: int) -> None:
-            agent = await Agent.create(AgentConfig(template, agent_id=f"a{n}"), deps)
+    def __init__(self, store: Store, ledger: Path) -> None:
+        self.store = store
+        self._ledger = ledger
+        self._deps = Dependencies(store, tools=[_work()], providers={"m": ScriptedProvider()})
+
+    async def ask(self, *numbers: int) -> None:
+        limits = Limits(lease_s=2.0, lease_margin_s=0.4)
+        template = AgentTemplate("t", model="m", tools=("work",), limits=limits)
+        for n in numbers:
+            agent = await Agent.create(AgentConfig(template, agent_id=f"a{n}"), self._deps)
             await agent.send("go")
 
-        async def finished(count: int) -> None:
-            while sum([(await store.read_run(f"a{n}", 1)) is not None for n in range(count)]) < count:  # noqa: ASYNC110
-                await anyio.sleep(0.05)
+    async def finished(self, *numbers: int) -> None:
+        while None in [await self.store.read_run(f"a{n}", 1) for n in numbers]:  # noqa: ASYNC110 - another process
+            await anyio.sleep(0.05)
 
-        two = [start("p"), start("q")]
-        for one in two:
-            assert one.stdout.readline() == "ready\n"
+    async def noted(self, name: str, count: int) -> None:
+        while len(self.calls(name)) < count:  # noqa: ASYNC110 - another process
+            await anyio.sleep(0.02)
+
+    def calls(self, name: str) -> list[str]:
+        """The calls that a process has begun."""
+        lines = map(str.split, self._ledger.read_text().splitlines() if self._ledger.exists() else ())
+        return [call for who, call in lines if who == name]
+
+
+@pytest.fixture
+async def crowd(postgres_store: str, tmp_path: Path) -> AsyncIterator[Crowd]:
+    async with open_store(postgres_store) as store:
         with anyio.fail_after(50):
-            for n in range(AGENTS):
-                await enqueue(n)
-            await finished(AGENTS)
-            shares = Counter(line.split()[0] for line in ledger.read_text().splitlines())
-            keys = Counter(line.split()[1] for line in ledger.read_text().splitlines())
-            assert (len(keys), set(keys.values())) == (AGENTS, {1}), "each was driven once"
-            assert min(shares["p"], shares["q"]) >= 3, shares
+            yield Crowd(store, tmp_path / "ledger")
 
-            # One that holds agents in the middle of a call is killed; the others take them over.
-            for one in two:
-                one.kill()
-            stuck = start("stuck")
-            assert stuck.stdout.readline() == "ready\n"
-            for n in range(AGENTS, AGENTS + 4):
-                await enqueue(n)
-            while ledger.read_text().count("stuck") < 4:  # noqa: ASYNC110 - another process
-                await anyio.sleep(0.02)
-            stuck.kill()
-            assert start("r").stdout.readline() == "ready\n"
-            await finished(AGENTS + 4)
-        again = [line.split()[1] for line in ledger.read_text().splitlines() if line.startswith("r ")]
-        assert len(again) == len(set(again)) == 4
-        assert await store.due(await store.now() + 10**9, 99) == []
+
+async def test_two_pools_share_what_is_due(start: Any, crowd: Crowd) -> None:
+    for one in [start("p"), start("q")]:
+        assert one.stdout.readline() == "ready\n"
+    await crowd.ask(*range(AGENTS))
+    await crowd.finished(*range(AGENTS))
+    shares = [crowd.calls("p"), crowd.calls("q")]
+    assert (sum(map(len, shares)), len(set().union(*shares))) == (AGENTS, AGENTS), "each was driven once"
+    assert min(map(len, shares)) >= 3, shares
+    assert await crowd.store.due(await crowd.store.now() + 10**9, 99) == []
+
+
+async def test_what_a_process_holds_that_stands_still_another_finishes(start: Any, crowd: Crowd) -> None:
+    """When it comes to itself it writes nothing more to these agents, and works on. Killed it would just not come."""
+    stuck = start("stuck")
+    assert stuck.stdout.readline() == "ready\n"
+    await crowd.ask(0, 1, 2, 3)
+    await crowd.noted("stuck", 4)
+    stuck.send_signal(signal.SIGSTOP)
+    other = start("r")
+    assert other.stdout.readline() == "ready\n"
+    await crowd.finished(0, 1, 2, 3)
+    assert sorted(crowd.calls("r")) == sorted(crowd.calls("stuck"))
+    other.kill()
+    before = [await crowd.store.read_state(f"a{n}") for n in range(4)]
+    stuck.send_signal(signal.SIGCONT)
+    await crowd.ask(4, 5, 6, 7, 8)  # more than it has room for, if it holds on to the others
+    await crowd.noted("stuck", 9)
+    assert [await crowd.store.read_state(f"a{n}") for n in range(4)] == before
+    assert stuck.poll() is None
 
 
 def _work() -> Any:

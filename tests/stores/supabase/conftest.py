@@ -20,7 +20,7 @@ import pytest
 from kode.store.supabase import schema as shipped
 
 SECRET = "a-secret-of-forty-characters-for-the-tests"
-MAX_ROWS = 7
+MAX_ROWS = 1
 """Far below what a project has (1,000): whatever depends on it fails."""
 ROLES = """
 DO $$ BEGIN

@@ -188,6 +188,7 @@ def main() -> None:
     # A protocol is named, or the transport does not know it for TCP and leaves Nagle's algorithm on: 40 ms a request.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
+    listening.listen(100)  # now: who reads the port asks at once, and then waits until the pool is there
     server = uvicorn.Server(uvicorn.Config(Api(settings).app, log_level="critical", http="h11", ws="none"))
 
     def until_left() -> None:

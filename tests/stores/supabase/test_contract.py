@@ -12,20 +12,16 @@ from tests.stores.supabase.conftest import Project
 from kode.core.store import Key, Store
 from kode.core.store.records import COLUMNS
 from kode.core.testing.clock import VirtualClock
-from kode.core.testing.conformance.store import StoreConformance, requests
+from kode.core.testing.conformance.store import StoreConformance
 from kode.core.testing.conformance.store.author import Place
 from kode.store.supabase import SupabaseStore
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.integration,
-    # Seen once: the connection of a request that the kit cancels was left to the garbage collector. Whether asyncio,
-    # httpx or this wheel let go of it is not known yet; it is no part of what the kit judges.
-    pytest.mark.filterwarnings("ignore:Exception ignored in.*(_SelectorTransport|socket.socket)"),
-]
+pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
 
 class TestSupabaseStore(StoreConformance):
+    spare_s = 0.8
+
     @pytest.fixture
     def anyio_backend(self) -> str:
         return "asyncio"
@@ -34,18 +30,6 @@ class TestSupabaseStore(StoreConformance):
     def behind(self, project: Project) -> Project:
         self.project = project
         return project
-
-    @pytest.fixture(autouse=True)
-    def patient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A request that is to run out of time in its tool must get there: four times as long as for other stores."""
-        run = requests._run
-
-        async def slower(*given: Any, **options: Any) -> Any:
-            if "margin_s" in options:
-                options = {name: 4 * value for name, value in options.items()}
-            return await run(*given, **options)
-
-        monkeypatch.setattr(requests, "_run", slower)
 
     @pytest.fixture
     async def store(self, clock: VirtualClock, behind: Project) -> AsyncIterator[Store]:

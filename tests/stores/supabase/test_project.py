@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import traceback
 from contextlib import closing
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -63,6 +64,8 @@ async def test_a_url_opens_a_store_and_the_key_comes_from_the_environment(
         ("supabase://hush-hush@x.supabase.co", "bad_url"),
         ("supabase://me:hush-hush@x.supabase.co", "bad_url"),
         ("supabase:", "bad_url"),
+        ("supabase://", "bad_url"),
+        ("supabase://x y.supabase.co", "bad_url"),
         ("supabase://x.supabase.co?schema=Robert%22", "bad_schema"),
     ],
 )
@@ -113,17 +116,24 @@ async def test_a_url_where_there_is_no_api(project: Project) -> None:
         (sign("service_role", exp=1), "bad_key"),
         (sign("anon"), "permission_denied"),
         (sign("authenticated", sub="u1"), "permission_denied"),
+        ("hush-hush\n", "bad_key"),
+        ("hush\r-hush", "bad_key"),
+        ("hush hush", "bad_key"),
+        ("hush-hu\u0161", "bad_key"),
     ],
 )
 async def test_a_key_that_is_not_the_service_s(project: Project, key: str, code: str) -> None:
     store = at(project, project.kept, key)
     error = await refused(store)
     assert error.code == code
-    assert key not in str(error)
+    told = "".join(traceback.format_exception(error))
+    assert key not in told
+    assert repr(key)[1:-1] not in told
+    assert (error.__context__, error.__cause__) == (None, None)
     assert not store.project.is_open
 
 
-EVERY_RIGHT = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE"
+EVERY_RIGHT = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER"
 
 
 async def test_what_the_file_makes_is_closed_to_everybody_else(project: Project) -> None:
@@ -131,26 +141,84 @@ async def test_what_the_file_makes_is_closed_to_everybody_else(project: Project)
     db = await asyncpg.connect(project.dsn)
     try:
         tables = await db.fetch(
-            "SELECT oid::regclass::text AS name, relrowsecurity AS closed, relkind FROM pg_class "
+            "SELECT oid::regclass::text AS name, relrowsecurity AS closed, relkind, reloptions FROM pg_class "
             "WHERE relnamespace = to_regnamespace($1) AND relkind IN ('r', 'v')",
             project.kept,
         )
         assert len(tables) == 16
         assert [one["name"] for one in tables if one["relkind"] == b"r" and not one["closed"]] == []
+        # As who asks, not as who owns the tables; and there is no policy by which anybody sees a row.
+        assert [one["reloptions"] for one in tables if one["relkind"] == b"v"] == [["security_invoker=true"]]
+        assert await db.fetchval("SELECT count(*) FROM pg_policies WHERE schemaname = $1", project.kept) == 0
         functions = await db.fetch(
-            "SELECT oid::regprocedure::text AS name, proname, proconfig FROM pg_proc "
+            "SELECT oid::regprocedure::text AS name, proname, proconfig, prosecdef FROM pg_proc "
             "WHERE pronamespace = to_regnamespace($1)",
             project.kept,
         )
+        assert [one["name"] for one in functions if one["prosecdef"]] == []
         for role in ("anon", "authenticated"):
             for one in tables:
                 assert not await db.fetchval("SELECT has_table_privilege($1, $2, $3)", role, one["name"], EVERY_RIGHT)
             for one in functions:
                 assert not await db.fetchval("SELECT has_function_privilege($1, $2, 'EXECUTE')", role, one["name"])
         # What a caller's search_path says changes nothing in what writes.
-        open_to_all = {one["proname"] for one in functions if "search_path=pg_catalog" not in (one["proconfig"] or ())}
+        served = {"USAGE", "SELECT", "INSERT", "UPDATE", "DELETE", "EXECUTE"}
+        assert await rights(project, project.kept, "service_role", "header", "rest_apply_v1(jsonb)") == served
+        open_to_all = {
+            one["proname"] for one in functions if "search_path=pg_catalog, pg_temp" not in (one["proconfig"] or ())
+        }
         # These two are inlined where they are called from, which a path of their own would forbid.
         assert open_to_all == {"int_key_v1", "key_int_v1"}
+    finally:
+        await db.close()
+
+
+async def test_of_an_expired_key_the_error_says_so(project: Project) -> None:
+    assert "has expired" in str(await refused(at(project, project.kept, sign("service_role", exp=1))))
+
+
+async def test_what_was_open_before_the_file_came_is_closed_by_it(project: Project, bare: str) -> None:
+    await project.execute(
+        f"CREATE SCHEMA {bare}; GRANT ALL ON SCHEMA {bare} TO anon; "
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA {bare} GRANT ALL ON TABLES TO anon, authenticated; "
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA {bare} GRANT ALL ON FUNCTIONS TO anon, authenticated"
+    )
+    await project.execute(shipped.sql(bare))
+    for role in ("anon", "authenticated"):
+        assert await rights(project, bare, role, "header", "rest_apply_v1(jsonb)") == set()
+
+
+async def test_what_is_made_there_later_is_the_service_s_alone(project: Project, bare: str) -> None:
+    """As by a migration of the PostgreSQL store, also for a login that may see the schema, as the guide allows."""
+    await project.execute(
+        f"CREATE SCHEMA {bare}; ALTER DEFAULT PRIVILEGES IN SCHEMA {bare} GRANT ALL ON TABLES TO anon, authenticated"
+    )
+    await project.execute(shipped.sql(bare))
+    await project.execute(
+        f"GRANT USAGE ON SCHEMA {bare} TO authenticated; CREATE TABLE {bare}.later (n int); "
+        f"CREATE FUNCTION {bare}.later_v1() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM {bare}.later'; "
+        "NOTIFY pgrst, 'reload schema'"
+    )
+    assert await rights(project, bare, "authenticated", "later", "later_v1()") <= {"USAGE", "EXECUTE"}
+    assert await rights(project, bare, "anon", "later", "later_v1()") <= {"EXECUTE"}
+    async with httpx.AsyncClient(headers={"content-profile": bare, "accept-profile": bare}) as client:
+        for role, status in (("anon", 401), ("authenticated", 403), ("service_role", 200)):
+            client.headers["apikey"] = sign(role)
+            assert (await client.post(f"{project.url}/rest/v1/rpc/later_v1", json={})).status_code == status
+            assert (await client.get(f"{project.url}/rest/v1/later")).status_code == status
+
+
+async def rights(project: Project, schema: str, role: str, table: str, function: str) -> set[str]:
+    """What a role may do in a schema, with a table and with a function."""
+    db = await asyncpg.connect(project.dsn)
+    try:
+        may = "SELECT has_{}_privilege($1, $2, $3)".format
+        asked = {
+            **{right: (may("schema"), schema) for right in ("USAGE", "CREATE")},
+            **{right: (may("table"), f"{schema}.{table}") for right in EVERY_RIGHT.split(", ")},
+            "EXECUTE": (may("function"), f"{schema}.{function}"),
+        }
+        return {right for right, (sql, of) in asked.items() if await db.fetchval(sql, role, of, right)}
     finally:
         await db.close()
 
@@ -173,6 +241,23 @@ async def test_a_tenant_reads_his_own_agents_by_the_policy_of_the_guide(project:
         seen = await client.get(f"{project.url}/rest/v1/header")
         assert [row["agent_id"] for row in seen.json()] == ["agent-red"]
         assert (await client.get(f"{project.url}/rest/v1/message")).status_code == 403
+        assert (await client.get(f"{project.url}/rest/v1/agents")).status_code == 403
+        body = {"content-profile": bare}
+        assert (await client.post(f"{project.url}/rest/v1/rpc/rest_hello_v1", json={}, headers=body)).status_code == 403
+        # Who names no tenant sees nobody, not those that have none; what users say of themselves counts for nothing.
+        for claims in ({}, {"app_metadata": {"tenant": None}}, {"user_metadata": {"tenant": "red"}}):
+            nobody = {"apikey": sign("authenticated", **claims)}
+            assert (await client.get(f"{project.url}/rest/v1/header", headers=nobody)).json() == []
+        assert (await client.get(f"{project.url}/rest/v1/header", headers={"apikey": sign("anon")})).status_code == 401
+        # Again, as with each new release: what the guide gives stays, and what it warns of goes.
+        await project.execute(
+            f"GRANT ALL ON SCHEMA {bare} TO authenticated; GRANT ALL ON {bare}.header TO authenticated; "
+            f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {bare} TO authenticated"
+        )
+        await project.execute(shipped.sql(bare))
+        assert await rights(project, bare, "authenticated", "header", "rest_apply_v1(jsonb)") == {"USAGE", "SELECT"}
+        seen = await client.get(f"{project.url}/rest/v1/header")
+        assert [row["agent_id"] for row in seen.json()] == ["agent-red"]
 
 
 # ---- the file ------------------------------------------------------------------------------------------------
@@ -258,9 +343,9 @@ async def test_the_postgresql_store_works_on_the_same_schema_at_the_same_time(pr
 
 
 async def test_no_answer_is_cut_by_the_api_s_limit_of_rows(project: Project, bare: str) -> None:
-    """Which cuts without a word: here after seven."""
+    """Which cuts without a word: here after one."""
     await project.execute(shipped.sql(bare))
-    many = 3 * MAX_ROWS
+    many = MAX_ROWS + 20
     async with at(project, bare) as store:
         author = Author(store)
         await author.create()

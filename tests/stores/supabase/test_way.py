@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import anyio
@@ -19,7 +20,7 @@ from tests.stores.supabase.conftest import Project
 from kode.core.errors import KodeError, StoreError, StoreUnavailableError, UsageError
 from kode.core.testing.conformance.store import Author
 from kode.core.testing.conformance.store.author import item
-from kode.store.supabase import SupabaseStore
+from kode.store.supabase import SupabaseStore, rows
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
@@ -33,13 +34,15 @@ class Road:
     def __init__(self, url: str) -> None:
         self.port = urlsplit(url).port
         self.plan: deque[Act] = deque()
-        self.headers: dict[str, str] = {}
+        self.headers = b""
         self.body = '{"message": "the gateway says so"}'
         self.seen: list[str] = []
         self.held = asyncio.Event()
         self.go = asyncio.Event()
+        self.serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.serving.add(asyncio.current_task())
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 request = head + await reader.readexactly(_size(head))
@@ -57,7 +60,7 @@ class Road:
             return False
         if what == "answer":
             body = self.body.encode()
-            writer.write(b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n%s" % (value, len(body), body))
+            writer.write(b"HTTP/1.1 %d No\r\n%sContent-Length: %d\r\n\r\n%s" % (value, self.headers, len(body), body))
             return True
         if what == "hold":
             self.held.set()
@@ -94,6 +97,7 @@ async def on_the_road(project: Project, **options: float) -> AsyncIterator[tuple
     finally:
         road.go.set()
         server.close()
+        await asyncio.gather(*filter(None, road.serving))
 
 
 @pytest.fixture
@@ -173,6 +177,35 @@ async def test_it_ends_when_the_time_is_over(project: Project) -> None:
         assert not await store.exists("agent")
 
 
+async def test_it_waits_as_long_as_the_answer_asks_or_says_so_at_once(road: Pair) -> None:
+    store, way = road
+    way.headers = b"Retry-After: 1\r\n"
+    way.plan.append(("answer", 429))
+    began = store.project.clock.monotonic()
+    assert not await store.exists("agent")
+    assert store.project.clock.monotonic() - began >= 1.0
+    way.headers = b"Retry-After: 3600\r\n"
+    way.plan.append(("answer", 429))
+    way.seen.clear()
+    with pytest.raises(StoreUnavailableError, match="asks to wait 3600 s") as error:
+        await store.exists("agent")
+    assert (error.value.code, error.value.fields["wait_s"], len(way.seen)) == ("too_many_requests", 3600.0, 1)
+    way.headers = b"Retry-After: Wed, 21 Oct 2099 07:28:00 GMT\r\n"
+    way.plan.append(("answer", 429))
+    assert not await store.exists("agent")
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 522])
+async def test_a_gateway_s_page_is_no_part_of_the_error(project: Project, status: int) -> None:
+    async with on_the_road(project, retry_s=0.0) as (store, way):
+        way.body = "<!DOCTYPE html><html><h1>Bad gateway</h1>" + "x" * 100_000
+        way.plan.append(("answer", status))
+        with pytest.raises(StoreUnavailableError, match="it is not known what became") as error:
+            await store.exists("agent")
+        assert (error.value.code, error.value.fields["status"]) == ("connection_lost", status)
+        assert "html" not in str(error.value).lower()
+
+
 async def test_who_waits_to_send_again_may_be_cancelled_at_once(road: Pair) -> None:
     store, way = road
     way.plan.extend([("answer", 429)] * 100)
@@ -200,6 +233,9 @@ async def test_a_request_that_takes_too_long_is_given_up(project: Project) -> No
     ("status", "body", "kind", "code"),
     [
         (401, "{}", StoreError, "bad_key"),
+        (401, '{"code": "PGRST301", "message": "JWSError"}', StoreError, "bad_key"),
+        (401, '{"code": "PGRST302", "message": "anonymous"}', StoreError, "bad_key"),
+        (406, '{"code": "PGRST106", "message": "schema"}', StoreError, "schema_hidden"),
         (403, "no", StoreError, "permission_denied"),
         (404, "<html>", StoreError, "no_project"),
         (413, "{}", UsageError, "too_large"),
@@ -269,6 +305,35 @@ async def test_a_write_that_nobody_waits_for_is_done_before_the_next_of_its_agen
     assert not store.project._tasks
 
 
+@pytest.mark.parametrize("page", [2, 1_000])
+async def test_what_is_loaded_is_of_one_moment(
+    project: Project, road: Pair, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process takes messages out of the inbox between two of the requests: they are in the window then."""
+    monkeypatch.setattr(rows, "PAGE", page)
+    store, way = road
+    async with SupabaseStore(project.url, project.key, schema=project.kept) as there:
+        author = Author(there)
+        await author.create()
+        for n in range(4):
+            await there.enqueue("agent", item(f"m{n}"))
+        await store.now()
+        for passed in (1, 2, 3)[: 1 if page > 4 else 3]:
+            way.held.clear()
+            way.go.clear()
+            way.plan.extend([("pass", 0)] * passed + [("hold", 0)])
+            loading = asyncio.create_task(store.load("agent"))
+            await way.held.wait()
+            first, *_ = waiting = await there.read_inbox("agent", "uid-1")
+            await author.say("taken", consumed={first.position: first})
+            way.go.set()
+            loaded = await loading
+            assert loaded == await there.load("agent")
+            assert loaded is not None
+            assert len(loaded.inbox) == len(waiting) - 1
+            assert not way.plan
+
+
 async def test_close_waits_for_what_is_under_way(project: Project) -> None:
     async with on_the_road(project) as (store, way):
         author = Author(store)
@@ -286,6 +351,39 @@ async def test_close_waits_for_what_is_under_way(project: Project) -> None:
             await store.exists("agent")
         assert error.value.code == "closed"
     await _empty(project)
+
+
+async def test_a_request_that_nobody_waits_for_loses_no_connection() -> None:
+    """At whichever step of it who asked is cancelled: also while its connection is being made."""
+    serving: list[asyncio.Task[None] | None] = []
+    answer = b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 21\r\n\r\n{"at":1,"answers":[]}'
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
+        with suppress(asyncio.IncompleteReadError):
+            await reader.readexactly(_size(await reader.readuntil(b"\r\n\r\n")))
+            writer.write(answer)
+        await reader.read()  # until the other end is closed
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    store = SupabaseStore(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "a-key")
+    gc.disable()  # it would close what is lost, in its own time
+    try:
+        await store.project.open()
+        for step in range(40):
+            asking = asyncio.create_task(store.look("agent"))
+            for _ in range(step):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+        await store.close()
+        assert not store.project._tasks
+        with anyio.fail_after(10):
+            await asyncio.gather(*filter(None, serving))
+    finally:
+        gc.enable()
+        server.close()
 
 
 # ---- the key -------------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from kode.core.kernel.message import (
 )
 from kode.core.provider import ModelRequest, OutputSchema, Reasoning, SystemPart, ToolChoice, ToolSpec
 from kode.core.provider.anthropic.facts import facts_of
-from kode.core.provider.anthropic.messages_request import encode, request_body
+from kode.core.provider.anthropic.messages_request import request_body
+from kode.core.provider.wire.body import encode
 
 TOOL = ToolSpec("fs_read", "Reads.", dump({"type": "object", "properties": {"path": {"type": "string"}}}))
 OUT = "left out, this model's API cannot take it"

@@ -26,8 +26,9 @@ from kode.core.kernel.message import (
     ToolUseBlock,
 )
 from kode.core.provider import ModelRequest, OutputSchema, Reasoning, SystemPart, ToolChoice, ToolSpec
-from kode.core.provider.gemini.content_request import UNSIGNED, encode, request_body
+from kode.core.provider.gemini.content_request import UNSIGNED, request_body
 from kode.core.provider.gemini.facts import facts_of
+from kode.core.provider.wire.body import encode
 
 TOOL = ToolSpec("fs_read", "Reads.", dump({"type": "object", "properties": {"path": {"type": "string"}}}))
 NEW, OLD = "gemini-3.5-flash", "gemini-2.5-flash"
@@ -169,7 +170,7 @@ def test_media_in_a_result_follows_as_the_users() -> None:
 def test_settings() -> None:
     written = body(
         tools=[TOOL], tool_choice=ToolChoice("tool", "fs_read"), max_tokens=7, temperature=0.5, top_p=0.9,
-        stop=("a", "", "b", "c", "d", "e", "f"), seed=3, extra_body=dump({"cachedContent": "cachedContents/1"}),
+        stop=("a", "", "b", "c", "d", "e"), seed=3, extra_body=dump({"cachedContent": "cachedContents/1"}),
     )  # fmt: skip
     assert written["toolConfig"] == {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["fs_read"]}}
     assert written["generationConfig"] == {
@@ -180,6 +181,8 @@ def test_settings() -> None:
     assert none["toolConfig"] == {"functionCallingConfig": {"mode": "NONE"}}
     with pytest.raises(UsageError, match="extra_body"):
         body(extra_body=dump([1]))
+    with pytest.raises(UsageError, match="has 6 sequences, and the API takes 5"):
+        body(stop=tuple("abcdef"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -176,7 +177,7 @@ def test_settings() -> None:
         max_tokens=7,
         temperature=0.5,
         top_p=0.9,
-        stop=("a", "b", "c", "d", "e"),
+        stop=("a", "b", "", "c", "d"),
         seed=3,
         output_schema=schema,
         extra_body=dump({"user": "u", "seed": 4}),
@@ -269,3 +270,13 @@ def test_every_legal_history_is_accepted_and_not_changed(history: tuple[Message,
     before = copy.deepcopy(history)
     body(user(TextBlock("begin")), *history, tools=[TOOL])
     assert history == before
+
+
+def test_more_stop_sequences_than_the_vendor_takes_are_refused() -> None:
+    request = ModelRequest("gpt-4o", (), stop=("a", "b", "", "c", "d"))
+    assert json.loads(request_body(request, dialect_of("gpt-4o"), official=True))["stop"] == ["a", "b", "c", "d"]
+    with pytest.raises(UsageError, match="has 5 sequences, and the API takes 4") as caught:
+        request_body(replace(request, stop=tuple("abcde")), dialect_of("gpt-4o"), official=True)
+    assert caught.value.code == "too_many_stops"
+    elsewhere = request_body(replace(request, stop=tuple("abcde")), dialect_of("m"))
+    assert json.loads(elsewhere)["stop"] == list("abcde")

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from kode.cli.approving import Approver
 from kode.cli.ending import end
+from kode.cli.failing import explain
 from kode.cli.following import Follower, Leg
-from kode.cli.opening import Bound, store_option
+from kode.cli.opening import Bound, command, store_option
 from kode.cli.screen import Screen
 from kode.cli.telling import Line, Story, called
 from kode.cli.visible import inline
 from kode.core import Agent
+from kode.core.errors import StoreError
 from kode.core.kernel.state import State
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.store.contract import Loaded
@@ -44,9 +46,15 @@ async def attend(agent: Agent, code: Bound, leg: Leg, options: Options) -> int:
     if loaded is not None:
         follower.cursor = loaded.state.next_cursor - 1
         screen.tell([Line("agent", "agent", _opening(agent, code)), *_where(loaded, follower.story)])
-    async with agent:
-        outcome = await follower.follow(leg, options.timeout_s)
     option = store_option(options.store, options.folder)
+    try:
+        async with agent:
+            outcome = await follower.follow(leg, options.timeout_s)
+    except StoreError as error:
+        ended = explain(error)
+        screen.say("What the store has acknowledged is kept; to go on where it was:")
+        screen.command(command("resume", agent.agent_id, store=option))
+        return ended
     return await end(outcome, agent, store, screen, store_option=option, as_json=options.as_json)
 
 

@@ -18,6 +18,7 @@ from kode.cli.visible import block, inline
 from kode.core import Agent, RunResult
 from kode.core.jsontext import parse
 from kode.core.kernel.toolcall import Call
+from kode.core.kernel.words import StopReason
 from kode.core.store.base import Store
 
 __all__ = ["end"]
@@ -98,6 +99,8 @@ def _next(result: RunResult | None, agent_id: str, waiting: list[Call], store: s
         return ["Not finished: another process is at work on it, or it is parked. To go on or follow:", resume]
     if result.ok:
         return []
+    if result.stop_reason is StopReason.CRASH_LOOP:
+        return ["Its processes died again and again before it got anywhere. To go on where it was, by hand:", resume]
     why = inline(result.error.text) if result.error is not None else f"it ended with {result.stop_reason}"
     named = f"{'=' if agent_id.startswith('-') else ' '}{shlex.quote(agent_id)}"
     again = f'kode run --agent{named}{store} "Go on."'

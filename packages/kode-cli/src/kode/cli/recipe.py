@@ -28,13 +28,16 @@ from urllib.parse import urlsplit
 from kode.core import AgentTemplate, KodeError, Limits, PermissionPolicy, Rule
 from kode.core.errors import UsageError
 from kode.core.jsontext import dump, parse
+from kode.core.kernel.context import ContextPolicy
 from kode.core.kernel.message import Json
 from kode.core.tools.catalog import ToolRegistry, default_tools
 
-__all__ = ["CODER", "METADATA", "Choices", "asking", "read_template_file", "without_secret"]
+__all__ = ["CODER", "MAX_BYTES", "METADATA", "Choices", "asking", "read_template_file", "without_secret"]
 
 METADATA = "kode-cli"
 """Our member of a template's metadata: what the command line said of the model, but for secrets."""
+MAX_BYTES = 1 << 20
+"""Of a template file."""
 
 _PROMPT = """\
 You are a careful software engineer who works on the files of one folder with tools. All paths are relative to it.
@@ -151,7 +154,10 @@ class Choices:
 
 def without_secret(url: str) -> str:
     """Check a base URL, which is stored: a secret has no place in it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as brackets that do not close
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError("--base-url must begin with http:// or https:// and name a host.", code="bad_base_url")
     if "@" in parts.netloc or parts.query:
@@ -185,11 +191,7 @@ def read_template_file(path: Path) -> tuple[AgentTemplate, bool]:
     Raises:
         UsageError: It cannot be read, or a field is wrong; the message names file, line and field.
     """
-    try:
-        file = _File(path, path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UsageError(f"The template {str(path)!r} cannot be read: {reason}.", code="bad_template") from None
+    file = _File(path, _read(path))
     found = _parsed(file)
     known = {field.name for field in fields(AgentTemplate)}
     for name in found:
@@ -204,6 +206,26 @@ def read_template_file(path: Path) -> tuple[AgentTemplate, bool]:
         raise file.wrong(str(error.fields.get("field", "id")), error.message) from None
 
 
+def _read(path: Path) -> str:
+    """The file's text. What would never end, or is no template by its size, is not read."""
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise _unreadable(path, "it is no regular file")
+        with path.open("rb") as opened:
+            data = opened.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise _unreadable(path, f"it has more than {MAX_BYTES:,} bytes")
+        return data.decode()
+    except OSError as error:
+        raise _unreadable(path, error.strerror or "it is not there") from None
+    except ValueError:
+        raise _unreadable(path, "it is not UTF-8, or its name is odd") from None
+
+
+def _unreadable(path: Path, reason: str) -> UsageError:
+    return UsageError(f"The template {str(path)!r} cannot be read: {reason}.", code="bad_template")
+
+
 def _parsed(file: _File) -> dict[str, Any]:
     try:
         found = json.loads(file.text) if file.path.suffix.lower() == ".json" else tomllib.loads(file.text)
@@ -211,6 +233,10 @@ def _parsed(file: _File) -> dict[str, Any]:
         raise UsageError(f"{file.path}:{error.lineno}: this is no JSON: {error.msg}.", code="bad_template") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{file.path}: this is no TOML: {error}.", code="bad_template") from None
+    except RecursionError:
+        raise UsageError(f"{file.path}: this nests too deep to be a template.", code="bad_template") from None
+    except ValueError as error:  # Python reads no integer of more than 4,300 digits
+        raise UsageError(f"{file.path}: a value cannot be read: {error}.", code="bad_template") from None
     if not isinstance(found, dict):
         raise UsageError(f"{file.path}: a template is an object with fields.", code="bad_template")
     return found
@@ -224,6 +250,11 @@ def _converted(file: _File, name: str, value: Any) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise file.wrong(name, f"{name} is {value!r}; give {what}.")
     return convert[2](file, value)
+
+
+def _context(file: _File, value: Mapping[str, Any]) -> ContextPolicy:
+    policy: ContextPolicy = _table(file, "context", ContextPolicy, value)
+    return policy
 
 
 def _limits(file: _File, value: Mapping[str, Any]) -> Limits:
@@ -294,12 +325,14 @@ _SHAPES: dict[str, tuple[Any, str, Callable[[_File, Any], Any]]] = {
     "subagents": (list, "a list of names", _same),
     "permission": (dict, "a table", _permission),
     "limits": (dict, "a table", _limits),
+    "context": (dict, "a table", _context),
     "sandbox_options": (dict, "a table", _json),
     "metadata": (dict, "a table", _json),
     "output_schema": (dict, "a table", _json),
     "expose_thinking": (bool, "true or false", _same),
     "retain_thinking": (bool, "true or false", _same),
     "max_output_tokens": (int, "a whole number", _same),
+    "remind_todos_every": (int, "a whole number", _same),
     "temperature": ((int, float), "a number", _same),
 }
 """Of each field: its type in the file, that type in words, and what makes the template's value of it."""

@@ -21,6 +21,8 @@ __all__ = ["Asked", "Level", "Line", "Sign", "Story", "called", "seconds", "toke
 Level = Literal["agent", "run", "step", "item", "detail"]
 SLOW_S = 0.1
 """A call that took less is not told how long."""
+NAME_CHARS = 60
+"""Of a tool, which a model may make up."""
 Sign = Literal["agent", "run", "step", "you", "said", "call", "ok", "bad", "asks", "waits", "again", "sealed", "note"]
 
 
@@ -46,7 +48,7 @@ class Asked:
     """JSON that may be cut off."""
 
     def __str__(self) -> str:
-        return f"{inline(self.tool)} {brief(self.arguments)}".strip()
+        return f"{cut(inline(self.tool), NAME_CHARS)} {brief(self.arguments)}".strip()
 
     @property
     def name(self) -> str:

@@ -27,7 +27,7 @@ Option = typer.Option
 
 
 def agents(
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only ids that begin so.", show_default=False)] = "",
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Only ids that begin so.", show_default=False)] = "",
     limit: Annotated[int, Option(min=1, max=1_000, metavar="N", help="At most so many.")] = 50,
     after: Annotated[str, Option(metavar="ID", help="Only those behind this one: the next page.")] = "",
     store: StoreUrl = None,
@@ -37,11 +37,13 @@ def agents(
 
     Of each: its id, status, what it is at, its template, when it last changed, and what it waits for.
     """
-    rows, more = anyio.run(_list, store, prefix, after, limit)
+    rows, more, damaged = anyio.run(_list, store, prefix, after, limit)
     following = rows[-1]["agent_id"] if more else None
     if as_json:
-        typer.echo(json.dumps({"agents": rows, "next": following}))
+        typer.echo(json.dumps({"agents": rows, "next": following, "damaged": damaged}))
         return
+    for what in damaged:
+        typer.echo(f"not listed: {inline(what)}", err=True)
     if not rows:
         typer.echo("No agents." if not prefix + after else "No agents match.", err=True)
         return
@@ -64,10 +66,12 @@ def _stands(row: dict[str, Any]) -> str:
     return row["status"] if row["at"] == row["status"] else f"{row['status']} {row['at']}"
 
 
-async def _list(url: str | None, prefix: str, after: str, limit: int) -> tuple[list[dict[str, Any]], bool]:
+async def _list(url: str | None, prefix: str, after: str, limit: int) -> tuple[list[dict[str, Any]], bool, list[str]]:
+    """Rows, whether there are more, and why some that are there cannot be listed."""
     async with store_at(url) as store:
         infos = await store.list_agents(prefix, after, limit + 1)
-        return [await _row(store, info) for info in infos[:limit]], len(infos) > limit
+        rows = [await _row(store, info) for info in infos[:limit]]
+        return rows, len(infos) > limit, await store.find_damage()
 
 
 async def _row(store: Store, info: AgentInfo) -> dict[str, Any]:

@@ -84,6 +84,8 @@ async def _run(task: str, agent_id: str | None, choices: Choices, options: Optio
         if known is not None:
             _check_no_recipe(known, choices)
         template = choices.made() if known is None else await stored_template(store, known)
+        if known is None and not template.tools and not options.quiet:
+            typer.echo("kode: the template names no tools, so the agent has none; --tools names some.", err=True)
         async with bound(store, template, choices.base_url) as code:
             if known is None:
                 agent = await Agent.create(AgentConfig(template, agent_id), code.deps)

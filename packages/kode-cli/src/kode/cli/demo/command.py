@@ -47,7 +47,7 @@ def demo(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[DIR]", show_default=False, help="What to survey; a copy is used. Default: KODE's own source."
+            metavar="DIR", show_default=False, help="What to survey; a copy is used. Default: KODE's own source."
         ),
     ] = None,
     work: Annotated[

@@ -129,7 +129,7 @@ def _same(name: str, said: dict[str, str], real: dict[str, int]) -> Check:
     ]
     wrong += [f"{what}: not said" for what in real.keys() - said.keys()]
     shown = ", ".join(f"{_grouped(number)} {what}" for what, number in said.items())
-    return Check(name, not wrong, "; ".join(wrong) or shown)
+    return Check(name, not wrong, "; ".join(wrong) or shown or "none")
 
 
 def _grouped(number: str) -> str:

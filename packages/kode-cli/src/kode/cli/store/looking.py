@@ -33,7 +33,7 @@ def _no_url(given: Any) -> Any:
 
 Ids = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[ID]...", help="Only these agents; none: all.", show_default=False, callback=_no_url),
+    typer.Argument(metavar="ID", help="Only these agents; none: all.", show_default=False, callback=_no_url),
 ]
 
 
@@ -111,7 +111,7 @@ def _say_health(health: Health) -> None:
 
 def stats(
     prefix: Annotated[
-        str, typer.Argument(metavar="[PREFIX]", help="Only ids that begin so.", show_default=False, callback=_no_url)
+        str, typer.Argument(metavar="PREFIX", help="Only ids that begin so.", show_default=False, callback=_no_url)
     ] = "",
     store: StoreUrl = None,
     as_json: AsJson = False,
@@ -144,6 +144,7 @@ def stats(
 async def _stats(url: str | None, prefix: str) -> dict[str, Any]:
     async with store_at(url) as store:
         found = await (store.aggregate_stats(prefix=prefix) if prefix else store.aggregate_stats())
+        unlisted = await store.find_damage()
     return {
         "agents": found.agents,
         "agents_by_status": found.agents_by_status,
@@ -155,7 +156,7 @@ async def _stats(url: str | None, prefix: str) -> dict[str, Any]:
         "usage": asdict(found.usage),
         "calls": found.calls,
         "call_seconds": {tool: asdict(tally) for tool, tally in found.call_seconds.items()},
-        "damaged": [error.message for error in found.damaged],
+        "damaged": [*(error.message for error in found.damaged), *unlisted],
     }
 
 

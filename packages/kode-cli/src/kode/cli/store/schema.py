@@ -24,7 +24,16 @@ from kode.core.store.records.codec import VERSION
 
 __all__ = ["schema"]
 
-Url = Annotated[str, typer.Argument(metavar="URL", help="A store, such as postgresql://user:password@host/database.")]
+Url = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL",
+        envvar="KODE_STORE",
+        show_default=False,
+        help="A store, such as postgresql://user@host/database. Default: KODE_STORE, which keeps a password out of the "
+        "list of processes.",
+    ),
+]
 
 schema = typer.Typer(
     rich_markup_mode=None,
@@ -48,13 +57,13 @@ def _records(context: typer.Context, as_json: AsJson = False) -> None:
         typer.echo(f"{kind:<{width}}  {', '.join(f'{name} {value}' for name, value in columns)}")
 
 
-@schema.command("status")
+@schema.command("status", short_help="Tell which steps were applied.")
 def _status(url: Url) -> None:
     """Tell which steps of a store's schema were applied, and which are missing."""
     _tend(open_store(url), "status")
 
 
-@schema.command("upgrade")
+@schema.command("upgrade", short_help="Apply what is missing.")
 def _upgrade(
     url: Url,
     post: Annotated[
@@ -65,7 +74,7 @@ def _upgrade(
     _tend(open_store(url), "upgrade", post=post)
 
 
-@schema.command("sql")
+@schema.command("sql", short_help="Show the statements that are missing.")
 def _sql(
     url: Url,
     whole: Annotated[

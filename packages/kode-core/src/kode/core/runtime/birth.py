@@ -12,7 +12,7 @@ from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Json
 from kode.core.kernel.state import Document, State
 from kode.core.runtime.resident import Resident
-from kode.core.store.contract import Bounds, Commit, DocumentBody, Loaded
+from kode.core.store.contract import Bounds, Commit, DocumentBody, Footing, Loaded
 from kode.core.template import AgentTemplate, decode_template, encode_template
 
 __all__ = ["bounds_of", "create_agent", "given", "read_template", "recipe_digest", "stored_recipe"]
@@ -53,7 +53,8 @@ async def create_agent(id: str, uid: str, recipe: AgentTemplate, config: AgentCo
         documents=(DocumentBody("template", "", text),),
     )
     done = await deps.store.commit(commit)
-    return Resident(Loaded(state, done.version, 0, commit.bounds, window=(), inbox=(), lease=None))
+    loaded = Loaded(state, done.version, 0, commit.bounds, window=(), inbox=(), lease=None)
+    return Resident(loaded, Footing(id, uid, done.version, 0, None))
 
 
 def _expiry(in_s: float | None, at: int) -> int | None:

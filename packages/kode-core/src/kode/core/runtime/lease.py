@@ -109,12 +109,14 @@ class Holding:
         """Take the lease on what was found when the agent was loaded, or left by the last drive. Once.
 
         The term must not end by the store's clock before it ends by ours, hence the latest that may be there now; and
-        what a clock said long ago tells little of it.
+        what a clock said long ago tells little of it, so it is asked again.
         """
         footing, reading, resident.footing = resident.footing, resident.reading, None
-        asked_at = deps.clock.monotonic()
-        if footing is None or reading is None or asked_at - reading.asked_at > limits.lease_s / 4:
+        if footing is None:
             return None
+        asked_at = deps.clock.monotonic()
+        if reading is None or asked_at - reading.asked_at > limits.lease_s / 4:
+            reading = Reading(await deps.store.now(), asked_at, deps.clock.monotonic())
         found = await deps.store.acquire_on(replace(footing, at=reading.most(asked_at)), holder, limits.lease_s)
         if found is None:
             return None

@@ -25,7 +25,7 @@ from kode.core.tools.base import Tool
 __all__ = ["plan_calls", "plan_input"]
 
 MAX_SHOWN = 500
-"""Characters of arguments in a reason."""
+"""Characters of arguments, and of a name that is no tool's, in a reason."""
 
 
 async def plan_calls(binding: Binding, reply: Reply, chain: Chain, state: State) -> tuple[PlannedCall, ...]:
@@ -65,7 +65,8 @@ def plan_input(binding: Binding, name: str, input: Json) -> Plan:
     tool = binding.tools.get(name)
     if tool is None:
         known = ", ".join(sorted(binding.tools)) or "none"
-        return Plan("unknown", reason=f"There is no tool {name!r}. The tools are: {known}.")
+        asked = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
+        return Plan("unknown", reason=f"There is no tool {asked!r}. The tools are: {known}.")
     problem = tool.check(input)
     if isinstance(problem, str):
         return _plan(tool, "invalid", problem)

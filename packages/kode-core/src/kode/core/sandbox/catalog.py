@@ -5,6 +5,7 @@ Those registered in this process, and those that installed wheels bring (``kode.
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from typing import Any
 
 from kode.core.errors import NotBoundError, UsageError
@@ -50,8 +51,8 @@ class SandboxFactory:
         if not points:
             known = ", ".join(self.kinds()) or "none"
             raise NotBoundError(
-                f"There is no sandbox of kind {kind!r} in this process; known are: {known}. Install the "
-                f"wheel kode-sandbox-{kind}, or register it.",
+                f"There is no sandbox of kind {kind!r} in this process; known are: {known}. Others come with "
+                "their wheels, or are registered.",
                 kind=kind,
             )
         if len({point.value for point in points}) > 1:
@@ -69,11 +70,21 @@ class SandboxFactory:
         Raises:
             UsageError: The kind does not take these options.
         """
+        made = self.get(kind)
+        known = signature(made).parameters
+        strange = [name for name in options if name not in known]
+        if strange and all(one.kind is not Parameter.VAR_KEYWORD for one in known.values()):
+            raise UsageError(
+                f"The sandbox {kind!r} has no option {strange[0]!r}; it knows {', '.join(known) or 'none'}.",
+                code="bad_option",
+                option=strange[0],
+            )
         try:
-            return self.get(kind)(**options)
+            return made(**options)
         except TypeError as error:
             raise UsageError(
-                f"The sandbox {kind!r} does not take these options: {error}.", code="bad_option"
+                f"The sandbox {kind!r} cannot be made of the options {', '.join(options) or '(none)'}: {error}.",
+                code="bad_option",
             ) from error
 
     async def kill_ref(self, ref: str) -> int:

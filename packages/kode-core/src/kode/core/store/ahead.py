@@ -1,32 +1,40 @@
-"""Loading an agent in two journeys: its header, then at once all that the header names. For stores over a network."""
+"""Loading an agent in two journeys: its header, then at once all that the header names. For stores over a network.
+
+Between the two, others may commit. So the header comes again with what it named, and if it then names something else,
+that is asked for: what is loaded is of one moment.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from kode.core.store import plans
 from kode.core.store import records as rec
 from kode.core.store.contract import Key, Lease, Loaded, Record
-from kode.core.store.plans import SCAN, Get, Scan, lease_key, uid_of
+from kode.core.store.plans import Get, Scan, lease_key, uid_of
 
 __all__ = ["Together", "load"]
 
 Live: TypeAlias = Callable[[Record | None, Record], Lease | None]
 Foreseen: TypeAlias = Sequence[tuple[Scan, list[Record]]]
+ALL: Final = 2**62
+"""A limit that is none."""
+JOURNEYS: Final = 8
+"""After so many that were each overtaken by a commit, what is not known is read when it is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """What is wanted at once. The answer: the records of `get`, and for each range what it holds up to its limit."""
+    """What is wanted at once, of one moment. The answer: the records of `get`, and all that each range holds."""
 
     get: Get
     scans: tuple[Scan, ...]
 
 
-def load(agent_id: str, live: Live, now: int, *, recipe: bool, most: int = SCAN) -> Generator[Any, Any, Loaded | None]:
+def load(agent_id: str, live: Live, now: int, *, recipe: bool) -> Generator[Any, Any, Loaded | None]:
     """Do what `plans.load` does, asking for what it will ask for before it does.
 
     What is foreseen wrongly is asked for when it is wanted: the answer does not depend on foresight.
@@ -36,16 +44,19 @@ def load(agent_id: str, live: Live, now: int, *, recipe: bool, most: int = SCAN)
         live: See there.
         now: See there.
         recipe: See there.
-        most: The limit of the ranges that are foreseen. A store that answers them whole whatever it is leaves it away.
     """
-    plan = plans.load(agent_id, live, now, recipe=recipe)
+    plan, at = plans.load(agent_id, live, now, recipe=recipe), plans.header_key(agent_id)
     ask = next(plan)
     (header,) = yield ask
+    wanted: Together | None = None
     known: dict[Key, Record | None] = {}
     ranges: Foreseen = ()
-    if header is not None and header.columns["staged"] is None:
-        wanted = _named(header, recipe, most)
-        found, listed = yield wanted
+    for _ in range(JOURNEYS):
+        named = _named(header, recipe)
+        if named is None or named == wanted:
+            break
+        wanted = named
+        (header, *found), listed = yield Together(Get((at, *wanted.get.keys)), wanted.scans)
         known = dict(zip(wanted.get.keys, found, strict=True))
         ranges = [*zip(wanted.scans, listed, strict=True)]
     try:
@@ -58,16 +69,18 @@ def load(agent_id: str, live: Live, now: int, *, recipe: bool, most: int = SCAN)
         return loaded
 
 
-def _named(header: Record, recipe: bool, most: int) -> Together:
-    """Foresee what `plans.load` will ask for."""
+def _named(header: Record | None, recipe: bool) -> Together | None:
+    """Foresee what `plans.load` will ask for; None: nothing, or first of all that a staged commit be ended."""
+    if header is None or header.columns["staged"] is not None:
+        return None
     uid, state = uid_of(header), rec.header_counters(header)
     named = rec.header_recipe(header) if recipe else None
     documents = [] if named is None else [plans.document_key(uid, named)]
-    scans = [Scan("inbox", uid, limit=most)]
+    scans = [Scan("inbox", uid, limit=ALL)]
     for part in state.window.bounded(state.next_seq):
         start, stop = max(part.start, state.first_seq), part.stop or 0
         if start < stop:
-            scans.append(plans.message_range(uid, start, stop, most))
+            scans.append(plans.message_range(uid, start, stop, ALL))
     return Together(Get((lease_key(uid), *documents, *rec.header_call_keys(header))), tuple(scans))
 
 

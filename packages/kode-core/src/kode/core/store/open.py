@@ -99,7 +99,10 @@ def redact(url: str) -> str:
 
 def _without_secrets(error: UsageError, url: str) -> UsageError:
     """Take out of an error what `redact` hides, should a store have said it."""
-    secrets = {text for hidden in _hidden(url) for text in (hidden, unquote(hidden)) if len(text) > 2}
+    # What stands in the scheme too, such as the user ``postgres``, is none, and the message names the scheme.
+    scheme = url.partition(":")[0]
+    hidden = {text for one in _hidden(url) for text in (one, unquote(one))}
+    secrets = {text for text in hidden if len(text) > 2 and text not in scheme}
     message, fields = error.message, dict(error.fields)
     for secret in sorted(secrets, key=len, reverse=True):
         message = message.replace(secret, "***")

@@ -3,7 +3,12 @@
 -- One table per kind of record. `owner` is the identity (uid) a record belongs to, "" for headers; (owner, key) is its
 -- place. Keys sort by their bytes: COLLATE "C". Times are microseconds since 1970, UTC. Bodies are opaque.
 
-CREATE SCHEMA IF NOT EXISTS {schema};
+-- Not IF NOT EXISTS: that asks for the right to make schemas also where this one is there.
+DO $$ BEGIN
+  IF pg_catalog.to_regnamespace('{schema}') IS NULL THEN
+    CREATE SCHEMA {schema};
+  END IF;
+END $$;
 
 CREATE TABLE {schema}.migration (
   number integer PRIMARY KEY,
@@ -176,10 +181,11 @@ CREATE TABLE {schema}.staged (
 CREATE INDEX header_due ON {schema}.header (wake_at, "key") WHERE wake_at IS NOT NULL;
 CREATE INDEX inbox_id ON {schema}.inbox (owner, id);
 
--- A header is written with every commit, an inbox is filled and emptied: room in their pages, and their dead rows soon
--- gone. Leases likewise.
-ALTER TABLE {schema}.header SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
+-- A header is written with every commit, a call twice or more, an inbox is filled and emptied: room in their pages, so
+-- that no index is written to for a row's next version, and their dead rows soon gone. Leases likewise.
+ALTER TABLE {schema}.header SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 ALTER TABLE {schema}.lease SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+ALTER TABLE {schema}.call SET (fillfactor = 60);
 ALTER TABLE {schema}.inbox SET (autovacuum_vacuum_scale_factor = 0.02);
 
 -- Who watches, and until when: as long as nobody does, commits notify nobody, for a NOTIFY costs every commit of the
@@ -239,6 +245,8 @@ SET enable_seqscan = off
 SET jit = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '100ms'
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -469,6 +477,8 @@ CREATE FUNCTION {schema}.commit_v1(
   at bigint, not_before bigint, priority bigint, size bigint, body bytea
 ) LANGUAGE plpgsql
 SET enable_seqscan = off
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '100ms'
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -549,6 +559,8 @@ CREATE FUNCTION {schema}.append_v1(
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET jit = off
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '100ms'
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -627,7 +639,9 @@ BEGIN
 END $$;
 
 -- Remove rows of a uid, so many that others need not wait long; says whether more may be left.
-CREATE FUNCTION {schema}.drop_v1(uid text, most bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE FUNCTION {schema}.drop_v1(uid text, most bigint) RETURNS boolean LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
   kind text;
   gone bigint;

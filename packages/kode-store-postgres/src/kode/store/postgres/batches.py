@@ -30,6 +30,15 @@ class Job(Generic[W]):
     work: W
     answer: asyncio.Future[Any]
 
+    def tell(self, answer: Any) -> None:
+        """Give the answer to who brought it, if anybody waits still."""
+        if self.answer.done():
+            return
+        if isinstance(answer, BaseException):
+            self.answer.set_exception(answer)
+        else:
+            self.answer.set_result(answer)
+
 
 class Batches(Generic[W]):
     """A queue. `carry` does a batch and gives its answers; `own` runs it in a task of the store's."""
@@ -67,8 +76,10 @@ class Batches(Generic[W]):
                 batch.append(job)
         return batch
 
-    def ended(self, batch: Sequence[Job[W]]) -> None:
-        """Note that a batch is no longer under way."""
+    def ended(self, batch: Sequence[Job[W]], answers: Sequence[Any]) -> None:
+        """Hand out what a batch gave."""
+        for job, answer in zip(batch, answers, strict=True):
+            job.tell(answer)
 
     # ---- inside --------------------------------------------------------------------------------------------
 
@@ -86,14 +97,7 @@ class Batches(Generic[W]):
                 self._start()
             answers = await self._answers(batch)
             self.sent += 1
-            self.ended(batch)
-            for job, answer in zip(batch, answers, strict=True):
-                if job.answer.done():
-                    continue
-                if isinstance(answer, BaseException):
-                    job.answer.set_exception(answer)
-                else:
-                    job.answer.set_result(answer)
+            self.ended(batch, answers)
         self._under_way -= 1
 
     async def _answers(self, batch: list[Job[W]]) -> Sequence[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from kode.core.store import Kind, Record
 from kode.core.store.contract import Copy
-from kode.store.postgres.tables import LAYOUTS
+from kode.store.postgres.tables import LAYOUTS, sealed
 
 __all__ = ["copy"]
 
@@ -30,7 +30,7 @@ def copy(schema: str, records: Sequence[Record], copies: Sequence[Copy]) -> tupl
 def _copy(schema: str, kind: Kind, mark: Kind, column: str) -> str:
     names = "".join(f'"{name}", ' for name in LAYOUTS[kind].names)
     columns = "".join(f'r."{name}", ' for name in LAYOUTS[kind].names)
-    return (
+    return sealed(
         "WITH held AS MATERIALIZED (SELECT c.uid "
         'FROM unnest($3::text[], $4::text[], $5::text[], $6::bigint[]) AS c(uid, owner, "key", value) '
         f'JOIN {schema}.{mark} AS m ON m.owner = c.owner AND m."key" = c."key" AND m."{column}" = c.value '

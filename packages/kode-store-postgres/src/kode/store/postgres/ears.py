@@ -67,7 +67,10 @@ class Ears:
                 db.add_termination_listener(lambda _connection: gone.set())
                 await db.add_listener(f"kode/{self._there}", told)
                 while not gone.is_set():
+                    # Whoever was cut off leaves a row behind, and every commit looks through them.
                     await db.execute(
+                        f"WITH gone AS (DELETE FROM {self._there}.watcher "
+                        "WHERE until < clock_timestamp() AND name <> pg_backend_pid()::text) "
                         f"INSERT INTO {self._there}.watcher (name, until) "
                         "VALUES (pg_backend_pid()::text, clock_timestamp() + make_interval(secs => $1)) "
                         "ON CONFLICT (name) DO UPDATE SET until = excluded.until",

@@ -36,6 +36,7 @@ _MEANINGS: Final[dict[str, tuple[type[KodeError], str, str]]] = {
     "42P01": _SCHEMA,
     "42883": _SCHEMA,
     "42703": _SCHEMA,
+    "42P07": (StoreError, "schema_taken", "the schema has something else of that name; give KODE one of its own"),
     "40": _TURN,
     "55P03": _TURN,
     "53100": (StoreUnavailableError, "disk_full", "the server's disk is full; free some space and try again"),

@@ -17,13 +17,19 @@ from typing import Any, Final, Literal
 
 from kode.core.errors import SchemaTooNewError, StoreError, UsageError
 from kode.core.store import SchemaStatus
-from kode.store.postgres.tables import quoted
+from kode.store.postgres.tables import quoted, sealed
 
 __all__ = ["AutoMigrate", "Migration", "applied", "check_schema", "migrate", "shipped", "status"]
 
 AutoMigrate = Literal["new", "always", "never"]
 _NAME: Final = re.compile(r"(\d{4})_(pre|post)_(\w+)\.sql")
-_SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,40}")
+_SCHEMA: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,40}")
+_COLUMNS: Final = sealed(
+    "SELECT pg_catalog.array_agg(a.attname::text) FROM pg_catalog.pg_class AS c "
+    "JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
+    "JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0::smallint "
+    "WHERE n.nspname = $1::pg_catalog.name AND c.relname = 'migration'::pg_catalog.name"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ def check_schema(schema: str) -> str:
     """
     if _SCHEMA.fullmatch(schema) is None:
         raise UsageError(
-            f"schema is {schema[:60]!r}; use up to 41 small letters, digits and _, not beginning with a digit.",
+            f"schema is {schema[:60]!r}; use up to 41 small letters, digits and _, not beginning with a digit or pg_.",
             code="bad_schema",
         )
     return schema
@@ -70,24 +76,33 @@ def check_schema(schema: str) -> str:
 @cache
 def shipped() -> tuple[Migration, ...]:
     """List the migrations of this wheel, in their order."""
-    found = []
+    found: dict[int, Migration] = {}
     for file in files("kode.store.postgres").iterdir():
         name = _NAME.fullmatch(file.name)
         if name is not None:
-            found.append(Migration(int(name[1]), name[2], name[3], file.read_text("utf-8")))
-    return tuple(sorted(found, key=lambda one: one.number))
+            one = Migration(int(name[1]), name[2], name[3], file.read_text("utf-8"))
+            other = found.setdefault(one.number, one)
+            if other is not one:
+                raise RuntimeError(f"two migrations have one number: {other.title}, {one.title}")
+    return tuple(found[number] for number in sorted(found))
 
 
-async def applied(db: Any, schema: str) -> Mapping[int, tuple[str, str]] | None:
-    """Read the phase and checksum of what was applied; None: there is no schema of ours."""
+async def applied(db: Any, schema: str, where: str) -> Mapping[int, tuple[str, str]] | None:
+    """Read the phase and checksum of what was applied; None: there is no schema of ours.
+
+    Raises:
+        StoreError: ``schema_taken``: there is one of somebody else.
+    """
     # From the catalogue itself: what only looks names up may still not know what another has just made.
-    there = await db.fetchval(
-        "SELECT 1 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace "
-        "WHERE n.nspname = $1 AND c.relname = 'migration'",
-        schema,
-    )
-    if there is None:
+    columns = await db.fetchval(_COLUMNS, schema)
+    if columns is None:
         return None
+    if not {"number", "phase", "name", "checksum"} <= {*columns}:
+        raise StoreError(
+            f"{where}: schema {schema!r} has a table 'migration' of somebody else; give KODE a schema of its own "
+            "(schema=…).",
+            code="schema_taken",
+        )
     rows = await db.fetch(f"SELECT number, phase, checksum FROM {quoted(schema)}.migration")
     return {row["number"]: (row["phase"], row["checksum"]) for row in rows}
 
@@ -126,7 +141,7 @@ async def prepare(db: Any, schema: str, where: str, auto: AutoMigrate) -> None:
         StoreError: ``schema_missing`` or ``schema_old``, and `auto` does not allow to change that.
         SchemaTooNewError: See `missing`.
     """
-    found = await applied(db, schema)
+    found = await applied(db, schema, where)
     pending = missing(found, schema, where)
     wanted = [one for one in pending if found is None or one.phase == "pre"]
     if not wanted:
@@ -155,8 +170,10 @@ async def migrate(db: Any, schema: str, where: str, *, post: bool) -> list[str]:
     """
     done = []
     async with db.transaction():
+        # What others put on this user's path is never taken for the system's, here and in what is made here.
+        await db.execute("SET LOCAL search_path = pg_catalog, pg_temp")
         await db.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0::bigint))", f"kode-schema/{schema}")
-        found = await applied(db, schema)
+        found = await applied(db, schema, where)
         for one in missing(found, schema, where):
             if one.phase == "pre" or post:
                 await db.execute(one.sql(schema))
@@ -166,7 +183,7 @@ async def migrate(db: Any, schema: str, where: str, *, post: bool) -> list[str]:
 
 async def status(db: Any, schema: str, where: str) -> SchemaStatus:
     """Tell what was applied and what is missing."""
-    found = await applied(db, schema)
+    found = await applied(db, schema, where)
     pending = missing(found, schema, where)
     done = [one.title for one in shipped() if one not in pending]
     return SchemaStatus(done, [one.title for one in pending])

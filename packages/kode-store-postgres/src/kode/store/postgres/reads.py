@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from kode.core.store import Due, Key, Kind, Record
+from kode.core.store import Commit, Due, Item, Key, Kind, Record
 from kode.core.store.contract import Value
 from kode.core.store.plans import Get, Scan, lease_key, uid_of
 from kode.core.store.primitives import prefix_end
-from kode.store.postgres.tables import LAYOUTS
+from kode.store.postgres.tables import LAYOUTS, sealed
 
-__all__ = ["MOST", "Merged", "Together", "agents", "due", "look", "scan", "sizes"]
+__all__ = ["MOST", "Merged", "Statement", "Together", "agents", "arrived", "due", "landed", "look", "scan", "sizes"]
 
 MOST: Final = 2**62
 """A limit that is none."""
@@ -37,7 +37,7 @@ def _scan(schema: str, kind: Kind, ends: bool, tenant: bool, reverse: bool) -> s
     more = ' AND r."key" < $5' if ends else ""
     if tenant:
         more += f" AND r.tenant = ${5 + ends}"
-    return (
+    return sealed(
         f"SELECT {LAYOUTS[kind].listed} FROM {schema}.{kind} AS r "
         f'WHERE r.owner = $1 AND r."key" > $2 AND r."key" >= $3{more} '
         f'ORDER BY r."key"{" DESC" if reverse else ""} LIMIT $4'
@@ -58,25 +58,46 @@ def due(schema: str, now: int, limit: int, after: Due | None) -> Statement:
         'WHERE h.wake_at <= $1 AND (h.wake_at, h."key") > ($2, $3) AND (l.holder IS NULL OR l.until <= $1) '
         'ORDER BY h.wake_at, h."key" LIMIT $4'
     )
-    return sql, [now, wake_at, agent_id, min(limit, MOST)]
+    return sealed(sql), [now, wake_at, agent_id, min(limit, MOST)]
 
 
 def look(schema: str, agent_id: str) -> Statement:
     """Ask for what is another value after every change of an agent."""
     sql = (
-        f'SELECT h.uid, h.version, (SELECT max(i."key") FROM {schema}.inbox AS i WHERE i.owner = h.uid) '
+        f'SELECT h.uid, h.version, (SELECT pg_catalog.max(i."key") FROM {schema}.inbox AS i WHERE i.owner = h.uid) '
         f"FROM {schema}.header AS h WHERE h.owner = '' AND h.\"key\" = $1"
     )
-    return sql, [agent_id]
+    return sealed(sql), [agent_id]
+
+
+_WRITE: Final = "pg_catalog.pg_logical_emit_message(true, 'kode'::text, ''::text)"
+"""Writes to the log alone, so it is answered when the log up to there is as safe as the server is set to make it."""
+
+
+def landed(schema: str, commit: Commit) -> Statement:
+    """Find a commit that is an agent's last, and wait until it is safe."""
+    sql = f"SELECT {_WRITE} FROM {schema}.header WHERE owner = '' AND \"key\" = $1 AND uid = $2 AND commit_id = $3"
+    return sealed(sql), [commit.state.agent_id, commit.state.uid, commit.commit_id]
+
+
+def arrived(schema: str, agent_id: str, item: Item) -> Statement:
+    """Find an item that waits or was consumed, and wait until it is safe."""
+    sql = (
+        f"SELECT {_WRITE} FROM {schema}.header AS h WHERE h.owner = '' AND h.\"key\" = $1 AND ("
+        f"EXISTS (SELECT FROM {schema}.inbox AS i WHERE i.owner = h.uid AND i.id = $2) OR "
+        f'EXISTS (SELECT FROM {schema}.consumed AS c WHERE c.owner = h.uid AND c."key" = $2))'
+    )
+    return sealed(sql), [agent_id, item.id]
 
 
 def sizes(schema: str) -> Statement:
     """Ask for the bytes of each table; `schema` is not quoted here."""
     sql = (
-        "SELECT c.relname::text, pg_total_relation_size(c.oid) FROM pg_class AS c "
-        "JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') ORDER BY 1"
+        "SELECT c.relname::text, pg_catalog.pg_total_relation_size(c.oid) FROM pg_catalog.pg_class AS c "
+        "JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = $1 AND (c.relkind = 'r' OR c.relkind = 'p') ORDER BY c.relname"
     )
-    return sql, [schema]
+    return sealed(sql), [schema]
 
 
 # ---- of several kinds at once ------------------------------------------------------------------------------
@@ -112,6 +133,9 @@ class Merged:
                     self._leases[ask.keys[0].key] = None
             else:
                 self._ranges.setdefault(ask.kind, []).append(ask)
+        # One text for one set of kinds: who came first must not matter to what the server has prepared.
+        self._keys = dict(sorted(self._keys.items()))
+        self._ranges = dict(sorted(self._ranges.items()))
 
     def statement(self, schema: str) -> Statement:
         """Write it as SQL."""
@@ -190,14 +214,13 @@ def _union(schema: str, parts: tuple[_Part, ...]) -> str:
         columns += [f'r."{name}"' for name in layout.numbers] + ["NULL::bigint"] * (numbers - len(layout.numbers))
         n, rows = "0::bigint", f'JOIN {schema}.{kind} AS r ON r.owner = k.owner AND r."key" = k."key"'
         if how == "keys":
-            source, took = f'unnest(${at}::text[], ${at + 1}::text[]) AS k(owner, "key")', 2
+            source, took = f'{_rows(at, "text", "text")} AS k(owner, "key")', 2
         elif how == "of headers":
-            source, took = f"unnest(${at}::text[]) AS a(id) JOIN {schema}.header AS h ON h.owner = '' ", 1
+            source, took = f"pg_catalog.unnest(${at}::text[]) AS a(id) JOIN {schema}.header AS h ON h.owner = '' ", 1
             source += 'AND h."key" = a.id CROSS JOIN LATERAL (SELECT h.uid AS owner, \'\' AS "key") AS k'
         else:
             n, took = "k.n", 4
-            source = f"unnest(${at}::text[], ${at + 1}::text[], ${at + 2}::text[], ${at + 3}::bigint[]) "
-            source += "WITH ORDINALITY AS k(owner, low, high, most, n)"
+            source = f"{_rows(at, 'text', 'text', 'text', 'bigint')} WITH ORDINALITY AS k(owner, low, high, most, n)"
             rows = (
                 f"CROSS JOIN LATERAL (SELECT * FROM {schema}.{kind} AS r WHERE r.owner = k.owner "
                 'AND r."key" > k.low AND r."key" < k.high ORDER BY r."key" LIMIT k.most) AS r'
@@ -206,4 +229,15 @@ def _union(schema: str, parts: tuple[_Part, ...]) -> str:
         selects.append(
             f'SELECT {_KINDS.index(kind)}, {n}, r.owner, r."key", r.body, {", ".join(columns)} FROM {source} {rows}'
         )
-    return " UNION ALL ".join(selects)
+    return sealed(" UNION ALL ".join(selects))
+
+
+def _rows(at: int, *sorts: str) -> str:
+    """Make rows of arrays.
+
+    Behind OFFSET 0 nobody sees how long they are: else a plan for short ones looked cheaper, and was made at each call.
+    """
+    given = ", ".join(f"${at + n}::{sort}[] AS a{n}" for n, sort in enumerate(sorts))
+    taken = ", ".join(f"p.a{n}" for n in range(len(sorts)))
+    # `unnest` of several arrays is syntax, and always PostgreSQL's.
+    return f"(SELECT {given} OFFSET 0) AS p CROSS JOIN LATERAL unnest({taken})"

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from kode.core.store import Kind, Question, Record, Test
 from kode.core.store.primitives import prefix_end
-from kode.store.postgres.tables import LAYOUTS
+from kode.store.postgres.tables import LAYOUTS, sealed
 
 __all__ = ["found", "select"]
 
@@ -54,7 +54,7 @@ def select(schema: str, question: Question) -> tuple[str, list[Any]]:
         f'JOIN {schema}.{kind} AS r ON r.owner = f.owner AND r."key" = f.k '
         f"ORDER BY f.place{way}, f.agent{way}, f.k{way}"
     )
-    return sql, bound.values
+    return sealed(sql), bound.values
 
 
 def found(kind: Kind, rows: Sequence[Any]) -> list[tuple[str, Record]]:

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -38,6 +39,9 @@ SETTINGS: Final = {
     "enable_seqscan": "off",
     "jit": "off",
     "search_path": "pg_catalog, pg_temp",
+    # `command_timeout_s` bounds them: what is broken off here while it waits for a synchronous standby would be told as
+    # done, with a warning.
+    "statement_timeout": "0",
 }
 
 
@@ -51,6 +55,19 @@ class Options:
     command_timeout_s: float = 60.0
     retry_s: float = 10.0
     pgbouncer: bool = False
+
+    def __post_init__(self) -> None:
+        least = {"pool_min": 0, "pool_max": 1, "connect_timeout_s": 0.001, "command_timeout_s": 0.001, "retry_s": 0.0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if not low <= value < inf:  # nor what is no number
+                raise UsageError(f"{name} is {value}; give {low} or more.", code="bad_option", option=name)
+        if self.pool_min > self.pool_max:
+            raise UsageError(
+                f"pool_min is {self.pool_min}, which is more than pool_max ({self.pool_max}).",
+                code="bad_option",
+                option="pool_min",
+            )
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]  # the driver has no types
@@ -91,8 +108,29 @@ class Server:
     def _timeouts(self) -> dict[str, Any]:
         return {"timeout": self.options.connect_timeout_s, "command_timeout": self.options.command_timeout_s}
 
-    async def open(self) -> None:
-        """Connect, if that was not done."""
+    async def open(self, prepare: Callable[[Any], Awaitable[None]]) -> None:
+        """Connect and prepare, if that was not done; nobody uses what is not prepared yet."""
+        async with self.opening:
+            if self.pool is None:
+                pool = await self._reach()
+                try:
+                    await asyncio.shield(self.own(self._use(pool, prepare)))
+                except BaseException:
+                    await asyncio.shield(self.own(self._disconnect(pool)))
+                    raise
+                self.pool = pool
+
+    async def apart(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Do something with a connection, also of a server that is not open, which it does not open."""
+        if self.pool is not None:
+            return await asyncio.shield(self.own(self.use(work)))
+        pool = await self._reach()
+        try:
+            return await asyncio.shield(self.own(self._use(pool, work)))
+        finally:
+            await asyncio.shield(self.own(self._disconnect(pool)))
+
+    async def _reach(self) -> Any:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -101,8 +139,7 @@ class Server:
                 "asyncio.run(…).",
                 code="asyncio_only",
             ) from None
-        if self.pool is None:
-            self.pool = self.given or await self._connect()
+        return self.given or await self._connect()
 
     async def _connect(self) -> Any:
         options = self.options
@@ -127,7 +164,10 @@ class Server:
         """Make a connection outside the pool, for what must be told of."""
         with map_errors(self.where, connecting=True):
             return await asyncpg.connect(
-                self.dsn, **self._timeouts, **self._whom, server_settings={"application_name": "kode watch"}
+                self.dsn,
+                **self._timeouts,
+                **self._whom,
+                server_settings={**SETTINGS, "application_name": "kode watch"},
             )
 
     @property
@@ -141,22 +181,23 @@ class Server:
 
     async def close(self) -> None:
         """Wait for what is under way, and disconnect. What takes too long is broken off."""
-        if self.pool is None:
-            return
-        self.was_open = True
-        if self.tasks:
-            await asyncio.wait(self.tasks, timeout=CLOSE_S)
-        await self.disconnect()
+        async with self.opening:  # what somebody is opening just now would stay open
+            if self.pool is None:
+                return
+            self.was_open = True
+            if self.tasks:
+                await asyncio.wait(self.tasks, timeout=CLOSE_S)
+            pool, self.pool = self.pool, None
+            if self.bell is not None:  # it would ring into the next pool
+                self.bell.cancel()
+                self.bell = None
+            await self._give_back(pool)
+            await self._disconnect(pool)
 
-    async def disconnect(self) -> None:
-        """Let go of the pool; somebody else's stays open."""
-        pool, self.pool = self.pool, None
-        if pool is None or pool is self.given:
+    async def _disconnect(self, pool: Any) -> None:
+        """Let go of a pool; somebody else's stays open."""
+        if pool is self.given:
             return
-        if self.bell is not None:  # it would ring into the next pool
-            self.bell.cancel()
-            self.bell = None
-        await self._give_back(pool)
         try:
             async with asyncio.timeout(CLOSE_S):
                 await pool.close()
@@ -197,7 +238,9 @@ class Server:
         """Do something with a connection; not to be cancelled."""
         if self.pool is None:
             raise self.closed()
-        pool = self.pool
+        return await self._use(self.pool, work)
+
+    async def _use(self, pool: Any, work: Callable[[Any], Awaitable[T]]) -> T:
         db = await self._take(pool)
         try:
             with map_errors(self.where):
@@ -212,7 +255,7 @@ class Server:
         return done
 
     async def _take(self, pool: Any) -> Any:
-        while self.kept:
+        while self.kept and pool is self.pool:
             db = self.kept.pop()
             if _lives(db):
                 return db

@@ -32,6 +32,7 @@ from kode.core.store import (
 from kode.core.store.contract import Copy
 from kode.core.store.open import url_options
 from kode.core.store.plans import Get, Plan, Scan
+from kode.core.store.server_time import ServerTime
 from kode.store.postgres import alone, copying, migrations, reads, rows, select
 from kode.store.postgres.batches import Batches
 from kode.store.postgres.ears import Ears
@@ -39,18 +40,25 @@ from kode.store.postgres.errors import LOST, NOT_WRITTEN
 from kode.store.postgres.migrations import AutoMigrate
 from kode.store.postgres.server import Options, Server, option
 from kode.store.postgres.tables import LAYOUTS, quoted
-from kode.store.postgres.writes import Writes
+from kode.store.postgres.writes import CONTENDED, Writes
 
 __all__ = ["PostgresStore"]
 
 T = TypeVar("T")
-FRESH_S: Final = 1.0
-"""How long the server's time, once told, is counted on from."""
 READERS: Final = 4
 """Statements at once that read for many callers; others read by statements of their own."""
 LARGEST: Final = 800_000_000
 """Bytes of one act. Beyond 1 GiB, with what is around it, the server breaks the connection off without a word."""
 UNIQUE_VIOLATION: Final = "23505"
+AGAIN: Final = NOT_WRITTEN - CONTENDED
+"""After which a batch is sent again as it is. An agent that somebody has locked is taken out of it first."""
+NOW: Final = "SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::bigint"
+SETUP: Final = "SELECT {}, pg_catalog.pg_is_in_recovery()".format(
+    ", ".join(
+        f"pg_catalog.current_setting('{name}')"
+        for name in ("transaction_isolation", "synchronous_commit", "fsync", "full_page_writes", "server_encoding")
+    )
+)
 DROPPED: Final = 5_000
 """Rows removed in one transaction."""
 DRIVER: Final = (
@@ -118,9 +126,9 @@ class PostgresStore(Store, SchemaSupport):
         self.server = Server(dsn, pool, Options(**options))
         self._auto: AutoMigrate = auto_migrate
         self._tells_time = clock is not None and not isinstance(clock, RealClock)
-        self._heard: tuple[int, float] | None = None
+        self._server_time = ServerTime(self.server.clock)
         self._there = quoted(schema)
-        self._queue = Writes(self._carry, self.server.own)
+        self._queue = Writes(self._carry, self.server.own, self.server.repeat)
         self._ears = Ears(self.server, self._there, self._changed)
         self._readers = Batches(self._look_up, self.server.own, width=READERS)
         marks = ", ".join(f"${n}" for n in range(1, 10 + 3 * len(LAYOUTS)))
@@ -147,20 +155,12 @@ class PostgresStore(Store, SchemaSupport):
 
         Raises:
             StoreUnavailableError: ``cannot_connect``, ``read_only``, ``too_many_connections``.
-            StoreError: ``bad_login``, ``no_database``, ``permission_denied``, ``schema_missing``, ``schema_old``.
+            StoreError: ``bad_login``, ``no_database``, ``permission_denied``, ``schema_missing``, ``schema_old``,
+                ``schema_taken``.
             SchemaTooNewError: Newer code has changed the schema so that this cannot work on it.
             UsageError: ``asyncio_only``.
         """
-        server = self.server
-        async with server.opening:
-            if server.pool is not None:
-                return
-            await server.open()
-            try:
-                await asyncio.shield(server.own(server.use(self._prepare)))
-            except BaseException:
-                await asyncio.shield(server.own(server.disconnect()))
-                raise
+        await self.server.open(self._prepare)
 
     async def close(self) -> None:
         """Finish what was begun and disconnect."""
@@ -172,20 +172,21 @@ class PostgresStore(Store, SchemaSupport):
 
     async def schema_status(self) -> SchemaStatus:
         """See `SchemaSupport.schema_status`."""
-        return await self._unprepared(lambda db: migrations.status(db, self.schema, self.server.where))
+        return await self.server.apart(lambda db: migrations.status(db, self.schema, self.server.where))
 
     async def migrate(self, *, post: bool = False) -> list[str]:
         """See `SchemaSupport.migrate`; all in one transaction, and of several who do so at once one does it."""
-        return await self._unprepared(lambda db: migrations.migrate(db, self.schema, self.server.where, post=post))
+        where = self.server.where
+        return await self.server.apart(lambda db: migrations.migrate(db, self.schema, where, post=post))
 
     async def now(self) -> int:
         """Tell the time by the server's clock; it was asked no longer than a second ago, or is asked now."""
         if self._tells_time:
             return self.clock.now()
-        if self._heard is None or self.server.clock.monotonic() - self._heard[1] > FRESH_S:
-            (row,) = await self._read(("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", []))
-            self._hear(row[0])
-        return self._counted_on()
+        if not self._server_time.fresh:
+            (row,) = await self._read((NOW, []))
+            self._server_time.hear(row[0])
+        return self._server_time.now()
 
     # ---- writing -------------------------------------------------------------------------------------------
 
@@ -230,14 +231,28 @@ class PostgresStore(Store, SchemaSupport):
 
     async def commit(self, commit: Commit) -> Committed:
         """See `Store.commit`. A connection that breaks in the middle is no matter: it is repeated."""
-        return await self._repeating(lambda: super(PostgresStore, self).commit(commit))
+
+        async def once() -> Committed:
+            done = await super(PostgresStore, self).commit(commit)
+            if done.repeated:
+                await self._sure(reads.landed(self._there, commit))
+            return done
+
+        return await self._repeating(once)
 
     async def enqueue(self, agent_id: str, item: Item, *, uid: str | None = None) -> Enqueued:
         """See `Store.enqueue`. A connection that breaks in the middle is no matter: it is repeated.
 
         `Enqueued.duplicate` may then mean the first of these attempts.
         """
-        return await self._repeating(lambda: super(PostgresStore, self).enqueue(agent_id, item, uid=uid))
+
+        async def once() -> Enqueued:
+            done = await super(PostgresStore, self).enqueue(agent_id, item, uid=uid)
+            if done.duplicate:
+                await self._sure(reads.arrived(self._there, agent_id, item))
+            return done
+
+        return await self._repeating(once)
 
     # ---- reading -------------------------------------------------------------------------------------------
 
@@ -268,7 +283,7 @@ class PostgresStore(Store, SchemaSupport):
         def live(lease: Record | None, header: Record) -> Any:
             return self._live_lease(lease, header, now)
 
-        return await self._settled(agent_id, lambda: ahead.load(agent_id, live, now, recipe=recipe, most=reads.MOST))
+        return await self._settled(agent_id, lambda: ahead.load(agent_id, live, now, recipe=recipe))
 
     async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
         """See `Records.get`."""
@@ -309,7 +324,8 @@ class PostgresStore(Store, SchemaSupport):
     def watch(self, agent_id: str | None = None, *, poll_s: float = 1.0, clock: Clock | None = None) -> Changes:
         """See `Store.watch`. The server tells of changes at once; looking at intervals is for when it cannot."""
         changes = super().watch(agent_id, poll_s=poll_s, clock=clock)
-        self._ears.listen()
+        if self.server.pool is not None or not self.server.was_open:  # once closed, nobody would end it
+            self._ears.listen()
         return changes
 
     async def look(self, agent_id: str | None) -> object:
@@ -376,11 +392,11 @@ class PostgresStore(Store, SchemaSupport):
         if isinstance(first, rows.Act):
             if len(works) == 1 and (done := await self._commit(first)) is not None:
                 return [done]
-            time, *found = await self.server.fetch(self._apply_sql, *rows.apply(works), again=NOT_WRITTEN)
-            self._hear(time["failed"])
+            time, *found = await self.server.fetch(self._apply_sql, *rows.apply(works), again=AGAIN)
+            self._server_time.hear(time["failed"])
             return rows.applied(works, found)
-        time, *found = await self.server.fetch(self._append_sql, *rows.append(works), again=NOT_WRITTEN)
-        self._hear(time["position"])
+        time, *found = await self.server.fetch(self._append_sql, *rows.append(works), again=AGAIN)
+        self._server_time.hear(time["position"])
         return rows.appended(works, found)
 
     async def _commit(self, act: rows.Act) -> tuple[None, list[Record]] | None:
@@ -389,27 +405,34 @@ class PostgresStore(Store, SchemaSupport):
         if arguments is None:
             return None
         try:
-            found = await self.server.fetch(self._commit_sql, *arguments, again=NOT_WRITTEN)
+            found = await self.server.fetch(self._commit_sql, *arguments, again=AGAIN)
         except StoreError as error:
             if error.fields.get("sqlstate") != UNIQUE_VIOLATION:
                 raise
             return None
         if not found:
             return None
-        self._hear(found[0]["now"])
+        self._server_time.hear(found[0]["now"])
         return None, [rows.waiting(row) for row in found[1:]]
 
+    async def _sure(self, statement: reads.Statement) -> None:
+        """Wait until what was found there is as durable as what is acknowledged.
+
+        A synchronous standby may lack it still: whoever wrote it was cut off while he waited for that. One statement
+        finds it and waits, for the next may be another server's.
+        """
+        sql, values = statement
+        if not await self.server.ask(sql, *values, again=frozenset()):
+            raise StoreUnavailableError(
+                f"{self.server.where}: what was there is there no more; repeat it.", code="connection_lost"
+            )
+
     async def _repeating(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await self.server.repeat(call, frozenset({"connection_lost"}))
+        return await self.server.repeat(call, LOST - CONTENDED)
 
     async def _prepare(self, db: Any) -> None:
         where = self.server.where
-        row = await db.fetchrow(
-            "SELECT current_setting('transaction_isolation'), current_setting('synchronous_commit'), "
-            "current_setting('fsync'), current_setting('full_page_writes'), current_setting('server_encoding'), "
-            "pg_is_in_recovery()"
-        )
-        isolation, sync, fsync, pages, encoding, standby = row
+        isolation, sync, fsync, pages, encoding, standby = await db.fetchrow(SETUP)
         if standby:
             raise StoreUnavailableError(f"{where} is a replica; give the URL of the primary.", code="read_only")
         if isolation != "read committed":
@@ -427,27 +450,6 @@ class PostgresStore(Store, SchemaSupport):
         self.durability = "process" if "off" in (sync, fsync, pages) else "power"
         await migrations.prepare(db, self.schema, where, self._auto)
 
-    async def _unprepared(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        opened = self.server.pool is None
-        await self.server.open()
-        try:
-            return await asyncio.shield(self.server.own(self.server.use(work)))
-        finally:
-            if opened:
-                await self.close()
-
     async def _end(self) -> None:
-        await self._ears.stop()
         await self.server.close()
-
-    # ---- time ----------------------------------------------------------------------------------------------
-
-    def _hear(self, now: int) -> None:
-        """Take in what the server's clock said. It does not run back for an answer that took longer than another."""
-        counted = 0 if self._heard is None else self._counted_on()
-        self._heard = max(now, counted) if counted - now < 1_000_000 else now, self.server.clock.monotonic()
-
-    def _counted_on(self) -> int:
-        assert self._heard is not None
-        told, at = self._heard
-        return told + int((self.server.clock.monotonic() - at) * 1_000_000)
+        await self._ears.stop()

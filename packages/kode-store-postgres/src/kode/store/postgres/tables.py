@@ -7,6 +7,7 @@ bodies. So one statement takes any number of rows, and its text is always the sa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +16,7 @@ from kode.core.store import Kind, Record
 from kode.core.store.contract import Value
 from kode.core.store.records import COLUMNS
 
-__all__ = ["LAYOUTS", "Layout", "quoted"]
+__all__ = ["LAYOUTS", "Layout", "quoted", "sealed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,17 @@ def _layout(kind: Kind) -> Layout:
 
 
 LAYOUTS: Final[Mapping[Kind, Layout]] = {kind: _layout(kind) for kind in COLUMNS}
+
+
+_OPERATOR: Final = re.compile(r" (=|<|>|<=|>=) ")
+
+
+def sealed(sql: str) -> str:
+    """Take operators and types of a statement from PostgreSQL, whatever schemas the path of who runs it names first.
+
+    Functions of a schema are written with it. To set the path would be a statement of its own, or a session's state.
+    """
+    return _OPERATOR.sub(r" OPERATOR(pg_catalog.\1) ", sql).replace("::text", "::pg_catalog.text")
 
 
 def quoted(name: str) -> str:

@@ -6,15 +6,14 @@ before the API (a gateway, a proxy) answers with a status of HTTP alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Final
 
 import httpx
 
 from kode.core.errors import KodeError, StoreError, StoreUnavailableError, UsageError
 
-__all__ = ["LOST", "NOT_WRITTEN", "Refused", "map_errors"]
+__all__ = ["FAILURES", "LOST", "NOT_WRITTEN", "Refused", "meaning"]
 
 Meaning = tuple[type[KodeError], str, str]
 
@@ -22,6 +21,11 @@ _GONE: Final = (StoreUnavailableError, "connection_lost", "it is not known what 
 _BUSY: Final = (StoreUnavailableError, "too_many_connections", "its database takes no more connections now; try again")
 _DOWN: Final = (StoreUnavailableError, "starting", "its database is starting or cannot be reached; try again")
 _KEY: Final = (StoreError, "bad_key", "it refuses this key; give its service_role (secret) key")
+_EXPIRED: Final = (
+    StoreError,
+    "bad_key",
+    "this key has expired or is not valid yet; give its service_role (secret) key",
+)
 _RIGHTS: Final = (StoreError, "permission_denied", "this key may not do that; give the service_role (secret) key")
 _SCHEMA: Final = (
     StoreError,
@@ -47,7 +51,7 @@ _CODES: Final[dict[str, Meaning]] = {
     "PGRST202": _SCHEMA,
     "PGRST301": _KEY,
     "PGRST302": _KEY,
-    "PGRST303": _KEY,
+    "PGRST303": _EXPIRED,
     "08": _GONE,
     "57P01": _GONE,
     "57P02": _GONE,
@@ -92,42 +96,56 @@ LOST: Final = NOT_WRITTEN | {"connection_lost"}
 class Refused(Exception):  # noqa: N818 - never leaves this wheel
     """An answer that is no success."""
 
-    def __init__(self, status: int, said: Mapping[str, Any]) -> None:
+    def __init__(self, status: int, said: Mapping[str, Any], wait_s: float = 0.0) -> None:
         super().__init__(status)
         self.status = status
         self.said = said
+        self.wait_s = wait_s
+        """How long it asks to wait before the next request."""
 
 
-@contextmanager
-def map_errors(where: str, secret: str) -> Iterator[None]:
-    """Raise KODE's errors for those of the client and of the way to the project.
+FAILURES: Final = (
+    Refused,
+    httpx.TransportError,
+    httpx.DecodingError,
+    httpx.InvalidURL,
+    TimeoutError,
+    UnicodeError,
+)
+"""What the client raises when a request is not answered as hoped."""
+
+
+def meaning(where: str, error: Exception, secret: str) -> KodeError:
+    """Give KODE's error for one of `FAILURES`, to be raised when that is handled no more.
+
+    For what the client raised holds the request, and so the key, which must not come along as the error's context.
 
     Args:
         where: The project, for a person: no key in it.
+        error: What the client raised.
         secret: The key, which what the project says might hold.
     """
-    try:
-        yield
-    except Refused as error:
-        raise _meaning(where, error, secret) from None
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise StoreUnavailableError(
-            f"{where} cannot be reached ({type(error).__name__}); check the URL, the network and whether it runs.",
+    kind = type(error).__name__
+    if isinstance(error, Refused):
+        return _refusal(where, error, secret)
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+        return StoreUnavailableError(
+            f"{where} cannot be reached ({kind}); check the URL, the network and whether it runs.",
             code="cannot_connect",
-        ) from None
-    except (httpx.TransportError, httpx.DecodingError, TimeoutError) as error:
-        raise StoreUnavailableError(f"{where}: {_GONE[2]} ({type(error).__name__}).", code=_GONE[1]) from None
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise UsageError(f"{where} cannot be asked ({type(error).__name__}).", code="bad_value") from None
+        )
+    if isinstance(error, httpx.InvalidURL | UnicodeError):
+        return UsageError(f"{where} cannot be asked ({kind}).", code="bad_value")
+    return StoreUnavailableError(f"{where}: {_GONE[2]} ({kind}).", code=_GONE[1])
 
 
-def _meaning(where: str, error: Refused, secret: str) -> KodeError:
+def _refusal(where: str, error: Refused, secret: str) -> KodeError:
     code, status = str(error.said.get("code") or ""), error.status
-    meaning = _CODES.get(code) or _CODES.get(code[:2]) or _STATUSES.get(status)
-    if meaning is None:
-        meaning = _GONE if status >= 500 and not code else _OTHER
-    kind, name, what = meaning
+    known = _CODES.get(code) or _CODES.get(code[:2]) or _STATUSES.get(status)
+    kind, name, what = known or (_GONE if status >= 500 and not code else _OTHER)
     # What the server says may quote values; only what is nobody's content is shown.
-    said = str(error.said.get("message") or "").replace(secret, "***") if meaning is _OTHER else ""
+    said = str(error.said.get("message") or "").replace(secret, "***") if name == _OTHER[1] else ""
     shown = ", ".join(filter(None, [str(status), code[:20], *said.splitlines()[:1]]))
-    return kind(f"{where}: {what} ({shown[:250]}).", code=name, status=status, sqlstate=code[:20])
+    later = f"; it asks to wait {error.wait_s:g} s" if error.wait_s else ""
+    return kind(
+        f"{where}: {what}{later} ({shown[:250]}).", code=name, status=status, sqlstate=code[:20], wait_s=error.wait_s
+    )

@@ -1,14 +1,16 @@
 """The way to a project: the client, what is tried again, and writes that outlive who asked for them.
 
-A request that is broken off may still be done by the server, after a later one. So a write runs in a task that the
-store owns, to its end or its time-out, and writes of one agent go one after the other, in the order in which they were
-begun: whoever asked only waits for his. Reads may be broken off.
+A request that is broken off may still be done by the server, after a later one; and one that is broken off while its
+connection is being made loses that connection, open, to the garbage collector. So each runs in a task that the store
+owns, to its end or its time-out, and whoever asked only waits for it. Writes of one agent go one after the other, in
+the order in which they were begun.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ import httpx
 
 from kode.core.clock import RealClock
 from kode.core.errors import StoreError, StoreUnavailableError, UsageError
-from kode.store.supabase.errors import Refused, map_errors
+from kode.store.supabase.errors import FAILURES, Refused, meaning
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 __all__ = ["Options", "Project"]
@@ -84,6 +86,13 @@ class Project:
             raise UsageError(
                 "SupabaseStore has no key; give key=, or set SUPABASE_SERVICE_ROLE_KEY or SUPABASE_KEY.", code="no_key"
             )
+        if not (self.key.isascii() and self.key.isprintable() and " " not in self.key):
+            # It goes into a header, and the client would refuse it there in words that repeat it.
+            raise StoreError(
+                f"{self.where}: the key holds a blank, a line end or another character that is in no key (was it read "
+                "from a file?); give it as the dashboard shows it.",
+                code="bad_key",
+            )
         options = self.options
         # Of HTTP/2, the library below writes every header to its debug log, the key too; and with one connection for
         # each request, one that is broken off disturbs no other. No redirect is followed: it would take the key along.
@@ -102,23 +111,20 @@ class Project:
         self._client = await acreate_client(self.url, self.key, given)
 
     async def close(self) -> None:
-        """Wait for the writes under way, and disconnect. What takes too long is broken off."""
-        if self._client is None:
-            return
-        self.was_open = True
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=CLOSE_S)
-            for task in late:
-                task.cancel()
-        await self.give_up()
+        """Let what is under way end, and disconnect; a call says then that the store is closed."""
+        if self._client is not None:
+            self.was_open = True
+            await self.give_up()
 
     async def give_up(self) -> None:
-        """Disconnect."""
-        http, self._http, self._client = self._http, None, None
-        if http is not None:
-            with suppress(httpx.TransportError, OSError, TimeoutError):
-                async with asyncio.timeout(CLOSE_S):
-                    await http.aclose()
+        """Let what is under way end, and disconnect. What takes too long is broken off."""
+        try:
+            if self._tasks:
+                _, late = await asyncio.wait(self._tasks, timeout=CLOSE_S)
+                for task in late:
+                    task.cancel()
+        finally:
+            await self._disconnect()
 
     def closed(self) -> StoreError:
         """Make the error for a call to a store that was closed."""
@@ -145,42 +151,63 @@ class Project:
         return await asyncio.shield(task)
 
     async def repeat(self, call: Callable[[], Awaitable[T]], codes: frozenset[str]) -> T:
-        """Call again, later and later, while it fails with one of these codes and time is left."""
+        """Call again, later and later, while it fails with one of these codes and time is left.
+
+        Not before the time that an answer asks to wait (``Retry-After``); if that is too long, the error comes at once.
+        """
         end = self.clock.monotonic() + self.options.retry_s
         pause = FIRST_PAUSE_S
         while True:
             try:
                 return await call()
             except StoreUnavailableError as error:
-                if error.code not in codes or self.clock.monotonic() + pause > end:
+                wait = max(pause, error.fields.get("wait_s", 0.0))
+                if error.code not in codes or self.clock.monotonic() + wait > end:
                     raise
-            await self.clock.sleep(pause)
+            await self.clock.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     # ---- inside --------------------------------------------------------------------------------------------
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> Any:
+        return await asyncio.shield(self._own(self._request(name, arguments)))
+
+    async def _request(self, name: str, arguments: dict[str, Any]) -> Any:
         if self._client is None:
             raise self.closed()
-        with map_errors(self.where, self.key or ""):
+        try:
             # Always POST, reads too: what asks by GET may be answered by a replica that lags behind.
             async with asyncio.timeout(self.options.request_timeout_s):
                 answer: Any = (await self._client.rpc(name, arguments).execute()).data
-        if isinstance(answer, str):
-            raise StoreError(f"{self.where} does not answer in JSON; check the URL.", code="no_project")
-        return answer
+        except FAILURES as error:
+            failure = meaning(self.where, error, self.key or "")
+        else:
+            if isinstance(answer, str):
+                raise StoreError(f"{self.where} does not answer in JSON; check the URL.", code="no_project")
+            return answer
+        raise failure
+
+    async def _disconnect(self) -> None:
+        http, self._http, self._client = self._http, None, None
+        if http is not None:
+            with suppress(httpx.TransportError, OSError, TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await http.aclose()
 
     def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # who asked may be gone
 
     def _left(self, agent_id: str, task: asyncio.Task[Any]) -> None:
         if self._lines.get(agent_id) is task:
             del self._lines[agent_id]
-        if not task.cancelled():
-            task.exception()  # who asked may be gone
 
     async def _check_size(self, request: httpx.Request) -> None:
         size, most = int(request.headers.get("content-length", 0)), self.options.max_request_bytes
@@ -202,4 +229,6 @@ async def _check_answer(response: httpx.Response) -> None:
     said: Any = None
     with suppress(ValueError):
         said = json.loads(body[:SAID_BYTES])
-    raise Refused(response.status_code, said if isinstance(said, dict) else {})
+    wait = response.headers.get("retry-after", "")
+    wait_s = float(wait) if re.fullmatch(r"[0-9]{1,6}", wait) else 0.0  # or a date, which no gateway here sends
+    raise Refused(response.status_code, said if isinstance(said, dict) else {}, wait_s)

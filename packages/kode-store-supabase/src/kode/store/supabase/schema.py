@@ -19,7 +19,7 @@ TITLE: Final = "schema"
 """What a person calls the file; there is one."""
 REST: Final = 1
 """The number of the functions that this code calls; the file's `rest_hello_v1` says its own."""
-_SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,40}")
+_SCHEMA: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,40}")
 _APPLIED: Final = re.compile(r"INSERT INTO \"kode\"\.migration .*? VALUES \((\d+), '\w+', '\w+', '(\w+)'\);")
 
 
@@ -31,7 +31,7 @@ def check_schema(schema: str) -> str:
     """
     if _SCHEMA.fullmatch(schema) is None:
         raise UsageError(
-            f"schema is {schema[:60]!r}; use up to 41 small letters, digits and _, not beginning with a digit.",
+            f"schema is {schema[:60]!r}; use up to 41 small letters, digits and _, not beginning with a digit or pg_.",
             code="bad_schema",
         )
     return schema

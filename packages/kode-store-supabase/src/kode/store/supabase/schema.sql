@@ -1,5 +1,5 @@
 -- What KODE keeps agents in, for a Supabase project. Run all of it in the SQL editor, then add "kode" to the exposed
--- schemas (Settings, API). It may be run again: tables that are there stay as they are.
+-- schemas (Settings, API). It may be run again: tables that are there stay as they are, and what people may read.
 --
 -- Everything belongs to "kode"; to have it elsewhere, replace that name, with its quotes, throughout. Row level
 -- security is on for every table and no policy is made, and only service_role may call anything: see the wheel's README
@@ -17,7 +17,12 @@ EXECUTE $base$
 -- One table per kind of record. `owner` is the identity (uid) a record belongs to, "" for headers; (owner, key) is its
 -- place. Keys sort by their bytes: COLLATE "C". Times are microseconds since 1970, UTC. Bodies are opaque.
 
-CREATE SCHEMA IF NOT EXISTS "kode";
+-- Not IF NOT EXISTS: that asks for the right to make schemas also where this one is there.
+DO $$ BEGIN
+  IF pg_catalog.to_regnamespace('"kode"') IS NULL THEN
+    CREATE SCHEMA "kode";
+  END IF;
+END $$;
 
 CREATE TABLE "kode".migration (
   number integer PRIMARY KEY,
@@ -190,10 +195,11 @@ CREATE TABLE "kode".staged (
 CREATE INDEX header_due ON "kode".header (wake_at, "key") WHERE wake_at IS NOT NULL;
 CREATE INDEX inbox_id ON "kode".inbox (owner, id);
 
--- A header is written with every commit, an inbox is filled and emptied: room in their pages, and their dead rows soon
--- gone. Leases likewise.
-ALTER TABLE "kode".header SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
+-- A header is written with every commit, a call twice or more, an inbox is filled and emptied: room in their pages, so
+-- that no index is written to for a row's next version, and their dead rows soon gone. Leases likewise.
+ALTER TABLE "kode".header SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 ALTER TABLE "kode".lease SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+ALTER TABLE "kode".call SET (fillfactor = 60);
 ALTER TABLE "kode".inbox SET (autovacuum_vacuum_scale_factor = 0.02);
 
 -- Who watches, and until when: as long as nobody does, commits notify nobody, for a NOTIFY costs every commit of the
@@ -253,6 +259,8 @@ SET enable_seqscan = off
 SET jit = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '100ms'
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -483,6 +491,8 @@ CREATE FUNCTION "kode".commit_v1(
   at bigint, not_before bigint, priority bigint, size bigint, body bytea
 ) LANGUAGE plpgsql
 SET enable_seqscan = off
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '100ms'
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -563,6 +573,8 @@ CREATE FUNCTION "kode".append_v1(
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET jit = off
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '100ms'
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -641,7 +653,9 @@ BEGIN
 END $$;
 
 -- Remove rows of a uid, so many that others need not wait long; says whether more may be left.
-CREATE FUNCTION "kode".drop_v1(uid text, most bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE FUNCTION "kode".drop_v1(uid text, most bigint) RETURNS boolean LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
   kind text;
   gone bigint;
@@ -658,8 +672,13 @@ BEGIN
   RETURN false;
 END $$;
 
-INSERT INTO "kode".migration (number, phase, name, checksum) VALUES (1, 'pre', 'begin', 'aa94773b46ad9a8fd7886e2f8929b7940d23b24cdeddd06a4bf3ced63b566ae3');
+INSERT INTO "kode".migration (number, phase, name, checksum) VALUES (1, 'pre', 'begin', '0ff05f5d7ca4036b3cbabacf162841634543a129b582b22ef040e16e87ff2c60');
 $base$;
+END IF;
+IF to_regproc('"kode".rest_hello_v1') IS NULL THEN
+  -- The first time. What people are given to read later is theirs: see the end of this file.
+  REVOKE ALL ON SCHEMA "kode" FROM anon, authenticated;
+  REVOKE ALL ON ALL TABLES IN SCHEMA "kode" FROM anon, authenticated;
 END IF;
 END $do$;
 
@@ -671,7 +690,7 @@ END $do$;
 -- Columns of a table as an array of arrays, out of rows that are arrays; NULL when there are no rows. In PL/pgSQL,
 -- whose plans are kept for the session, and strict, for most kinds are not in most acts.
 CREATE OR REPLACE FUNCTION "kode".rest_texts_v1(data jsonb, places integer[]) RETURNS text[]
-LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN (SELECT array_agg(c.held ORDER BY c.n) FROM (
     SELECT p.n, array_agg(r.one->>p.place ORDER BY r.n) AS held
@@ -680,7 +699,7 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION "kode".rest_bodies_v1(data jsonb) RETURNS bytea[]
-LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN (SELECT array_agg(decode(b.body, 'base64') ORDER BY b.n)
     FROM jsonb_array_elements_text(data) WITH ORDINALITY AS b(body, n));
@@ -688,7 +707,7 @@ END $$;
 
 -- What is read of a row of `r`: owner, key, body, columns. NULL for what is no kind of record.
 CREATE OR REPLACE FUNCTION "kode".rest_row_v1(kind text) RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS $$
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT 'json_build_array(r.owner, r."key", encode(r.body, ''base64''), ' || CASE kind
     WHEN 'header' THEN 'r."agent_id", r."uid", r."version", r."commit_id", r."staged", r."wake_at", r."seen", r."status", r."template", r."tenant", r."parent", r."created_at", r."updated_at", r."max_inbox", r."max_message_bytes", r."dedupe_us", r."expires_at", r."parked"'
     WHEN 'lease' THEN 'r."holder", r."fence", r."until", r."takes"'
@@ -708,7 +727,7 @@ $$;
 
 -- Which of these this is, and what was applied of the migrations of the tables.
 CREATE OR REPLACE FUNCTION "kode".rest_hello_v1() RETURNS json
-LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT json_build_object(
     'at', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
     'rest', 1,
@@ -722,7 +741,7 @@ $$;
 -- number of its act.
 CREATE OR REPLACE FUNCTION "kode".rest_apply_v1(acts jsonb) RETURNS json
 LANGUAGE plpgsql
-SET search_path = pg_catalog SET statement_timeout = '30s' SET plan_cache_mode = force_generic_plan AS $$
+SET search_path = pg_catalog, pg_temp SET statement_timeout = '30s' SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   RETURN (SELECT json_build_object(
     'at', max(a.failed) FILTER (WHERE a.act = 0),
@@ -784,7 +803,7 @@ END $$;
 -- See `append_v1`. A row: owner, agent, id, kind, tenant, item, at, not_before, priority, size, now, bounded.
 CREATE OR REPLACE FUNCTION "kode".rest_append_v1(items jsonb, bodies jsonb) RETURNS json
 LANGUAGE plpgsql
-SET search_path = pg_catalog SET statement_timeout = '30s' SET plan_cache_mode = force_generic_plan AS $$
+SET search_path = pg_catalog, pg_temp SET statement_timeout = '30s' SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
   RETURN (SELECT json_build_object(
     'at', max(a."position") FILTER (WHERE a.item = 0),
@@ -806,7 +825,7 @@ END $$;
 --   {"look": agent}: what is another value after every change.
 CREATE OR REPLACE FUNCTION "kode".rest_read_v1(asks jsonb) RETURNS json
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog SET statement_timeout = '30s'
+SET search_path = pg_catalog, pg_temp SET statement_timeout = '30s'
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
   ask jsonb;
@@ -845,7 +864,7 @@ END $$;
 -- Who must wake: ids and times.
 CREATE OR REPLACE FUNCTION "kode".rest_due_v1(now bigint, wake_at bigint, agent text, most bigint) RETURNS json
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog SET statement_timeout = '30s' SET enable_seqscan = off SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET statement_timeout = '30s' SET enable_seqscan = off SET jit = off AS $$
 DECLARE
   found json;
 BEGIN
@@ -874,22 +893,27 @@ ALTER TABLE "kode".blob ENABLE ROW LEVEL SECURITY;
 ALTER TABLE "kode".staged ENABLE ROW LEVEL SECURITY;
 ALTER TABLE "kode".migration ENABLE ROW LEVEL SECURITY;
 ALTER TABLE "kode".watcher ENABLE ROW LEVEL SECURITY;
-ALTER FUNCTION "kode".apply_v1 SET search_path = pg_catalog;
-ALTER FUNCTION "kode".commit_v1 SET search_path = pg_catalog;
-ALTER FUNCTION "kode".append_v1 SET search_path = pg_catalog;
-ALTER FUNCTION "kode".drop_v1 SET search_path = pg_catalog;
 DO $do$ BEGIN
   IF current_setting('server_version_num')::integer >= 150000 THEN
     ALTER VIEW "kode".agents SET (security_invoker = true);
   END IF;
 END $do$;
 
-REVOKE ALL ON SCHEMA "kode" FROM PUBLIC, anon, authenticated;
-REVOKE ALL ON ALL TABLES IN SCHEMA "kode" FROM PUBLIC, anon, authenticated;
+-- Nobody but service_role writes or calls anything, each time; people may be given USAGE and SELECT, and keep them.
+REVOKE ALL ON SCHEMA "kode" FROM PUBLIC;
+REVOKE CREATE ON SCHEMA "kode" FROM anon, authenticated;
+REVOKE ALL ON ALL TABLES IN SCHEMA "kode" FROM PUBLIC;
+REVOKE INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER ON ALL TABLES IN SCHEMA "kode" FROM anon, authenticated;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA "kode" FROM PUBLIC, anon, authenticated;
 GRANT USAGE ON SCHEMA "kode" TO service_role;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "kode" TO service_role;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA "kode" TO service_role;
+
+-- What this role makes here later, without this file, is no more open than what is here.
+ALTER DEFAULT PRIVILEGES IN SCHEMA "kode" REVOKE ALL ON TABLES FROM PUBLIC, anon, authenticated;
+ALTER DEFAULT PRIVILEGES IN SCHEMA "kode" REVOKE ALL ON FUNCTIONS FROM PUBLIC, anon, authenticated;
+ALTER DEFAULT PRIVILEGES IN SCHEMA "kode" GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO service_role;
+ALTER DEFAULT PRIVILEGES IN SCHEMA "kode" GRANT EXECUTE ON FUNCTIONS TO service_role;
 
 -- The API learns of new functions by this.
 NOTIFY pgrst, 'reload schema';

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -30,6 +31,7 @@ from kode.core.store import (
 )
 from kode.core.store.open import redact, url_options
 from kode.core.store.plans import Get, Plan, Scan
+from kode.core.store.server_time import ServerTime
 from kode.store.supabase import rows
 from kode.store.supabase import schema as shipped
 from kode.store.supabase.errors import LOST, NOT_WRITTEN
@@ -40,8 +42,6 @@ __all__ = ["SupabaseStore"]
 T = TypeVar("T")
 KEYS: Final = ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY")
 """Where the key comes from when none is given."""
-FRESH_S: Final = 1.0
-"""How long the server's time, once told, is counted on from."""
 DROPPED: Final = 5_000
 """Rows removed in one request."""
 
@@ -83,7 +83,7 @@ class SupabaseStore(Store, SchemaSupport):
         self.schema = shipped.check_schema(schema)
         self.project = Project(self.url, key or _key_of_environment(), self.schema, Options(**options))
         self._tells_time = clock is not None and not isinstance(clock, RealClock)
-        self._heard: tuple[int, float] | None = None
+        self._server_time = ServerTime(self.project.clock)
 
     @classmethod
     def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
@@ -171,9 +171,9 @@ class SupabaseStore(Store, SchemaSupport):
         """Tell the time by the server's clock; it was asked no longer than a second ago, or is asked now."""
         if self._tells_time:
             return self.clock.now()
-        if self._heard is None or self.project.clock.monotonic() - self._heard[1] > FRESH_S:
+        if not self._server_time.fresh:
             await self._read([])
-        return self._counted_on()
+        return self._server_time.now()
 
     # ---- writing -------------------------------------------------------------------------------------------
 
@@ -308,15 +308,21 @@ class SupabaseStore(Store, SchemaSupport):
         return answers
 
     async def _gather(self, wanted: ahead.Together) -> tuple[list[Record | None], list[list[Record]]]:
-        """Read records and whole ranges: the first page of each range comes with the records."""
+        """Read records and whole ranges: the first page of each range comes with the records, of one moment.
+
+        What has more pages is of that moment too, if the records are the same behind the last one.
+        """
         keys = wanted.get.keys
         gets = rows.gets(keys)
-        answers = await self._read([*gets, *map(rows.scan, wanted.scans)])
-        ranges = [
-            await self._scan(replace(scan, limit=rows.ALL), first=page)
-            for scan, page in zip(wanted.scans, answers[len(gets) :], strict=True)
-        ]
-        return rows.found(keys, answers[: len(gets)]), ranges
+        asks = [*gets, *map(rows.scan, wanted.scans)]
+        for _ in range(ahead.JOURNEYS):
+            answers = await self._read(asks)
+            found, pages = answers[: len(gets)], answers[len(gets) :]
+            ranges = [await self._scan(scan, first=page) for scan, page in zip(wanted.scans, pages, strict=True)]
+            whole = all(there == len(page) < rows.PAGE for there, page in pages)
+            if whole or await self._read(gets) == found:
+                break
+        return rows.found(keys, found), ranges
 
     async def _scan(self, ask: Scan, tenant: str | None = None, *, first: Any = None) -> list[Record]:
         """Read a range, page after page; `first` is the answer for its first page."""
@@ -358,23 +364,21 @@ class SupabaseStore(Store, SchemaSupport):
     # ---- time ----------------------------------------------------------------------------------------------
 
     def _told(self, answer: Any) -> Any:
-        """Take in what the server's clock said. It does not run back for an answer that took longer than another."""
+        """Take in what the server's clock said."""
         if isinstance(answer, dict):
-            now: int = answer["at"]
-            counted = 0 if self._heard is None else self._counted_on()
-            self._heard = max(now, counted) if counted - now < 1_000_000 else now, self.project.clock.monotonic()
+            self._server_time.hear(answer["at"])
         return answer
-
-    def _counted_on(self) -> int:
-        assert self._heard is not None
-        told, at = self._heard
-        return told + int((self.project.clock.monotonic() - at) * 1_000_000)
 
 
 def _checked(url: str) -> str:
     """Refuse what is no URL of a project."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+    if (
+        parts.scheme not in ("http", "https")
+        or not re.fullmatch(r"[\w.:-]+", parts.hostname or "")
+        or "@" in parts.netloc
+        or parts.query
+    ):
         raise UsageError(
             f"{redact(url)!r} is no URL of a project; give https://<project>.supabase.co, and the key apart from it.",
             code="bad_url",

@@ -52,7 +52,10 @@ def _judge(path: str, mark: str, text: bytes) -> None:
         said = None
     if not isinstance(said, dict) or said.get("store") != "kode" or type(said.get("version")) is not int:
         raise StoreError(
-            f"{mark} is something else's; give another folder. Nothing was changed.", code="foreign_folder", path=path
+            f"{mark} is no mark of a KODE store: the folder is something else's, or the file is damaged. Give another "
+            "folder, or restore the file. Nothing was changed.",
+            code="foreign_folder",
+            path=path,
         )
     if said["version"] > lines.VERSION:
         raise SchemaTooNewError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -46,8 +47,16 @@ async def fs_glob(
         "truncated": found.truncated or not fits,
         "count": len(matches),
         "matches": matches,
+        **_unnamable(found.paths[: len(matches)], matches),
     }
     return answer(value)
+
+
+def _unnamable(paths: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    """Say of names that are not UTF-8 that they do not open what they stand for."""
+    if tuple(paths) == tuple(names):
+        return {}
+    return {"hints": [r"In names with \ufffd bytes are lost; bash_run can reach them, for instance by a wildcard."]}
 
 
 @tool(readonly=True)
