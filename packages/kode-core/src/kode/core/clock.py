@@ -10,11 +10,12 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import anyio
 
-__all__ = ["Clock", "RealClock"]
+__all__ = ["Clock", "Reading", "RealClock"]
 
 
 @runtime_checkable
@@ -74,3 +75,20 @@ class RealClock:
     def fail_after(self, seconds: float | None, *, shield: bool = False) -> AbstractContextManager[anyio.CancelScope]:
         """Cancel what is inside after that long and raise `TimeoutError`; None: never."""
         return anyio.fail_after(seconds, shield=shield)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What another clock said, microseconds, and ``Clock.monotonic`` here before and after it was asked."""
+
+    said: int
+    asked_at: float
+    read_at: float
+
+    def least(self, monotonic: float) -> int:
+        """Its time at a later moment; it may be later by as long as the answer took."""
+        return self.said + round((monotonic - self.read_at) * 1_000_000)
+
+    def most(self, monotonic: float) -> int:
+        """The same; it may be earlier by as long as the question took."""
+        return self.said + round((monotonic - self.asked_at) * 1_000_000)

@@ -148,7 +148,7 @@ class ModelRequest:
     agent_id: str = ""
     """Who asks; never sent."""
     idempotency_key: str | None = None
-    """The same for every try of one request."""
+    """The same for every try of one request. The providers of this package do not send it; yours may."""
     timeout_s: float | None = None
     """Of the whole reply. The shell cancels at it; a provider may pass it on to its connection."""
 

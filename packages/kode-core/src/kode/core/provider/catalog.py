@@ -114,8 +114,8 @@ class ProviderCatalog:
         if claims is None:
             known = ", ".join(self.names()) or "none"
             raise NotBoundError(
-                f"There is no provider {name!r}; known are: {known}. Install the wheel that offers it (entry"
-                f" point {GROUP!r}), or register it in Dependencies.",
+                f"There is no provider {name!r}; a model is named PROVIDER:NAME, and known are: {known}. Others come"
+                f" with their wheels (entry point {GROUP!r}), or are given in code.",
                 name=name,
             )
         first, *others = claims

@@ -18,6 +18,7 @@ from kode.core.provider.base import Capabilities, MediaKind, MediaRule, ModelReq
 from kode.core.provider.wire.wording import unpacked
 
 __all__ = [
+    "LIKELY",
     "MAX_TEXT",
     "MediaProblem",
     "as_text",
@@ -128,12 +129,13 @@ _ALIASES = {
     "video/avi": "video/x-msvideo",
     "application/x-pdf": "application/pdf",
 }
-_GUESS = {"image": "image/png", "audio": "audio/wav", "video": "video/mp4", "file": "application/pdf"}
+LIKELY = {"image": "image/png", "audio": "audio/wav", "video": "video/mp4", "file": "application/pdf"}
+"""What media are taken for that do not say their MIME type."""
 
 
 def media_type_of(block: MediaBlock) -> str:
     """Tell the MIME type by its usual name; where a block has none, the most likely."""
-    declared = (block.media_type or _GUESS[block.type]).partition(";")[0].strip().lower()
+    declared = (block.media_type or LIKELY[block.type]).partition(";")[0].strip().lower()
     return _ALIASES.get(declared, declared)
 
 

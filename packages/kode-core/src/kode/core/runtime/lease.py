@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from kode.core.clock import Reading
 from kode.core.config import Dependencies
 from kode.core.errors import KodeError, LeaseLostError, NotFoundError
 from kode.core.kernel.limits import Limits
@@ -13,27 +14,10 @@ from kode.core.store.contract import Footing, Item, Lease
 from kode.core.store.liveness import holder_name
 from kode.core.store.records import released_record
 
-__all__ = ["Holding", "Reading"]
+__all__ = ["Holding"]
 
 LETTING_GO_S = 2.0, 0.2
 """How long the store may take to have a lease back: at most, and at least where a request's time is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What the store's clock said, microseconds, and ``clock.monotonic()`` before and after it was asked."""
-
-    said: int
-    asked_at: float
-    read_at: float
-
-    def least(self, monotonic: float) -> int:
-        """The store's time at a later moment; it may be later by as long as the answer took."""
-        return self.said + round((monotonic - self.read_at) * 1_000_000)
-
-    def most(self, monotonic: float) -> int:
-        """The same; it may be earlier by as long as the question took."""
-        return self.said + round((monotonic - self.asked_at) * 1_000_000)
 
 
 class Holding:

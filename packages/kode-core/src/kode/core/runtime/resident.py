@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from kode.core.clock import Reading
 from kode.core.errors import NotFoundError, StoreUnavailableError
 from kode.core.kernel.machine import Transition, wake_at
 from kode.core.kernel.message import Block, Message
@@ -12,9 +13,6 @@ from kode.core.kernel.state import State
 from kode.core.store import records
 from kode.core.store.base import Store
 from kode.core.store.contract import Bounds, Commit, Committed, Footing, Item, Key, Loaded, Record
-
-if TYPE_CHECKING:
-    from kode.core.runtime.lease import Reading
 
 __all__ = ["Resident"]
 

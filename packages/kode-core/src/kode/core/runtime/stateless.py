@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import anyio
 
+from kode.core.clock import Reading
 from kode.core.config import AgentConfig, Dependencies
 from kode.core.errors import AgentExistsError, StoreUnavailableError, UsageError
 from kode.core.event.base import Position
@@ -23,7 +24,6 @@ from kode.core.kernel.message import Json
 from kode.core.runtime.agent import Agent
 from kode.core.runtime.binding import bind
 from kode.core.runtime.birth import LONGEST, recipe_digest, stored_recipe
-from kode.core.runtime.lease import Reading
 from kode.core.runtime.outcome import Goal, told
 from kode.core.runtime.resident import Resident
 from kode.core.runtime.result import RunResult

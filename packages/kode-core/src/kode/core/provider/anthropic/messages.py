@@ -14,10 +14,11 @@ from kode.core.provider.anthropic.facts import ModelFacts, facts_of
 from kode.core.provider.anthropic.files import FILES_BETA, upload
 from kode.core.provider.anthropic.media import MAX_MEDIA, media_rules
 from kode.core.provider.anthropic.messages_reply import MessagesReply
-from kode.core.provider.anthropic.messages_request import FIRST_VERSION, encode, output_tool, request_body
+from kode.core.provider.anthropic.messages_request import FIRST_VERSION, output_tool, request_body
 from kode.core.provider.base import CacheHint, Capabilities, MediaFile, ModelRequest, Prices, Uploaded
 from kode.core.provider.media import fitted
 from kode.core.provider.wire.address import base_url as in_one_form
+from kode.core.provider.wire.body import encode
 from kode.core.provider.wire.counting import counted
 from kode.core.provider.wire.credentials import Secrets
 from kode.core.provider.wire.http import EventStream, HttpOptions

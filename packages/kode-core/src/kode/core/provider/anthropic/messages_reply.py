@@ -30,7 +30,7 @@ from kode.core.provider.base import (
     TextDelta,
 )
 from kode.core.provider.wire.frames import load, number
-from kode.core.provider.wire.reading import Reading, kept
+from kode.core.provider.wire.reading import Reading, kept, text_in
 
 __all__ = ["MAX_PAUSES", "MessagesReply", "read_usage"]
 
@@ -86,7 +86,7 @@ class _Block:
 
     def takes(self, name: str | None) -> bool:
         """Whether it may grow by this."""
-        kind = _KINDS.get(_text(self.raw, "type"))
+        kind = _KINDS.get(text_in(self.raw, "type"))
         return name is None or (self.open and (kind is None or kind == _OF[name]))
 
 
@@ -196,7 +196,7 @@ class MessagesReply(Reading):
         raw, index = frame.get("content_block"), frame.get("index")
         if not isinstance(raw, dict) or not isinstance(index, int):
             return
-        kind = _KINDS.get(_text(raw, "type"))
+        kind = _KINDS.get(text_in(raw, "type"))
         block = self._blocks[index] = _Block(raw, None if kind is None else self._count)
         if kind is None:
             return
@@ -204,13 +204,13 @@ class MessagesReply(Reading):
         out.append(_started(raw, self._count, "text" if block.as_text else kind))
         self._count += 1
         for name in ("text", "thinking", "signature"):
-            self._grow(block, name, _text(raw, name), out)
+            self._grow(block, name, text_in(raw, name), out)
 
     def _delta(self, frame: dict[str, Any], out: list[Chunk]) -> None:
         delta, block = frame.get("delta"), self._blocks.get(_key(frame))
         if not isinstance(delta, dict):
             return
-        name = _GROWS.get(_text(delta, "type"))
+        name = _GROWS.get(text_in(delta, "type"))
         if block is None or not block.takes(name):
             what = "sent a part of a block that it had not begun, or had ended, or that is of another kind; ask again."
             out += self._fail("protocol", what, retryable=True)
@@ -218,7 +218,7 @@ class MessagesReply(Reading):
         if "citation" in delta:
             block.citations.append(delta["citation"])
         if name is not None:
-            text = _text(delta, name)
+            text = text_in(delta, name)
             if self._keep and text:
                 block.pieces.setdefault(name, []).append(text)
             self._grow(block, name, text, out)
@@ -257,7 +257,7 @@ class MessagesReply(Reading):
 
     def _delta_of_message(self, frame: dict[str, Any], out: list[Chunk]) -> None:
         delta = frame.get("delta")
-        stop = _text(delta, "stop_reason") if isinstance(delta, dict) else ""
+        stop = text_in(delta, "stop_reason") if isinstance(delta, dict) else ""
         self._usage(frame, out)
         if stop:
             self._stop = stop
@@ -290,16 +290,11 @@ def _key(frame: dict[str, Any]) -> int | None:
     return index if isinstance(index, int) else None
 
 
-def _text(value: dict[str, Any], name: str) -> str:
-    found = value.get(name)
-    return found if isinstance(found, str) else ""
-
-
 def _started(raw: dict[str, Any], place: int, kind: BlockKind) -> BlockStart:
     if raw.get("type") == "redacted_thinking":
-        return BlockStart(place, kind, opaque=dump({"data": _text(raw, "data")}), redacted=True)
+        return BlockStart(place, kind, opaque=dump({"data": text_in(raw, "data")}), redacted=True)
     if kind == "tool_use":
-        return BlockStart(place, kind, _text(raw, "id"), _text(raw, "name"))
+        return BlockStart(place, kind, text_in(raw, "id"), text_in(raw, "name"))
     return BlockStart(place, kind)
 
 
@@ -312,7 +307,7 @@ def _whole(block: _Block) -> dict[str, Any]:
         elif name == "signature":
             whole[name] = pieces[-1]
         else:
-            whole[name] = _text(whole, name) + "".join(pieces)
+            whole[name] = text_in(whole, name) + "".join(pieces)
     return whole
 
 

@@ -7,11 +7,9 @@ in the text as a note (media it does not take), so that a history from any provi
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kode.core.errors import UsageError
 from kode.core.jsontext import parse
 from kode.core.kernel.message import (
     Block,
@@ -24,10 +22,11 @@ from kode.core.kernel.message import (
 from kode.core.provider.anthropic.facts import ModelFacts
 from kode.core.provider.anthropic.marks import place_marks
 from kode.core.provider.base import CacheHint, Effort, ModelRequest, ToolChoice, ToolSpec
+from kode.core.provider.wire.body import overlaid
 from kode.core.provider.wire.schema import enforceable
 from kode.core.provider.wire.wording import effort_of, in_loop, legal_id, legal_name, set_apart, texts, unpacked
 
-__all__ = ["FIRST_VERSION", "encode", "output_tool", "request_body", "write_messages"]
+__all__ = ["FIRST_VERSION", "output_tool", "request_body", "write_messages"]
 
 FIRST_VERSION = "2023-06-01"
 """The version of the API that everybody who speaks it knows. Later ones take no ``temperature`` and no ``top_p``."""
@@ -80,17 +79,7 @@ def request_body(
         shape = {"type": "json_schema", "schema": held}
         body["output_config"] = {**body.get("output_config", {}), "format": shape}
     place_marks(body, request, cache)
-    if request.extra_body is not None:
-        extra = parse(request.extra_body)
-        if not isinstance(extra, dict):
-            raise UsageError("ModelRequest.extra_body is no JSON object; give one.", code="bad_extra_body")
-        body.update(extra)
-    return body
-
-
-def encode(body: dict[str, Any]) -> bytes:
-    """Write a body as bytes."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return overlaid(body, request)
 
 
 # ---- tools -------------------------------------------------------------------------------------------------

@@ -13,12 +13,13 @@ from urllib.parse import quote
 from kode.core.clock import Clock
 from kode.core.provider.base import Capabilities, MediaFile, ModelRequest, Prices, Uploaded
 from kode.core.provider.gemini.content_reply import ContentReply
-from kode.core.provider.gemini.content_request import encode, request_body
+from kode.core.provider.gemini.content_request import request_body
 from kode.core.provider.gemini.facts import GeminiFacts, facts_of
 from kode.core.provider.gemini.files import upload
 from kode.core.provider.gemini.media import MAX_MEDIA, MEDIA
 from kode.core.provider.media import fitted
 from kode.core.provider.wire.address import base_url as in_one_form
+from kode.core.provider.wire.body import encode
 from kode.core.provider.wire.counting import counted
 from kode.core.provider.wire.credentials import Secrets
 from kode.core.provider.wire.http import EventStream, HttpOptions

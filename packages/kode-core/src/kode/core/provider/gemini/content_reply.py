@@ -28,7 +28,7 @@ from kode.core.provider.base import (
     TextDelta,
 )
 from kode.core.provider.wire.frames import number
-from kode.core.provider.wire.reading import Reading
+from kode.core.provider.wire.reading import Reading, text_in
 
 __all__ = ["ContentReply", "read_usage"]
 
@@ -122,9 +122,9 @@ class ContentReply(Reading):
             out.append(self._used(read_usage(self._usage)))
 
     def _blocked(self, feedback: Any, out: list[Chunk]) -> None:
-        reason = _text(feedback, "blockReason") if isinstance(feedback, dict) else ""
+        reason = text_in(feedback, "blockReason") if isinstance(feedback, dict) else ""
         if reason:
-            told = self._shown(_text(feedback, "blockReasonMessage") or reason)
+            told = self._shown(text_in(feedback, "blockReasonMessage") or reason)
             out += self._fail("content_filtered", f"refused the request: {told}. Change what is asked.")
 
     def _candidate(self, candidate: dict[str, Any], out: list[Chunk]) -> None:
@@ -135,15 +135,15 @@ class ContentReply(Reading):
         for part in parts if isinstance(parts, list) else []:
             if isinstance(part, dict):
                 self._part(part, out)
-        stop = _text(candidate, "finishReason")
+        stop = text_in(candidate, "finishReason")
         if stop and stop != "FINISH_REASON_UNSPECIFIED":
             self._stop = stop
-            self._told = self._shown(_text(candidate, "finishMessage")).rstrip(".")
+            self._told = self._shown(text_in(candidate, "finishMessage")).rstrip(".")
 
     # ---- parts
 
     def _part(self, part: dict[str, Any], out: list[Chunk]) -> None:
-        signature = _text(part, "thoughtSignature")
+        signature = text_in(part, "thoughtSignature")
         call, media = part.get("functionCall"), part.get("inlineData")
         if isinstance(call, dict):
             self._call(call, signature, out)
@@ -154,20 +154,20 @@ class ContentReply(Reading):
 
     def _call(self, call: dict[str, Any], signature: str, out: list[Chunk]) -> None:
         self._close(out)
-        id, arguments = _text(call, "id"), call.get("args")
+        id, arguments = text_in(call, "id"), call.get("args")
         opaque = {key: value for key, value in (("thoughtSignature", signature), ("id", id)) if value}
         place = self._next()
-        out.append(BlockStart(place, "tool_use", id, _text(call, "name"), dump(opaque) if opaque else None))
+        out.append(BlockStart(place, "tool_use", id, text_in(call, "name"), dump(opaque) if opaque else None))
         if arguments is not None:
             out.append(InputDelta(place, json.dumps(arguments)))
         out.append(BlockStop(place))
 
     def _media(self, media: dict[str, Any], signature: str, out: list[Chunk]) -> None:
         self._close(out)
-        kind = _text(media, "mimeType")
+        kind = text_in(media, "mimeType")
         opaque = dump({"thoughtSignature": signature}) if signature else None
         first: MediaKind = _MEDIA.get(kind.partition("/")[0], "file")
-        block = MediaBlock(first, kind or None, data=_text(media, "data"), opaque=opaque)
+        block = MediaBlock(first, kind or None, data=text_in(media, "data"), opaque=opaque)
         out.append(BlockWhole(self._next(), block))
 
     def _say(self, text: str, kind: BlockKind, signature: str, out: list[Chunk]) -> None:
@@ -219,8 +219,3 @@ def read_usage(usage: dict[str, Any]) -> Usage:
         cache_read=min(number(usage, "cachedContentTokenCount"), count(input)),
         reasoning=thoughts,
     )
-
-
-def _text(value: dict[str, Any], name: str) -> str:
-    found = value.get(name)
-    return found if isinstance(found, str) else ""

@@ -6,15 +6,12 @@ in the text as a note, so that a history from any provider can go on here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from kode.core.errors import UsageError
 from kode.core.jsontext import parse
 from kode.core.kernel.message import (
     Block,
-    Json,
     MediaBlock,
     Message,
     ReasoningBlock,
@@ -24,9 +21,11 @@ from kode.core.kernel.message import (
 )
 from kode.core.provider.base import Effort, ModelRequest, Reasoning, ToolChoice
 from kode.core.provider.gemini.facts import GeminiFacts
+from kode.core.provider.media import LIKELY
+from kode.core.provider.wire.body import opaque_of, overlaid, stops
 from kode.core.provider.wire.wording import FOLLOWS, effort_of, in_loop, legal_name, set_apart, texts, unpacked
 
-__all__ = ["UNSIGNED", "encode", "request_body", "write_contents"]
+__all__ = ["UNSIGNED", "request_body", "write_contents"]
 
 UNSIGNED = "skip_thought_signature_validator"
 """What the vendor takes for the signature of a call that another model has made:
@@ -42,7 +41,7 @@ def request_body(request: ModelRequest, facts: GeminiFacts, *, name: str = "gemi
         name: The provider's: whose reasoning is its own.
 
     Raises:
-        UsageError: ``extra_body`` or a tool's schema is no JSON object.
+        UsageError: ``extra_body`` or a tool's schema is no JSON object, or there are too many stop sequences.
     """
     body: dict[str, Any] = {"contents": write_contents(request, facts, name)}
     wanted = request.output_schema
@@ -68,7 +67,7 @@ def request_body(request: ModelRequest, facts: GeminiFacts, *, name: str = "gemi
         "temperature": request.temperature,
         "topP": request.top_p,
         "maxOutputTokens": request.max_tokens,
-        "stopSequences": [each for each in request.stop if each][:5] or None,
+        "stopSequences": stops(request, 5),
         "seed": request.seed,
         "thinkingConfig": _thinking(request.reasoning, facts) or None,
         "responseMimeType": "application/json" if held else None,
@@ -77,17 +76,7 @@ def request_body(request: ModelRequest, facts: GeminiFacts, *, name: str = "gemi
     settings = {field: value for field, value in given.items() if value is not None}
     if settings:
         body["generationConfig"] = settings
-    if request.extra_body is not None:
-        extra = parse(request.extra_body)
-        if not isinstance(extra, dict):
-            raise UsageError("ModelRequest.extra_body is no JSON object; give one.", code="bad_extra_body")
-        body.update(extra)
-    return body
-
-
-def encode(body: dict[str, Any]) -> bytes:
-    """Write a body as bytes."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return overlaid(body, request)
 
 
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY", "tool": "ANY"}
@@ -198,7 +187,7 @@ def _said(message: Message, own: bool, thoughts: bool, calls: _Calls) -> Iterato
     """Write what a model said. What is signed goes back to its vendor with the signature, also empty text."""
     calls.begin()
     for block in message.blocks:
-        opaque = _opaque(block) if own else {}
+        opaque = opaque_of(block) if own else {}
         signature = opaque.get("thoughtSignature")
         signed = {"thoughtSignature": signature} if isinstance(signature, str) and signature else {}
         if isinstance(block, ToolUseBlock):
@@ -246,26 +235,19 @@ def _of(block: Block) -> dict[str, Any] | None:
     return _media(block) if isinstance(block, MediaBlock) else None
 
 
-_GUESS = {"image": "image/png", "audio": "audio/wav", "video": "video/mp4", "file": "application/pdf"}
 _TAKEN = ("image/", "audio/", "video/", "text/", "application/pdf", "application/json")
 
 
 def _media(block: MediaBlock) -> dict[str, Any] | None:
     """Write media as the API takes it, or None where it has no form for it."""
     block = unpacked(block)
-    kind = block.media_type or _GUESS[block.type]
+    kind = block.media_type or LIKELY[block.type]
     if not kind.startswith(_TAKEN):
         return None
     if block.data is not None:
         return {"inlineData": {"mimeType": kind, "data": block.data}}
     where = block.file_id or block.url
     return {"fileData": {"fileUri": where, "mimeType": kind}} if where is not None else None
-
-
-def _opaque(block: Block) -> dict[str, Any]:
-    opaque: Json | None = getattr(block, "opaque", None)
-    found = parse(opaque) if opaque is not None else None
-    return found if isinstance(found, dict) else {}
 
 
 def _name(name: str) -> str:

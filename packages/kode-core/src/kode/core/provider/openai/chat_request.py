@@ -6,17 +6,16 @@ in the text as a note (media it does not take), so that a history from any provi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
 
-from kode.core.errors import UsageError
 from kode.core.jsontext import parse
 from kode.core.kernel.message import Block, MediaBlock, Message, ReasoningBlock, ToolResultBlock, ToolUseBlock
 from kode.core.provider.base import Effort, ModelRequest, ToolChoice, ToolSpec
 from kode.core.provider.openai.strict import schema_of
+from kode.core.provider.wire.body import encode, overlaid, stops
 from kode.core.provider.wire.wording import FOLLOWS, effort_of, in_loop, legal_id, legal_name, set_apart, texts
 
 __all__ = ["Dialect", "dialect_of", "request_body", "write_messages"]
@@ -84,7 +83,7 @@ def request_body(request: ModelRequest, dialect: Dialect, *, official: bool = Fa
         name: The provider's: whose reasoning is its own.
 
     Raises:
-        UsageError: ``extra_body`` or a tool's schema is no JSON object.
+        UsageError: ``extra_body`` or a tool's schema is no JSON object, or there are too many stop sequences.
     """
     body: dict[str, Any] = {"model": request.model, "messages": write_messages(request, dialect, name)}
     body.update(_tools(request.tools, request.tool_choice, dialect))
@@ -100,7 +99,7 @@ def request_body(request: ModelRequest, dialect: Dialect, *, official: bool = Fa
         given |= {
             "temperature": request.temperature,
             "top_p": request.top_p,
-            "stop": list(request.stop[:4]) or None,
+            "stop": stops(request, 4 if official else None),
         }
     body.update((field, value) for field, value in given.items() if value is not None)
     effort = None if request.reasoning is None else effort_of(request.reasoning)
@@ -113,12 +112,7 @@ def request_body(request: ModelRequest, dialect: Dialect, *, official: bool = Fa
         schema, strict = schema_of(wanted.schema, wanted.strict)
         shape = {"name": legal_name(wanted.name), "schema": schema, "strict": strict}
         body["response_format"] = {"type": "json_schema", "json_schema": shape}
-    if request.extra_body is not None:
-        extra = parse(request.extra_body)
-        if not isinstance(extra, dict):
-            raise UsageError("ModelRequest.extra_body is no JSON object; give one.", code="bad_extra_body")
-        body.update(extra)
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return encode(overlaid(body, request))
 
 
 def _switch(effort: Effort, budget: int | None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from kode.core.provider.base import (
     TextDelta,
 )
 from kode.core.provider.wire.frames import load, number
-from kode.core.provider.wire.reading import Reading, kept
+from kode.core.provider.wire.reading import Reading, kept, text_in
 from kode.core.provider.wire.refusal import understood
 
 __all__ = ["ResponsesReply", "read_usage"]
@@ -115,7 +115,7 @@ class ResponsesReply(Reading):
     def _key(self, frame: dict[str, Any]) -> int | str:
         """Tell which item a frame is of: by its place in the output or, where that is not said, by its id."""
         at, item = frame.get("output_index"), frame.get("item")
-        id = _text(frame, "item_id") or (_text(item, "id") if isinstance(item, dict) else "")
+        id = text_in(frame, "item_id") or (text_in(item, "id") if isinstance(item, dict) else "")
         known = self._ids.get(id) if id else None
         if not isinstance(at, int):
             return id if known is None else known
@@ -123,13 +123,15 @@ class ResponsesReply(Reading):
 
     def _begin(self, at: int | str, raw: dict[str, Any], out: list[Chunk]) -> _Item:
         """Note an item; a block begins here, where it is sure to become one."""
-        item = self._items[at] = _Item(_text(raw, "type"), _text(raw, "id"))
+        item = self._items[at] = _Item(text_in(raw, "type"), text_in(raw, "id"))
         if item.id:
             self._ids[item.id] = at
         if item.kind == "function_call":
             place = self._next()
             item.parts[0] = _Part(place)
-            out.append(BlockStart(place, "tool_use", _text(raw, "call_id") or _text(raw, "id"), _text(raw, "name")))
+            out.append(
+                BlockStart(place, "tool_use", text_in(raw, "call_id") or text_in(raw, "id"), text_in(raw, "name"))
+            )
         elif item.kind not in _LATER:
             self._open(item, 0, "reasoning", out)
         return item
@@ -202,7 +204,7 @@ class ResponsesReply(Reading):
         if not isinstance(data, str) or not data:
             self._foreign(item, raw, out)
             return
-        kind = f"image/{_text(raw, 'output_format') or 'png'}"
+        kind = f"image/{text_in(raw, 'output_format') or 'png'}"
         rest = kept({name: value for name, value in raw.items() if name != "result"})
         out.append(BlockWhole(self._next(), MediaBlock("image", kind, data=data, opaque=rest)))
 
@@ -275,11 +277,11 @@ class ResponsesReply(Reading):
 
     def _ended(self, frame: dict[str, Any], out: list[Chunk]) -> None:
         response = frame.get("response")
-        self._settle(response if isinstance(response, dict) else {}, _text(frame, "type").rpartition(".")[2], out)
+        self._settle(response if isinstance(response, dict) else {}, text_in(frame, "type").rpartition(".")[2], out)
 
     def _document(self, frame: dict[str, Any], out: list[Chunk]) -> None:
         """A response in one piece, from a server that does not stream."""
-        self._settle(frame, _text(frame, "status"), out)
+        self._settle(frame, text_in(frame, "status"), out)
 
     def _settle(self, response: dict[str, Any], status: str, out: list[Chunk]) -> None:
         self._name(response.get("id"), response.get("model"))
@@ -294,7 +296,7 @@ class ResponsesReply(Reading):
         output = response.get("output")
         self._complete(output if isinstance(output, list) else [], out)
         details = response.get("incomplete_details")
-        why = _text(details, "reason") if isinstance(details, dict) else ""
+        why = text_in(details, "reason") if isinstance(details, dict) else ""
         stop = status if status == "completed" else why or status
         if stop == "completed" and (lost := self._lost()):
             out += self._fail("protocol", f"said that the reply is complete, but {lost}; ask again.", retryable=True)
@@ -312,7 +314,7 @@ class ResponsesReply(Reading):
         for at, raw in enumerate(output):
             if not isinstance(raw, dict):
                 continue
-            kind, id = _text(raw, "type"), _text(raw, "id")
+            kind, id = text_in(raw, "type"), text_in(raw, "id")
             same = [key for key, item in free.items() if item.kind == kind]
             key = next((key for key in same if id and free[key].id == id), next(iter(same), None))
             item = self._begin(f"output {at}", raw, out) if key is None else free.pop(key)
@@ -386,13 +388,8 @@ def _index(frame: dict[str, Any], name: str) -> int:
     return found if isinstance(found, int) else 0
 
 
-def _text(value: dict[str, Any], name: str) -> str:
-    found = value.get(name)
-    return found if isinstance(found, str) else ""
-
-
 def _texts(parts: Any) -> list[str]:
-    return [_text(part, "text") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    return [text_in(part, "text") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
 
 
 def _told(value: dict[str, Any], *names: str) -> Iterator[tuple[str, Any]]:

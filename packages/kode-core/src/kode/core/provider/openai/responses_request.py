@@ -7,12 +7,10 @@ model thought is left out, and media that the API does not take stand in the tex
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from kode.core.errors import UsageError
-from kode.core.jsontext import parse
 from kode.core.kernel.message import (
     Block,
     MediaBlock,
@@ -25,6 +23,7 @@ from kode.core.kernel.message import (
 from kode.core.provider.base import ModelRequest, OutputSchema, Reasoning, ToolChoice, ToolSpec
 from kode.core.provider.openai.chat_request import Dialect
 from kode.core.provider.openai.strict import schema_of
+from kode.core.provider.wire.body import encode, opaque_of, overlaid
 from kode.core.provider.wire.wording import effort_of, in_loop, legal_id, legal_name, set_apart, texts
 
 __all__ = ["request_body", "write_input"]
@@ -76,12 +75,7 @@ def request_body(request: ModelRequest, dialect: Dialect, *, official: bool = Fa
         "stream": True,
     }
     body.update((field, value) for field, value in given.items() if value is not None)
-    if request.extra_body is not None:
-        extra = parse(request.extra_body)
-        if not isinstance(extra, dict):
-            raise UsageError("ModelRequest.extra_body is no JSON object; give one.", code="bad_extra_body")
-        body.update(extra)
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return encode(overlaid(body, request))
 
 
 def _schema(wanted: OutputSchema) -> Item:
@@ -164,7 +158,7 @@ def _said(message: Message, own: bool) -> Iterator[Item]:
     """
     waiting: list[Item] = []
     for block in message.blocks:
-        opaque = _opaque(block) if own else {}
+        opaque = opaque_of(block) if own else {}
         if isinstance(block, ReasoningBlock):
             kept = opaque if _returns(opaque) else None
             if kept is not None and kept["type"] == "reasoning":
@@ -237,12 +231,6 @@ def _content(blocks: Iterable[Block]) -> str | list[Item]:
 
 def _message(role: str, content: str | list[Item]) -> Item:
     return {"type": "message", "role": role, "content": content}
-
-
-def _opaque(block: Block) -> Item:
-    opaque = getattr(block, "opaque", None)
-    found = parse(opaque) if opaque is not None else None
-    return found if isinstance(found, dict) else {}
 
 
 # ---- media -------------------------------------------------------------------------------------------------

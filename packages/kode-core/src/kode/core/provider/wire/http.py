@@ -59,7 +59,7 @@ class HttpOptions:
     """How long to wait for a free connection."""
     max_connections: int = 1_000
     """At once, per event loop. A vendor's rate limit comes sooner."""
-    max_reply_bytes: int = 256 * 1024 * 1024
+    max_reply_bytes: int = 64 * 1024 * 1024
     max_event_bytes: int = MAX_EVENT_BYTES
     """Of one event of a stream, and of a reply that comes as one document."""
     proxy: str | None = field(default=None, repr=False)

@@ -12,7 +12,7 @@ from kode.core.provider.base import BlockStart, BlockStop, Chunk, Prices, ReplyE
 from kode.core.provider.wire.frames import failed
 from kode.core.provider.wire.refusal import excerpt, understood
 
-__all__ = ["Reading", "kept"]
+__all__ = ["Reading", "kept", "text_in"]
 
 
 class Reading:
@@ -96,3 +96,9 @@ def kept(value: dict[str, Any]) -> Json | None:
         return dump(value) if value else None
     except KodeError:
         return None
+
+
+def text_in(value: dict[str, Any], name: str) -> str:
+    """Give a field that is text; anything else is none."""
+    found = value.get(name)
+    return found if isinstance(found, str) else ""

@@ -60,7 +60,7 @@ class Vendor:
         if self.official and not secrets:
             raise NotBoundError(
                 f"Provider {name!r} needs a key for {self.base_url}: set {' or '.join(env)}, or pass api_key. A server"
-                " of your own needs none: pass base_url.",
+                " of your own needs none: give its URL (base_url, --base-url).",
                 code="missing_key",
                 name=name,
                 env=env[0],
