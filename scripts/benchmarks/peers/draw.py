@@ -1,4 +1,6 @@
-"""Draw what ``scripts/bench-peers --json FILE`` measured: one picture a row, a bar for each peer and store.
+"""Draw what ``scripts/bench-peers --json FILE`` measured.
+
+One picture a row, with a bar for each peer and store; and a table of Markdown on stdout.
 
 python scripts/benchmarks/peers/draw.py docs/benchmarks/peers.json docs/pictures
 """
@@ -23,7 +25,7 @@ NAMES = {
     "pydantic-ai": "pydantic-ai",
     "dbos": "DBOS",
 }
-LEFT, WIDTH, LINE, TOP = 250, 760, 22, 44
+LEFT, WIDTH, LINE, TOP = 270, 780, 22, 44
 OURS, THEIRS, INK = "#2563eb", "#94a3b8", "#334155"
 
 
@@ -74,13 +76,30 @@ def picture(row: str, shown: list[Bar], agents: int) -> str:
     return "\n".join([*lines, "</svg>", ""])
 
 
+def table(figures: dict[str, list[dict[str, float | str]]]) -> list[str]:
+    """All rows as a table of Markdown: the lowest and the median of each."""
+    rows = ["| | " + " | ".join(title.format(agents=1_000) + ", " + unit for title, unit, _ in TITLES.values()) + " |"]
+    rows.append("|---" * (len(TITLES) + 1) + "|")
+    for peer, name in NAMES.items():
+        lines = [line for line in figures.get(peer, ()) if "row" in line]
+        for store in dict.fromkeys(str(line["store"]) for line in lines):
+            cells = []
+            for row, (_, _, scale) in TITLES.items():
+                found = [line for line in lines if line["row"] == row and line["store"] == store]
+                told = [f"{float(line[part]) / scale:.3g}" for line in found for part in ("min", "median")]
+                cells.append(" / ".join(dict.fromkeys(told)))
+            rows.append(f"| {name}, {store} | " + " | ".join(cells) + " |")
+    return rows
+
+
 def main(source: str, folder: str) -> None:
-    """Write the pictures."""
+    """Write the pictures, and the table to stdout."""
     figures = json.loads(Path(source).read_text())
     for row in TITLES:
         shown = bars(figures, row)
         if shown:
             Path(folder, f"peers-{row}.svg").write_text(picture(row, shown, figures["agents"]))
+    print("\n".join(table(figures)))
 
 
 if __name__ == "__main__":
