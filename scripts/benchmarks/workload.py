@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kode.core import Agent, AgentTemplate, Dependencies, JSONStore, ScriptedProvider, SqliteStore
+from kode.core.kernel.context import ContextPolicy
 from kode.core.kernel.message import Message, TextBlock
 from kode.core.provider import call, say
 from kode.core.store.base import Store
@@ -28,7 +29,10 @@ async def look(path: str) -> str:
     return f"{path}: nothing special"
 
 
-TEMPLATE = AgentTemplate("bench", "You are measured.", model="scripted", tools=("look",))
+# Nothing is summed up: a history is loaded, and shown to the model, whole.
+TEMPLATE = AgentTemplate(
+    "bench", "You are measured.", model="scripted", tools=("look",), context=ContextPolicy(method="off")
+)
 
 
 def rounds(n: int) -> Callable[[Any], Any]:
