@@ -242,6 +242,15 @@ def test_it_follows_the_window_back_and_forth() -> None:
         assert set(showing.sizes) == {m.seq for m in part}
 
 
+def test_another_summary_is_measured_anew() -> None:
+    showing = Showing(1, 200)
+    first, second = (Message(-1, "user", (TextBlock(text),), 0, origin="summary") for text in ("a", "b" * 300))
+    showing.measure(Window("c1", (), (Range(4),)), [first, user(4)])
+    showing.measure(Window("c2", (), (Range(4),)), [second, user(4)])
+    assert showing.sizes[-1] == size_of(second.blocks)
+    assert showing.sizes[-1] != size_of(first.blocks)
+
+
 def test_a_message_is_measured_once() -> None:
     showing = Showing(1, 200)
     messages = [user(k) for k in range(5)]

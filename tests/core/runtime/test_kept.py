@@ -8,6 +8,7 @@ import pytest
 
 from kode.core.provider.script import last_text
 from kode.core.runtime.agent import Agent
+from kode.core.runtime.context.showing import Showing
 from kode.core.testing.wrapped import WrappedStore
 
 
@@ -130,3 +131,23 @@ async def test_the_lease_never_ends_before_we_think_it_does(lab: Any, noting: No
         await opened.run(said)
     assert noting.told() == ["acquire", "load", "acquire on"]
     assert noting.ends - noting.began == pytest.approx(lease_us + 1e6, abs=1e3)
+
+
+async def test_what_was_measured_is_known_while_it_is_in_memory(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    take = Showing._take
+
+    def noted(self: Showing, message: Any) -> None:
+        taken.append(message.seq)
+        take(self, message)
+
+    monkeypatch.setattr(Showing, "_take", noted)
+    agent = await lab.agent(echo)
+    for said in ("one", "two", "three"):
+        await agent.run(said)
+    assert len(taken) == len(set(taken)), "each message once"
+    assert len(taken) >= 5
+    agent.release_window()
+    taken.clear()
+    await agent.run("four")
+    assert set(range(6)) <= set(taken), "what was let go is measured again"

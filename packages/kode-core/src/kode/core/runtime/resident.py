@@ -10,6 +10,7 @@ from kode.core.errors import NotFoundError, StoreUnavailableError
 from kode.core.kernel.machine import Transition, wake_at
 from kode.core.kernel.message import Block, Message
 from kode.core.kernel.state import State
+from kode.core.runtime.context.showing import Showing
 from kode.core.store import records
 from kode.core.store.base import Store
 from kode.core.store.contract import Bounds, Commit, Committed, Footing, Item, Key, Loaded, Record
@@ -25,6 +26,7 @@ class Resident:
 
     __slots__ = (
         "_rows",
+        "_showing",
         "_summary",
         "_window",
         "agent_id",
@@ -54,6 +56,7 @@ class Resident:
         """The store's clock at that moment, or before."""
         self._rows: Sequence[Record] = loaded.window
         self._window: dict[int, Message] | None = None
+        self._showing: Showing | None = None
         self._summary: tuple[str, tuple[Block, ...]] | None = None
 
     @classmethod
@@ -152,6 +155,13 @@ class Resident:
             listed.insert(0, Message(-1, "user", blocks, state.updated_at, origin="summary"))
         return listed
 
+    def measured(self, keep_media: int, max_message: int) -> Showing:
+        """What is known of the messages' sizes, within such bounds."""
+        known = self._showing
+        if known is None or (known.keep_media, known.max_message) != (keep_media, max_message):
+            known = self._showing = Showing(keep_media, max_message)
+        return known
+
     def message(self, seq: int) -> Message | None:
         """A message, if it is in memory."""
         return self._decoded().get(seq)
@@ -160,6 +170,7 @@ class Resident:
         """Let the window go; it is read again when it is needed."""
         self._window = {}
         self._rows = ()
+        self._showing = None
 
     def _decoded(self) -> dict[int, Message]:
         if self._window is None:

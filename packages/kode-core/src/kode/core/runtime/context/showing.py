@@ -52,7 +52,8 @@ class Showing:
         """Look at what is new in a window."""
         known = self._scanned[1] if self._scanned is not None and self._scanned[0] == window else -1
         if known < 0:
-            seqs = {message.seq for message in messages}
+            # A summary has no number of its own: another one may stand in front now.
+            seqs = {message.seq for message in messages if message.seq >= 0}
             self.sizes = {seq: size for seq, size in self.sizes.items() if seq in seqs}
             self._made = {seq: made for seq, made in self._made.items() if seq in seqs}
             self._special = [seq for seq in self._special if seq in seqs]
@@ -65,10 +66,15 @@ class Showing:
         self._scanned = (window, messages[-1].seq if messages else -1)
 
     def _take(self, message: Message) -> None:
-        size = size_of(message.blocks)
-        if size.text > self.max_message or holds_media(message):
+        blocks = message.blocks
+        if len(blocks) == 1 and isinstance(blocks[0], TextBlock):  # most are, and there may be thousands
+            size, apart = Size(text_tokens(blocks[0].text)), False
+        else:
+            size, apart = size_of(blocks), holds_media(message)
+        long = size.text > self.max_message
+        if long or apart:
             self._special.append(message.seq)
-        self.sizes[message.seq] = Size(min(size.text, self.max_message), size.media)
+        self.sizes[message.seq] = Size(self.max_message, size.media) if long else size
 
     def holding(self, messages: Sequence[Message]) -> list[int]:
         """Places among the messages measured last of those that may hold media or blobs; rising."""

@@ -87,7 +87,8 @@ class ContextWindow:
     def __post_init__(self) -> None:
         policy, template = self.policy, self.binding.template
         self.bounds = bounds_of(policy, self.binding.provider, template.max_output_tokens)
-        self.showing = Showing(policy.keep_media, self.bounds.message)
+        # What was measured is known as long as the messages are in memory, from drive to drive.
+        self.showing = self.resident.measured(policy.keep_media, self.bounds.message)
 
     @property
     def policy(self) -> ContextPolicy:
