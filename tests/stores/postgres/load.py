@@ -17,12 +17,15 @@ from kode.core.provider.base import ModelRequest
 from kode.core.provider.script import Turn, calls, say
 from kode.core.provider.scripted import ScriptedProvider
 from kode.core.store import Store
+from kode.core.store.contract import Bounds
 from kode.core.testing.conformance.store import Author
 from kode.core.testing.conformance.store.author import item, text_of
 
 __all__ = ["Load"]
 
 TEMPLATE = AgentTemplate("t", model="m", tools=("pay",), limits=Limits(lease_s=30.0, max_recoveries=1_000))
+ROOM = Bounds(max_inbox=1_000_000)
+"""Nobody empties the writers' inboxes, however long it takes."""
 
 
 @dataclass(eq=False)
@@ -43,10 +46,10 @@ class Load:
     async def write(self, id: str) -> None:
         """Commit and enqueue, each once; the store itself sees to what is lost on the way."""
         author = Author(self.store, id, f"uid-{id}")
-        await author.create()
+        await author.create(bounds=ROOM)
         n = 0
         while not self.stopped:
-            await author.say(f"{n}", events=1)
+            await author.say(f"{n}", events=1, bounds=ROOM)
             await self.store.enqueue(id, item(f"i{n}"))
             self._note(self.said, id, f"{n}")
             n += 1
