@@ -30,6 +30,7 @@ STDLIB = {
     "types",
     "typing",
 }
+OURS = {"kode.core.errors", "kode.core.quick"}
 BANNED_NAMES = {"open", "print", "input", "breakpoint", "exec", "eval", "compile", "__import__"}
 BANNED_NODES = (
     ast.AsyncFunctionDef,
@@ -41,7 +42,7 @@ BANNED_NODES = (
 
 
 def may_import(module: str) -> bool:
-    return module in STDLIB or module == "kode.core.errors" or f"{module}.".startswith("kode.core.kernel.")
+    return module in STDLIB or module in OURS or f"{module}.".startswith("kode.core.kernel.")
 
 
 def modules_of(node: ast.Import | ast.ImportFrom) -> list[str]:

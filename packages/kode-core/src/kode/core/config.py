@@ -74,8 +74,8 @@ class RandomIds(Ids):
         return f"msg-{_random()}"
 
     def commit_id(self) -> str:
-        """12 characters: it only has to differ from the agent's last one."""
-        return secrets.token_urlsafe(9)
+        """16 characters: it only has to differ from the agent's last one."""
+        return secrets.token_hex(8)
 
 
 def random_unit() -> float:

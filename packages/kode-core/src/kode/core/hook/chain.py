@@ -132,7 +132,7 @@ class Chain:
     @property
     def withholds(self) -> bool:
         """Whether a strict set must see a reply before anybody else does."""
-        return any(one.strict for stage in ("around_model", "post_model") for one in self.of(stage))
+        return bool(self.sets) and any(one.strict for stage in ("around_model", "post_model") for one in self.of(stage))
 
     async def before_model(self, request: ModelRequest) -> ModelRequest:
         """Let ``pre_model`` edit a request.

@@ -31,12 +31,14 @@ from kode.core.kernel.state import (
 from kode.core.kernel.toolcall import Audit, Call
 from kode.core.kernel.window import Compaction, Snapshot, Window
 from kode.core.kernel.words import Breakpoint, Phase, Status, StopReason
+from kode.core.quick import quick
 
 __all__ = ["Context", "Draft", "change_call", "first_text"]
 
 _T = TypeVar("_T")
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Context:
     """What the shell knows and the kernel needs: the time, the right to drive, the bounds."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from kode.core.quick import quick
+
 __all__ = ["CHANNEL", "DURABLE", "LIVE", "Channel", "Event", "Ref", "Scalar", "preview"]
 
 Channel = Literal["progress", "control", "monitor"]
@@ -85,6 +87,7 @@ class Ref:
     block: int = 0
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event. ``cursor`` is 0 until its commit numbers it, and stays 0 for a live one."""

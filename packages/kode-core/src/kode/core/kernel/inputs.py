@@ -15,6 +15,7 @@ from kode.core.kernel.state import Document, RunError
 from kode.core.kernel.toolcall import Plan
 from kode.core.kernel.window import Window
 from kode.core.kernel.words import ResumeStrategy, StopReason
+from kode.core.quick import quick
 
 __all__ = [
     "ApprovalDecided",
@@ -118,6 +119,7 @@ class PlannedCall:
     """The result, when the plan answers without running the tool."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ModelReplied:
     """The model's whole reply, with the plan of each call in it."""

@@ -23,10 +23,12 @@ from kode.core.kernel.table import LATE, POSTPONE, REJECT, cell
 from kode.core.kernel.toolcall import Call
 from kode.core.kernel.window import Compaction, Snapshot
 from kode.core.kernel.words import Breakpoint, Status
+from kode.core.quick import quick
 
 __all__ = ["Context", "Transition", "advance", "next_due", "transition", "wake_at"]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Transition:
     """What an application of inputs made: the next state, what to store with it, what to do after that."""
@@ -164,6 +166,8 @@ def wake_at(state: State) -> int | None:
 
 def next_due(state: State) -> int | None:
     """The earliest deadline or timer that ``TimePassed`` would act on; None: there is none."""
+    if not (state.timers or state.calls):
+        return None
     armed = [timer_moment(t, state.steps_total) for t in state.timers if may_fire(state.phase, t)]
     moments = [moment for moment in armed if moment is not None]
     for call in state.calls:

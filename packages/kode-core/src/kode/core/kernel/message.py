@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NewType, TypeAlias
 
+from kode.core.quick import quick
+
 __all__ = [
     "BlobBlock",
     "Block",
@@ -111,6 +113,7 @@ class ToolResultBlock:
 Block: TypeAlias = TextBlock | ReasoningBlock | ToolUseBlock | ToolResultBlock | MediaBlock | BlobBlock
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens and cost; additive.
@@ -143,6 +146,7 @@ class Usage:
         return self.input + self.output
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Message:
     """One entry of an agent's history. ``seq`` counts from 0 without gaps and is never used again."""

@@ -15,6 +15,7 @@ from kode.core.kernel.message import Json, Usage
 from kode.core.kernel.toolcall import Call, CallStatus
 from kode.core.kernel.window import Window
 from kode.core.kernel.words import Breakpoint, Phase, Status, StopReason
+from kode.core.quick import quick
 
 __all__ = [
     "STAGES",
@@ -92,6 +93,7 @@ class RunError:
     retryable: bool = False
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Run:
     """The run in progress."""
@@ -151,6 +153,7 @@ class RunRecord:
     context: Json | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything an agent is, except what it said. Frozen; a transition makes the next one."""

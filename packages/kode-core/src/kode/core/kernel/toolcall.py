@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Literal
 
 from kode.core.kernel.message import Json, ResultContent, Usage
+from kode.core.quick import quick
 
 __all__ = [
     "Approval",
@@ -101,6 +102,7 @@ class Wait:
     """Its identity."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Audit:
     """One line of a call's trail."""
@@ -115,6 +117,7 @@ def call_id(run: int, step: int, n: int) -> str:
     return f"{run}.{step}.{n}"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call of one step. Once the step is closed, ``input`` and ``result`` are in the history only."""

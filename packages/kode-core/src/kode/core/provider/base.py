@@ -23,6 +23,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 from kode.core.errors import ProviderError
 from kode.core.kernel.message import Block, Json, Message, Usage
 from kode.core.kernel.words import StopReason
+from kode.core.quick import quick
 
 __all__ = [
     "BlockKind",
@@ -117,6 +118,7 @@ class Reasoning:
     """Show the model its own earlier reasoning again."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """One question to a model. Its repr holds no message, header or body: they may be long, or secret."""

@@ -119,9 +119,14 @@ class Holding:
         """Seconds until it runs out."""
         return self.ends - self._deps.clock.monotonic()
 
+    @property
+    def renew_at(self) -> float:
+        """When it should be renewed, half of its term before it runs out; by ``clock.monotonic()``."""
+        return self.ends - self.term / 2
+
     def patience(self) -> float:
-        """Seconds until it should be renewed: half of its term before it runs out; 0 or less: now."""
-        return self.left() - self.term / 2
+        """Seconds until it should be renewed; 0 or less: now."""
+        return self.renew_at - self._deps.clock.monotonic()
 
     def now(self) -> int:
         """The time by the store's clock, microseconds: what one driver writes down agrees with what others wait for."""

@@ -63,8 +63,10 @@ class Pace:
 
     def exhausted(self, state: State) -> bool:
         """Whether the run has worked for as long as it may."""
-        left = self._work_left(state)
-        return left is not None and left <= 0
+        run, allowed = state.run, self.limits.processing_timeout_s
+        if run is None or allowed is None:
+            return False
+        return allowed <= run.used_us / 1e6 + (self.clock.monotonic() - self._worked_from)
 
     def worked(self, state: State, now: float) -> int:
         """Microseconds that the agent has worked since its last commit; waiting for a person is no work."""
@@ -75,25 +77,20 @@ class Pace:
         """Count work from here on: what was done until then is written down."""
         self._worked_from = at
 
-    def _work_left(self, state: State) -> float | None:
-        run, allowed = state.run, self.limits.processing_timeout_s
-        if run is None or allowed is None:
-            return None
-        return allowed - run.used_us / 1e6 - (self.clock.monotonic() - self._worked_from)
-
     # ---- waiting ----------------------------------------------------------------------------------------------
 
     async def wait(self, state: State) -> None:
         """Wait until the box has something, and no longer than until the next thing that must be done in time."""
-        box = self.box
+        box, due = self.box, next_due(state)
         while not box.full:
-            seconds = self._patience(state)
-            if seconds <= 0:
+            now = self.clock.monotonic()
+            ends = self._ends(state, due, now)
+            if ends <= now:
                 return
-            if self.clock.monotonic() + seconds >= self._beat_at:
+            if ends >= self._beat_at:
                 await box.wait()
             else:
-                with self.clock.move_on_after(seconds):
+                with self.clock.move_on_after(ends - now):
                     await box.wait()
 
     async def wait_to_open(self) -> None:
@@ -105,18 +102,17 @@ class Pace:
             await self.box.wait()
         self.box.tick = False
 
-    def _patience(self, state: State) -> float:
-        """Seconds until something must be done even if nothing arrives."""
-        moments = [self.holding.patience()]
+    def _ends(self, state: State, due: int | None, now: float) -> float:
+        """When something must be done even if nothing arrives, by ``clock.monotonic()``."""
+        ends = self.holding.renew_at
         if self.rest_at is not None:
-            moments.append(self.rest_at - self.clock.monotonic())
-        work = self._work_left(state)
-        if work is not None:
-            moments.append(work)
-        due = next_due(state)
+            ends = min(ends, self.rest_at)
+        run, allowed = state.run, self.limits.processing_timeout_s
+        if run is not None and allowed is not None:
+            ends = min(ends, self._worked_from + allowed - run.used_us / 1e6)
         if due is not None:
-            moments.append((due - self.holding.now()) / 1e6)
-        return min(moments)
+            ends = min(ends, now + (due - self.holding.now()) / 1e6)
+        return ends
 
     async def beat(self) -> None:
         """Beat at intervals until the end, so that an ordinary wait needs no time-out of its own.

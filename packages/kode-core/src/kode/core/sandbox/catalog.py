@@ -5,6 +5,7 @@ Those registered in this process, and those that installed wheels bring (``kode.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from inspect import Parameter, signature
 from typing import Any
 
@@ -71,14 +72,8 @@ class SandboxFactory:
             UsageError: The kind does not take these options.
         """
         made = self.get(kind)
-        known = signature(made).parameters
-        strange = [name for name in options if name not in known]
-        if strange and all(one.kind is not Parameter.VAR_KEYWORD for one in known.values()):
-            raise UsageError(
-                f"The sandbox {kind!r} has no option {strange[0]!r}; it knows {', '.join(known) or 'none'}.",
-                code="bad_option",
-                option=strange[0],
-            )
+        if options:
+            _check(kind, made, options)
         try:
             return made(**options)
         except TypeError as error:
@@ -98,6 +93,18 @@ class SandboxFactory:
         """Return all known kinds, sorted; nothing is loaded."""
         installed = {point.name for point in entry_points(group=GROUP)} if self._installed else set()
         return tuple(sorted(installed | set(self._kinds)))
+
+
+def _check(kind: str, made: type[Sandbox], options: Iterable[str]) -> None:
+    """Refuse options that a kind does not know."""
+    known = signature(made).parameters
+    strange = [name for name in options if name not in known]
+    if strange and all(one.kind is not Parameter.VAR_KEYWORD for one in known.values()):
+        raise UsageError(
+            f"The sandbox {kind!r} has no option {strange[0]!r}; it knows {', '.join(known) or 'none'}.",
+            code="bad_option",
+            option=strange[0],
+        )
 
 
 default_sandboxes = SandboxFactory()

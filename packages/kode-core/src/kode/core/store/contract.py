@@ -14,6 +14,7 @@ from kode.core.kernel.message import Json, Message
 from kode.core.kernel.state import RunRecord, State
 from kode.core.kernel.toolcall import Call
 from kode.core.kernel.window import Compaction, Snapshot
+from kode.core.quick import quick
 
 __all__ = [
     "AgentInfo",
@@ -59,6 +60,7 @@ Value: TypeAlias = str | int | None
 # ---- records: all that a store's author sees ------------------------------------------------------------------
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Key:
     """Where a record lies. ``uid`` is "" for headers (their key is the agent id) and marks of orphans (an uid)."""
@@ -69,6 +71,7 @@ class Key:
     """Sorts bytewise in the record's natural order."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Record:
     """Columns for queries (a closed list per kind, ``records.COLUMNS``) and an opaque body."""
@@ -85,6 +88,7 @@ class Record:
         return Key(self.kind, self.uid, self.key)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Condition:
     """What must hold for an ``apply`` to happen; all are judged and acted on in one atomic act.
@@ -177,6 +181,7 @@ class DocumentBody:
     data: Json = field(repr=False)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Commit:
     """One atomic write. ``version`` is the number it expects; None creates the agent.
@@ -223,6 +228,7 @@ class Commit:
         )
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Committed:
     """The commit is durable (``Store.durability`` says against what)."""

@@ -111,7 +111,7 @@ def tool(
             name=shown,
             description=told.strip(),
             input_schema=arguments.schema,
-            function=partial(_run, function, arguments.context),
+            function=partial(_await if inspect.iscoroutinefunction(function) else _run, function, arguments.context),
             readonly=readonly,
             recovery=recovery if recovery is not None else "retry" if readonly else "seal",
             timeout_s=timeout_s,
@@ -234,12 +234,17 @@ def _field(type_: Any, described: str | None, default: Any) -> tuple[Any, Any]:
 # ---- calling -----------------------------------------------------------------------------------------------
 
 
+async def _await(
+    function: Callable[..., Any], parameter: str | None, context: ToolContext, arguments: dict[str, Any]
+) -> ToolResult:
+    given = {parameter: context} if parameter is not None else {}
+    return to_result(await function(**given, **arguments))
+
+
 async def _run(
     function: Callable[..., Any], parameter: str | None, context: ToolContext, arguments: dict[str, Any]
 ) -> ToolResult:
-    if inspect.iscoroutinefunction(function):
-        given = {parameter: context} if parameter is not None else {}
-        return to_result(await function(**given, **arguments))
+    """Call a plain function in a worker thread; what it returns may have to be awaited."""
     given = {parameter: _from_thread(context)} if parameter is not None else {}
     value = await in_thread(partial(function, **given, **arguments))
     return to_result(await value if inspect.isawaitable(value) else value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from kode.core import jsontext
@@ -131,12 +132,18 @@ def events_record(uid: str, events: Sequence[Event], version: int) -> Record:
     columns: dict[str, Value] = {
         "last": events[-1].cursor,
         "version": version,
-        "channels": ",".join(sorted({CHANNEL.get(event.type, "monitor") for event in events})),
+        "channels": _channels(tuple([event.type for event in events])),
         "run": first.run,
         "at": first.at,
         "size": len(body),
     }
     return Record("events", uid, int_key(first.cursor), columns, body)
+
+
+@lru_cache(maxsize=1_024)
+def _channels(types: tuple[str, ...]) -> str:
+    """The channels of a commit's events; a few sequences of types make up nearly all commits."""
+    return ",".join(sorted({CHANNEL.get(name, "monitor") for name in types}))
 
 
 @reader
