@@ -19,7 +19,8 @@ from kode.core.kernel.message import Json
 from kode.core.kernel.words import ResumeStrategy
 from kode.core.runtime.binding import Binding, bind
 from kode.core.runtime.birth import create_agent, given, read_template, recipe_digest
-from kode.core.runtime.driver import Drive, Driver
+from kode.core.runtime.drive import Drive
+from kode.core.runtime.driver import Driver
 from kode.core.runtime.family import Family, drive_family
 from kode.core.runtime.media.door import admitted
 from kode.core.runtime.observing import catch_up

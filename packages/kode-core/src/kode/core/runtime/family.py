@@ -6,25 +6,69 @@ does between processes. Here it is only seen to that somebody drives them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
 from kode.core.config import Dependencies
 from kode.core.errors import ConflictError, FencedError, LeaseLostError, NotFoundError
+from kode.core.event.hub import Hub
+from kode.core.kernel.limits import Limits
 from kode.core.kernel.state import Parent
-from kode.core.runtime.driver import Drive
+from kode.core.kernel.words import ResumeStrategy
+from kode.core.runtime.drive import Drive
+from kode.core.runtime.driver import Driver
+from kode.core.runtime.result import RunResult
 from kode.core.runtime.subagent import answer_for
 
-if TYPE_CHECKING:
-    from kode.core.runtime.agent import Agent
+__all__ = ["Family", "Member", "drive_family"]
 
-__all__ = ["Family", "drive_family"]
+
+class Member(Protocol):
+    """As much of an `Agent` as it takes to drive it together with others."""
+
+    agent_id: str
+    uid: str
+    hub: Hub
+    drivers: list[Driver | Family]
+
+    @property
+    def limits(self) -> Limits:
+        """Its bounds."""
+        ...
+
+    @classmethod
+    async def open(cls, agent_id: str, dependencies: Dependencies) -> Member:
+        """Another one, which is stored."""
+        ...
+
+    async def drive(
+        self,
+        *,
+        strategy: ResumeStrategy = "continue",
+        by_hand: bool = False,
+        until: float | None = None,
+        margin_s: float | None = None,
+    ) -> Drive:
+        """Drive it alone."""
+        ...
+
+    async def go_on(self, *, until: float | None, margin_s: float | None, wait: bool) -> RunResult:
+        """Drive it, and those that it waits for."""
+        ...
+
+    def stop(self) -> None:
+        """Have it rest at the next moment."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what this process holds of it."""
+        ...
 
 
 async def drive_family(
-    agent: Agent,
+    agent: Member,
     deps: Dependencies,
     *,
     until: float | None = None,
@@ -62,14 +106,14 @@ class Family:
     """The sub-agents that are driven during one call."""
 
     def __init__(
-        self, agent: Agent, deps: Dependencies, until: float | None, margin_s: float | None, wait: bool
+        self, agent: Member, deps: Dependencies, until: float | None, margin_s: float | None, wait: bool
     ) -> None:
         self.agent = agent
         self.deps = deps
         self.until = until
         self.margin_s = margin_s
         self.wait = wait
-        self._running: dict[str, Agent | None] = {}
+        self._running: dict[str, Member | None] = {}
         self._rested: set[str] = set()
         self._answered: set[str] = set()
         """Those that came to an end."""

@@ -35,6 +35,7 @@ from kode.core.kernel.limits import narrowed
 from kode.core.kernel.machine import Context, Transition, advance, next_due
 from kode.core.kernel.words import Status, StopReason
 from kode.core.runtime.documents import bodies, said
+from kode.core.runtime.drive import Work
 from kode.core.runtime.effects.worker import Worker
 from kode.core.runtime.hands import Hands
 from kode.core.runtime.lease import Holding
@@ -46,7 +47,6 @@ from kode.core.runtime.todos import told
 from kode.core.store.contract import Commit, Committed
 
 if TYPE_CHECKING:
-    from kode.core.runtime.driver import Driver
     from kode.core.tools.documents import Changes
 
 __all__ = ["Loop"]
@@ -72,30 +72,30 @@ class Loop:
 
     def __init__(
         self,
-        driver: Driver,
+        work: Work,
         resident: Resident,
         holding: Holding,
         tasks: TaskGroup,
         until: float | None,
         margin_s: float | None,
     ) -> None:
-        self.driver = driver
+        self.work = work
         self.resident = resident
         self.holding = holding
         self.tasks = tasks
-        self.box = driver.box
-        self.drive = driver.drive
-        self.binding = driver.binding
-        self.deps = driver.deps
-        self.hub = driver.hub
-        self.clock = driver.deps.clock
-        self.store = driver.deps.store
-        self.worker = Worker(resident, driver.binding, driver.deps, driver.hub, driver.limits, driver.box.noted.append)
-        self.worker.interrupted = driver.drive.interrupted
-        self.pace = Pace(self.clock, holding, self.box, driver.limits, until, margin_s)
+        self.box = work.box
+        self.drive = work.drive
+        self.binding = work.binding
+        self.deps = work.deps
+        self.hub = work.hub
+        self.clock = work.deps.clock
+        self.store = work.deps.store
+        self.worker = Worker(resident, work.binding, work.deps, work.hub, work.limits, work.box.noted.append)
+        self.worker.interrupted = work.drive.interrupted
+        self.pace = Pace(self.clock, holding, self.box, work.limits, until, margin_s)
         self.hands = Hands(self.worker, self.box, tasks)
-        self.offers = Offers(driver, resident, self.worker.documents)
-        self.limits = driver.limits
+        self.offers = Offers(work, resident, self.worker.documents)
+        self.limits = work.limits
         """Those of the agent, within those of its run; see ``_bound``."""
         self._opening = False
         self._bound()
@@ -173,7 +173,7 @@ class Loop:
 
     def _bound(self) -> None:
         """Bind what happens here by the limits of the agent and of the run in progress."""
-        limits, run = self.driver.limits, self.resident.state.run
+        limits, run = self.work.limits, self.resident.state.run
         if run is not None and run.limits is not None:
             try:
                 limits = narrowed(limits, run.limits)
@@ -192,7 +192,7 @@ class Loop:
         monotonic = self.clock.monotonic()
         used = self.pace.worked(before, monotonic)
         cut, full = await self.worker.context.look(inputs)
-        context = Context(self.holding.now(), self.holding.lease.fence, self.driver.limits, used, cut, full)
+        context = Context(self.holding.now(), self.holding.lease.fence, self.work.limits, used, cut, full)
         changes = self.worker.documents.pending()
         changed = [*said(changes), *told(changes, before, self.binding.template)]
         transition = advance(before, [*inputs, *self._sandbox(), *changed], context, hold=hold)

@@ -22,6 +22,7 @@ from kode.core.kernel.limits import laid_over, limits_of
 from kode.core.kernel.message import Json
 from kode.core.runtime.asked import check_in_time
 from kode.core.runtime.birth import bounds_of
+from kode.core.runtime.drive import Work
 from kode.core.runtime.plan import plan_input
 from kode.core.runtime.schedule import take_timer
 from kode.core.runtime.todos import take_todos
@@ -30,7 +31,6 @@ from kode.core.store.records import item_input
 from kode.core.template import encode_template
 
 if TYPE_CHECKING:
-    from kode.core.runtime.driver import Driver
     from kode.core.runtime.resident import Resident
     from kode.core.tools.documents import Documents
 
@@ -40,10 +40,10 @@ __all__ = ["Offers"]
 class Offers:
     """The items of one drive, each read once: offered again and again, an input stays the same object."""
 
-    __slots__ = ("_known", "documents", "driver", "resident")
+    __slots__ = ("_known", "documents", "resident", "work")
 
-    def __init__(self, driver: Driver, resident: Resident, documents: Documents) -> None:
-        self.driver = driver
+    def __init__(self, work: Work, resident: Resident, documents: Documents) -> None:
+        self.work = work
         self.resident = resident
         self.documents = documents
         self._known: dict[int, tuple[Item, Input]] = {}
@@ -91,7 +91,7 @@ class Offers:
         if isinstance(input, ApprovalDecided) and input.input is not None:
             call = self.resident.state.call(input.call)
             if call is not None:
-                return replace(input, plan=plan_input(self.driver.binding, call.tool, input.input))
+                return replace(input, plan=plan_input(self.work.binding, call.tool, input.input))
         _check_known(item.id, input)
         return self._instructed(input, now) if isinstance(input, Instructed) else input
 
@@ -108,7 +108,7 @@ class Offers:
 
     def _change_limits(self, input: Instructed, text: Json) -> Input:
         """Lay named fields over the recipe's; it rides in the commit that takes the instruction."""
-        binding = self.driver.binding
+        binding = self.work.binding
         try:
             recipe = binding.template.changed(limits=laid_over(binding.template.limits, text))
         except UsageError as error:
@@ -116,7 +116,7 @@ class Offers:
         body, binding.recipe = encode_template(recipe)
         self.documents.rewrite_recipe(body, binding.recipe)
         self.resident.bounds = bounds_of(recipe.limits)
-        self.driver.adopt(recipe)
+        self.work.adopt(recipe)
         return input
 
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from kode.core.config import Dependencies
 from kode.core.errors import ConflictError, FencedError, LeaseLostError
 from kode.core.kernel.state import RunError, RunRecord
 from kode.core.kernel.words import StopReason
-from kode.core.runtime.driver import Drive
-from kode.core.runtime.family import drive_family
+from kode.core.runtime.drive import Drive
+from kode.core.runtime.family import Member, drive_family
 from kode.core.runtime.result import RunResult, open_of, result_of
 from kode.core.runtime.sending import Sent
 from kode.core.store.base import Store
 from kode.core.store.contract import Key
 from kode.core.store.records import read_consumed
-
-if TYPE_CHECKING:
-    from kode.core.runtime.agent import Agent
 
 __all__ = ["Goal", "driven", "told"]
 
@@ -30,7 +27,7 @@ _RESTS = ("paused", "deadline", "queued")
 
 
 async def driven(
-    agent: Agent, deps: Dependencies, goal: Goal, *, until: float | None, wait: bool, **options: Any
+    agent: Member, deps: Dependencies, goal: Goal, *, until: float | None, wait: bool, **options: Any
 ) -> RunResult:
     """Drive an agent, or follow whoever drives it, until what is waited for ended or rests.
 
@@ -75,7 +72,7 @@ def _overlooked(goal: Goal, drive: Drive) -> bool:
     )
 
 
-async def told(store: Store, agent: Agent, goal: Goal, drive: Drive | None = None) -> RunResult:
+async def told(store: Store, agent: Member, goal: Goal, drive: Drive | None = None) -> RunResult:
     """Tell how it stands with a message, a run, or the agent: from the drive that moved it, else from the store."""
     id = agent.agent_id
     number: int | None
@@ -99,7 +96,7 @@ _REFUSED = 0
 """In place of a run's number: the item is used up, and no run took it."""
 
 
-async def _taken(store: Store, agent: Agent, item_id: str) -> int | None:
+async def _taken(store: Store, agent: Member, item_id: str) -> int | None:
     """Which run took an item, by what is stored; None: it waits."""
     (row,) = await store.get(agent.agent_id, [Key("consumed", agent.uid, item_id)])
     return None if row is None else read_consumed(row)[2] or _REFUSED
