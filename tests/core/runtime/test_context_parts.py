@@ -163,7 +163,7 @@ def test_a_text_is_shortened_to_its_head_and_tail() -> None:
 
 def shown(messages: list[Message], keep: int = 1, most: int = 200, window: Window = Window()) -> list[Message]:
     showing = Showing(keep, most)
-    showing.measure(window, messages)
+    showing.look(window, messages)
     return showing.shown(messages)
 
 
@@ -236,29 +236,42 @@ def test_it_follows_the_window_back_and_forth() -> None:
         (Window(), messages),
         (cut, messages[4:]),
     ):
-        showing.measure(window, part)
+        showing.look(window, part)
         got = showing.shown(part)
         assert [m.blocks[0].type for m in got] == ["text"] * (len(part) - 2) + ["image", "text"]
-        assert set(showing.sizes) == {m.seq for m in part}
+        assert [showing.size(m) for m in part] == [size_of(m.blocks) for m in part]
 
 
-def test_another_summary_is_measured_anew() -> None:
+def test_another_summary_is_looked_at_anew() -> None:
     showing = Showing(1, 200)
     first, second = (Message(-1, "user", (TextBlock(text),), 0, origin="summary") for text in ("a", "b" * 300))
-    showing.measure(Window("c1", (), (Range(4),)), [first, user(4)])
-    showing.measure(Window("c2", (), (Range(4),)), [second, user(4)])
-    assert showing.sizes[-1] == size_of(second.blocks)
-    assert showing.sizes[-1] != size_of(first.blocks)
+    for window, summary in ((Window("c1", (), (Range(4),)), first), (Window("c2", (), (Range(4),)), second)):
+        showing.look(window, [summary, user(4)])
+        assert showing.size(summary) == size_of(summary.blocks)
 
 
-def test_a_message_is_measured_once() -> None:
+def test_what_is_too_long_counts_as_it_is_shown() -> None:
+    long, short = Message(0, "user", (TextBlock("word " * 900),), 0), Message(1, "user", (TextBlock("总" * 150),), 0)
     showing = Showing(1, 200)
-    messages = [user(k) for k in range(5)]
-    showing.measure(Window(), messages)
-    showing.sizes = dict.fromkeys(showing.sizes, Size(77))
-    messages.append(user(5))
-    showing.measure(Window(), messages)
-    assert [showing.sizes[k].text for k in range(6)] == [77] * 5 + [1]
+    showing.look(Window(), [long, short])
+    got = showing.shown([long, short])
+    assert got[0] != long
+    assert got[1] is short, "it is not too long, though it might be by its characters"
+    assert showing.size(long) == Size(200)
+    assert showing.size(short) == size_of(short.blocks) == Size(150)
+
+
+def test_a_message_is_looked_at_and_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    showing, counted = Showing(1, 200), []
+    monkeypatch.setattr("kode.core.runtime.context.showing.size_of", lambda b: counted.append(b) or size_of(b))
+    messages = [Message(k, "user", (TextBlock("a"), TextBlock(str(k))), 0) for k in range(5)]
+    for _ in range(2):
+        showing.look(Window(), messages)
+        assert [showing.size(m) for m in messages] == [Size(2)] * 5
+    assert counted == [m.blocks for m in reversed(messages)]
+    messages.append(Message(5, "user", (TextBlock("b"), TextBlock("5")), 0))
+    showing.look(Window(), messages)
+    assert counted[5:] == [messages[5].blocks]
 
 
 # ---- summaries -------------------------------------------------------------------------------------------------

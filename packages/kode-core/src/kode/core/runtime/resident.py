@@ -155,8 +155,8 @@ class Resident:
             listed.insert(0, Message(-1, "user", blocks, state.updated_at, origin="summary"))
         return listed
 
-    def measured(self, keep_media: int, max_message: int) -> Showing:
-        """What is known of the messages' sizes, within such bounds."""
+    def showing(self, keep_media: int, max_message: int) -> Showing:
+        """What was found of its messages, within such bounds."""
         known = self._showing
         if known is None or (known.keep_media, known.max_message) != (keep_media, max_message):
             known = self._showing = Showing(keep_media, max_message)

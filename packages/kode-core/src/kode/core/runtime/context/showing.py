@@ -34,50 +34,57 @@ LEAST_SHOWN = 30
 
 @dataclass(slots=True)
 class Showing:
-    """Measures each message once, and remembers the few that cannot be shown as they are."""
+    """Looks at each message once, and remembers the few that cannot be shown as they are."""
 
     keep_media: int
     max_message: int
     """Tokens."""
-    sizes: dict[int, Size] = field(default_factory=dict)
-    """By sequence number: of the text that is shown."""
+    _sizes: dict[int, Size] = field(default_factory=dict)
+    """By sequence number, whole: those that somebody had to know."""
     _special: list[int] = field(default_factory=list)
     """Messages with media or blobs, or too long; rising."""
     _made: dict[int, tuple[int, Message]] = field(default_factory=dict)
     """How they were shown, and with how many media blocks."""
     _scanned: tuple[Window, int] | None = None
-    """The window measured last, and up to which message."""
+    """The window looked at last, and up to which message."""
 
-    def measure(self, window: Window, messages: Sequence[Message]) -> None:
+    def look(self, window: Window, messages: Sequence[Message]) -> None:
         """Look at what is new in a window."""
-        known = self._scanned[1] if self._scanned is not None and self._scanned[0] == window else -1
-        if known < 0:
-            # A summary has no number of its own: another one may stand in front now.
+        known = self._scanned[1] if self._scanned is not None and self._scanned[0] == window else None
+        if known is None:
+            # A summary has no number of its own, it is -1: another one may stand in front now.
+            known = -2
             seqs = {message.seq for message in messages if message.seq >= 0}
-            self.sizes = {seq: size for seq, size in self.sizes.items() if seq in seqs}
+            self._sizes = {seq: size for seq, size in self._sizes.items() if seq in seqs}
             self._made = {seq: made for seq, made in self._made.items() if seq in seqs}
-            self._special = [seq for seq in self._special if seq in seqs]
+            self._special.clear()
         for message in reversed(messages):
-            if message.seq <= known and message.seq in self.sizes:
+            if message.seq <= known:
                 break
-            if message.seq not in self.sizes:
-                self._take(message)
+            if self._is_special(message):
+                self._special.append(message.seq)
         self._special.sort()
-        self._scanned = (window, messages[-1].seq if messages else -1)
+        self._scanned = (window, messages[-1].seq if messages else known)
 
-    def _take(self, message: Message) -> None:
+    def _is_special(self, message: Message) -> bool:
         blocks = message.blocks
-        if len(blocks) == 1 and isinstance(blocks[0], TextBlock):  # most are, and there may be thousands
-            size, apart = Size(text_tokens(blocks[0].text)), False
-        else:
-            size, apart = size_of(blocks), holds_media(message)
-        long = size.text > self.max_message
-        if long or apart:
-            self._special.append(message.seq)
-        self.sizes[message.seq] = Size(self.max_message, size.media) if long else size
+        if len(blocks) == 1 and isinstance(blocks[0], TextBlock) and 2 * len(blocks[0].text) <= self.max_message:
+            return False  # most are such, and there may be thousands; no text has two tokens a character
+        return holds_media(message) or self._whole(message).text > self.max_message
+
+    def size(self, message: Message) -> Size:
+        """The size of a message of the window, as it is shown."""
+        size = self._whole(message)
+        return size if size.text <= self.max_message else Size(self.max_message, size.media)
+
+    def _whole(self, message: Message) -> Size:
+        found = self._sizes.get(message.seq)
+        if found is None:
+            found = self._sizes[message.seq] = size_of(message.blocks)
+        return found
 
     def holding(self, messages: Sequence[Message]) -> list[int]:
-        """Places among the messages measured last of those that may hold media or blobs; rising."""
+        """Places among the messages looked at last of those that may hold media or blobs; rising."""
         return [bisect_left(messages, seq, key=lambda message: message.seq) for seq in self._special]
 
     def shown(self, messages: list[Message]) -> list[Message]:
@@ -92,7 +99,7 @@ class Showing:
         replied = next((message.seq for message in reversed(messages) if message.role == "assistant"), -1)
         for seq in reversed(self._special):
             at = bisect_left(messages, seq, key=lambda message: message.seq)
-            media = self.sizes[seq].media
+            media = self.size(messages[at]).media
             keep = media if seq > replied else min(left, media)
             left = max(left - keep, 0)
             shown[at] = self._fit(messages[at], keep)
@@ -102,7 +109,7 @@ class Showing:
         """One message with its newest ``keep`` media blocks, within the bound."""
         found = self._made.get(message.seq)
         if found is None or found[0] != keep:
-            hide = self.sizes[message.seq].media - keep
+            hide = self.size(message).media - keep
             blocks = _hidden(message.blocks, hide)[0] if hide else message.blocks
             size = size_of(blocks).text
             if size > self.max_message:

@@ -87,8 +87,8 @@ class ContextWindow:
     def __post_init__(self) -> None:
         policy, template = self.policy, self.binding.template
         self.bounds = bounds_of(policy, self.binding.provider, template.max_output_tokens)
-        # What was measured is known as long as the messages are in memory, from drive to drive.
-        self.showing = self.resident.measured(policy.keep_media, self.bounds.message)
+        # What was found is known as long as the messages are in memory, from drive to drive.
+        self.showing = self.resident.showing(policy.keep_media, self.bounds.message)
 
     @property
     def policy(self) -> ContextPolicy:
@@ -111,6 +111,8 @@ class ContextWindow:
         state = self.resident.state
         asked = any(map(_asks, inputs))
         if not asked and state.run is None and not any(isinstance(one, MessageReceived) for one in inputs):
+            return NOTHING
+        if not asked and self.policy.method == "off":
             return NOTHING
         if any(effect.kind == "CompactHistory" for effect in state.effects):
             return NOTHING
@@ -159,14 +161,14 @@ class ContextWindow:
         return state.tokens + came.tokens(came.media)
 
     async def _messages(self) -> list[Message]:
-        """The window as it is stored, measured."""
+        """The window as it is stored, looked at."""
         state = self.resident.state
         messages = await self.resident.window(self.deps.store, state.next_seq)
-        self.showing.measure(state.window, messages)
+        self.showing.look(state.window, messages)
         return messages
 
     def _sum(self, messages: Sequence[Message]) -> Size:
-        return sum_of(self.showing.sizes[m.seq] for m in messages)
+        return sum_of(map(self.showing.size, messages))
 
     def _tokens(self, messages: Sequence[Message]) -> int:
         return self._sum(messages).tokens(self.policy.keep_media)
@@ -195,7 +197,7 @@ class ContextWindow:
     async def shown(self, upto: int) -> list[Message]:
         """The messages of a request."""
         messages = await self.resident.window(self.deps.store, upto)
-        self.showing.measure(self.resident.state.window, messages)
+        self.showing.look(self.resident.state.window, messages)
         return self.showing.shown(messages)
 
     async def counted(self, request: ModelRequest, reply: Reply) -> int:

@@ -115,8 +115,10 @@ def key_int(key: str) -> int:
     Raises:
         ValueError: It is no such text.
     """
-    n = int(key[1:], 16)
-    if not 0 <= n < _KEY_END or int_key(n) != key:
+    digits = key[1:]
+    n = int(digits, 16)
+    # The way back, by hand: thousands are read at once.
+    if not 0 <= n < _KEY_END or f"{n:x}" != digits or _HEX[len(digits)] != key[0]:
         raise ValueError(f"{key!r} is no key of a number")
     return n
 
