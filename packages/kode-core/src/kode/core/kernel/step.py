@@ -63,11 +63,12 @@ def _count_step(draft: Draft, got: ModelReplied) -> None:
     draft.change_run(steps=run.steps + 1, usage=run.usage + usage)
     draft.tokens = got.tokens or usage.tokens or draft.tokens
     if usage.tokens:
-        draft.note(
-            "token_usage", input=usage.input, output=usage.output, cache_read=usage.cache_read or None,
-            cache_write=usage.cache_write or None, reasoning=usage.reasoning or None,
-            cost_nanos=usage.cost_nanos or None,
-        )  # fmt: skip
+        beside = {name: count for name in _BESIDE if (count := getattr(usage, name))}
+        draft.note("token_usage", input=usage.input, output=usage.output, **beside)
+
+
+_BESIDE = ("cache_read", "cache_write", "reasoning", "cost_nanos")
+"""Counts of a reply that most have none of."""
 
 
 def _note_blocks(draft: Draft, seq: int, got: ModelReplied) -> None:
