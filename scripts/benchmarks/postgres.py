@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
 import asyncpg
 from figures import spread, timed
 from storing import one_by_one
 from tests.stores.postgres.server import PostgresServer, find_programs
-from workload import ROUNDS, TEMPLATE, dependencies, fill, rounds
+from workload import ROUNDS, TEMPLATE, dependencies, fill, rounds, thousand
 
 from kode.core import Agent, ScriptedProvider
 from kode.core.provider import say
@@ -124,23 +122,4 @@ async def load(store: PostgresStore, db: Any) -> dict[str, Any]:
 
 async def agents(store: PostgresStore, db: Any) -> dict[str, Any]:
     """1,000 agents at once, three rounds each, a model that takes 50 ms."""
-    taken = []
-    deps = dependencies(store, ScriptedProvider(rounds(3), delay_s=0.05, keep_requests=False))
-    for _ in range(3):
-        made: list[Agent] = []
-
-        async def make(made: list[Agent] = made) -> None:
-            made.append(await Agent.create(template=TEMPLATE, dependencies=deps))
-
-        async with anyio.create_task_group() as tasks:
-            for _ in range(1_000):
-                tasks.start_soon(make)
-        gc.collect()
-        gc.freeze()
-        start = time.perf_counter()
-        async with anyio.create_task_group() as tasks:
-            for agent in made:
-                tasks.start_soon(agent.run, "go")
-        taken.append(time.perf_counter() - start)
-        gc.unfreeze()
-    return {"1,000 agents x 3 rounds, s": spread(taken)}
+    return {"1,000 agents x 3 rounds, s": spread([await thousand(store) for _ in range(3)])}

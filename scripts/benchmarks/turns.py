@@ -14,9 +14,9 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 from figures import spread, timed
-from workload import ROUNDS, TEMPLATE, dependencies, open_json, open_sqlite, rounds
+from workload import ROUNDS, TEMPLATE, dependencies, open_json, open_sqlite, rounds, thousand
 
-from kode.core import Agent, Dependencies, MemoryStore, ScriptedProvider
+from kode.core import Agent, MemoryStore, ScriptedProvider
 from kode.core.provider import BlockStart, BlockStop, Capabilities, ReplyEnd, TextDelta
 from kode.core.store.base import Store
 
@@ -91,24 +91,7 @@ async def agents(folder: str) -> dict[str, Any]:
         for _ in range(3):
             store: Store = MemoryStore() if store_name == "memory" else open_sqlite(folder, "power")
             async with store:
-                provider = ScriptedProvider(rounds(3), delay_s=0.05, keep_requests=False)
-                deps = dependencies(store, provider)
-                made = []
-                async with anyio.create_task_group() as tasks:
-
-                    async def make(made: list[Agent] = made, deps: Dependencies = deps) -> None:
-                        made.append(await Agent.create(template=TEMPLATE, dependencies=deps))
-
-                    for _ in range(1_000):
-                        tasks.start_soon(make)
-                gc.collect()
-                gc.freeze()
-                start = time.perf_counter()
-                async with anyio.create_task_group() as tasks:
-                    for agent in made:
-                        tasks.start_soon(agent.run, "go")
-                taken.append(time.perf_counter() - start)
-                gc.unfreeze()
+                taken.append(await thousand(store))
         rows[f"1,000 agents x 3 rounds, {name}, s"] = spread(taken)
     gc.set_threshold(*before)
     return rows

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import anyio
 
 from kode.core import Agent, AgentTemplate, Dependencies, JSONStore, ScriptedProvider, SqliteStore
 from kode.core.kernel.context import ContextPolicy
@@ -53,6 +56,28 @@ def rounds(n: int) -> Callable[[Any], Any]:
 def dependencies(store: Store, provider: ScriptedProvider) -> Dependencies:
     """One agent's surroundings."""
     return Dependencies(store, tools=[look], providers={"scripted": provider})
+
+
+async def thousand(store: Store) -> float:
+    """Seconds that 1,000 agents take at once, made before: three rounds each, a model that takes 50 ms."""
+    deps = dependencies(store, ScriptedProvider(rounds(3), delay_s=0.05, keep_requests=False))
+    made: list[Agent] = []
+
+    async def make() -> None:
+        made.append(await Agent.create(template=TEMPLATE, dependencies=deps))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(1_000):
+            tasks.start_soon(make)
+    gc.collect()
+    gc.freeze()
+    start = time.perf_counter()
+    async with anyio.create_task_group() as tasks:
+        for agent in made:
+            tasks.start_soon(agent.run, "go")
+    taken = time.perf_counter() - start
+    gc.unfreeze()
+    return taken
 
 
 def open_sqlite(folder: str, durability: str) -> SqliteStore:

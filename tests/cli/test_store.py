@@ -8,7 +8,7 @@ from dataclasses import replace
 import anyio
 import pytest
 from tests.cli.conftest import Kode
-from tests.stores.test_copy import fill
+from tests.stores.copying.agents import fill
 from tests.stores.test_import import SECRET, WHOLE, Old
 
 from kode.core.store import JSONStore, SqliteStore, open_store

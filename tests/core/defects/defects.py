@@ -203,7 +203,7 @@ DEFECTS: dict[str, Defect] = {
         "An unknown mode allowed everything, and sub-agents had a mode of their own.",
         (
             "tests/core/runtime/test_approval_policy.py::test_an_unknown_mode_is_refused_and_nothing_is_touched",
-            "tests/core/runtime/test_subagent.py::test_a_readonly_parent_has_readonly_sub_agents",
+            "tests/core/runtime/test_subagent_rights.py::test_a_readonly_parent_has_readonly_sub_agents",
         ),
     ),
     "B9": Defect(
@@ -428,8 +428,8 @@ DEFECTS: dict[str, Defect] = {
     "F4": Defect(
         "A sub-agent was allowed more than its parent, and could go on without end.",
         (
-            "tests/core/runtime/test_subagent.py::test_the_strictest_of_all_counts",
-            "tests/core/runtime/test_subagent.py::test_every_generation_lies_within_all_above_it",
+            "tests/core/runtime/test_subagent_rights.py::test_the_strictest_of_all_counts",
+            "tests/core/runtime/test_subagent_rights.py::test_every_generation_lies_within_all_above_it",
             "tests/core/runtime/test_subagent.py::test_depth_zero_means_none",
         ),
     ),

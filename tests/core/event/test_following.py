@@ -352,7 +352,7 @@ def test_the_type_of_an_iterator() -> None:
     assert issubclass(Subscription, AsyncIterator)
 
 
-async def test_a_reader_who_had_read_it_all_notices_a_gap(lab: Any) -> None:
+async def test_a_reader_who_had_read_it_all_notices_a_gap() -> None:
     """Another process wrote between two drives of this one: what it wrote is fetched from the store, not skipped."""
     hub = Hub("a")
     hub.read = True

@@ -266,7 +266,7 @@ async def test_a_retry_is_an_attempt_of_its_own(lab: Any, born: Any) -> None:
     assert result.usage.output > (await one).usage.output
 
 
-async def test_a_hook_takes_a_providers_failure_up(lab: Any, born: Any) -> None:
+async def test_a_hook_takes_a_providers_failure_up(born: Any) -> None:
     async def fall_back(request: ModelRequest, go_on: NextModel) -> Reply:
         try:
             return await go_on(request)

@@ -201,7 +201,7 @@ async def test_only_a_wrappers_own_time_is_bounded(lab: Any, born: Any) -> None:
     assert await failures(lab) == [("late", "around_tool", "timeout", "1.1.1")]
 
 
-async def test_a_suspended_call_stays_suspended(lab: Any, born: Any) -> None:
+async def test_a_suspended_call_stays_suspended(born: Any) -> None:
     @tool
     async def hand_on(context: ToolContext) -> Any:
         """Hand the call on."""

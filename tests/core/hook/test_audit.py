@@ -45,7 +45,7 @@ def brief(file: Path) -> list[tuple[str, ...]]:
     return [(one.get("tool", "-"), one.get("status") or one["decision"]) for one in lines(file)]
 
 
-async def test_calls_and_decisions_of_all_agents(lab: Any, born: Any, tmp_path: Path) -> None:
+async def test_calls_and_decisions_of_all_agents(born: Any, tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     audit = example.AuditPlugin(file, fsync=True)
     agent = await born([calls(("pay", {"to": "Ann"}), ("look", {}), ("nobody", {})), say("end")], audit, tools=TOOLS)

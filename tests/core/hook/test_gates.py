@@ -210,7 +210,7 @@ async def test_new_arguments_are_checked_against_the_schema(lab: Any, born: Any)
     assert "Hook 'g' changed the arguments. The arguments of echo are not valid" in (await lab.texts())[2]
 
 
-async def test_a_bad_call_asks_no_gate(lab: Any, born: Any) -> None:
+async def test_a_bad_call_asks_no_gate(born: Any) -> None:
     seen: list[str] = []
     script = [calls(("echo", {"n": "x"}), ("nobody", {})), say("end")]
     agent = await born(script, gate("g", None, seen=seen), tools=(echo([]),))
@@ -248,7 +248,7 @@ async def test_gates_see_what_an_approver_changed(lab: Any, born: Any) -> None:
     assert (await lab.texts())[2] == 'user: [noApproved by someone, with other arguments than you gave: {"n":7}.]'
 
 
-async def test_each_gate_judges_what_will_run(lab: Any, born: Any) -> None:
+async def test_each_gate_judges_what_will_run(born: Any) -> None:
     """A replacement that is not made hides nothing from the gates behind it."""
     ran: list[int] = []
     seen: list[str] = []
@@ -300,7 +300,7 @@ async def test_an_approver_sees_what_will_run(lab: Any, born: Any) -> None:
 
 
 @pytest.mark.parametrize("word", [ASK, REPLACE, ALLOW])
-async def test_what_was_approved_is_what_runs(lab: Any, born: Any, word: Any) -> None:
+async def test_what_was_approved_is_what_runs(born: Any, word: Any) -> None:
     ran: list[int] = []
     agent = await born([call("echo", {"n": 1}), say("end")], gate("g", ASK, word), tools=(echo(ran),))
     paused = await agent.run("go")
@@ -462,7 +462,7 @@ async def test_a_tool_whose_own_work_was_cancelled_has_failed(lab: Any, born: An
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_drive_that_a_stranger_cut_short_says_so(lab: Any, born: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_drive_that_a_stranger_cut_short_says_so(born: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no success."""
 
     async def gone(worker: Any, effect: Any) -> None:
@@ -498,7 +498,7 @@ async def test_an_interrupt_ends_a_gate(lab: Any, born: Any) -> None:
 
 
 @pytest.mark.parametrize("point", ["gate", "before commit", "after commit", "before echo"])
-async def test_gates_are_asked_again_after_a_crash(lab: Any, born: Any, point: str) -> None:
+async def test_gates_are_asked_again_after_a_crash(lab: Any, point: str) -> None:
     """Between the plan and its commit the reply is lost, so that its calls are planned again. Later they are not."""
     seen: list[str] = []
     ran: list[int] = []

@@ -89,7 +89,7 @@ async def test_every_event_in_order_and_once(lab: Any, born: Any) -> None:
     assert plain.seen == [event.type for event in stored]
 
 
-async def test_it_names_what_it_wants_to_see(lab: Any, born: Any) -> None:
+async def test_it_names_what_it_wants_to_see(born: Any) -> None:
     """Live ones too."""
     watch = Watch(kinds=("text_chunk", "done"))
     agent = await born([say("hello")], watch)
@@ -275,7 +275,7 @@ async def test_instances_can_be_given_to_create(lab: Any) -> None:
     assert (await Agent.open("a", lab.deps(plugins=[watch], hooks=[mine]))).template == agent.template
 
 
-async def test_a_lifespan_is_entered_once(lab: Any, born: Any) -> None:
+async def test_a_lifespan_is_entered_once(lab: Any) -> None:
     """By the first drive, not by a handle; left when the dependencies are closed, and entered anew after that."""
     watch = Watch()
     deps = lab.deps([say("a")] * 4, plugins={"w": watch})
@@ -309,7 +309,7 @@ async def test_a_plugin_of_two_processes_parts_runs_once(lab: Any, born: Any) ->
     assert watch.life == ["in", "out"]
 
 
-async def test_a_plugin_that_does_not_start_keeps_nobody_else(lab: Any, born: Any) -> None:
+async def test_a_plugin_that_does_not_start_keeps_nobody_else(lab: Any) -> None:
     class Stuck:
         async def __aenter__(self) -> None:
             await lab.clock.sleep(10**6)
@@ -327,7 +327,7 @@ async def test_a_plugin_that_does_not_start_keeps_nobody_else(lab: Any, born: An
     await deps.close()
 
 
-async def test_closing_waits_for_a_start(lab: Any, born: Any) -> None:
+async def test_closing_waits_for_a_start(lab: Any) -> None:
     """What is being started is stopped, and started anew for whoever comes later."""
     life: list[str] = []
 
@@ -396,7 +396,7 @@ async def _life(how: str, clock: Any = None) -> AsyncIterator[None]:
     raise OSError("disk full")
 
 
-async def test_its_hooks_come_after_the_agents(lab: Any, born: Any) -> None:
+async def test_its_hooks_come_after_the_agents(born: Any) -> None:
     order: list[str] = []
 
     def noting(name: str) -> Hooks:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.core.provider.asking import look
 from tests.servers import anthropic as claude
 from tests.servers.anthropic import MessagesServer
 from tests.servers.chat import ChatServer, call, fail, say
@@ -24,7 +25,6 @@ from kode.core import (
     RecordingProvider,
     ReplayProvider,
     open_store,
-    tool,
 )
 from kode.core.errors import ProviderError
 from kode.core.kernel.message import Message, TextBlock
@@ -33,16 +33,6 @@ from kode.core.provider import ModelRequest, RetryPolicy
 pytestmark = pytest.mark.integration
 
 KEYS = ("sk-canary-first-0815", "sk-canary-second-4711")
-
-
-@tool(readonly=True)
-def look(path: str) -> str:
-    """Look at a file.
-
-    Args:
-        path: Which one.
-    """
-    return f"content of {path}"
 
 
 @pytest.fixture

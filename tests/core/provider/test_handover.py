@@ -7,6 +7,7 @@ from itertools import permutations
 from typing import Any
 
 import pytest
+from tests.core.provider.asking import look
 from tests.servers import anthropic as claude
 from tests.servers import gemini
 from tests.servers import responses as items
@@ -24,7 +25,6 @@ from kode.core import (
     GeminiProvider,
     MemoryStore,
     OpenAIProvider,
-    tool,
 )
 from kode.core.kernel.message import MediaBlock, TextBlock
 from kode.core.provider import Provider
@@ -42,16 +42,6 @@ OWN = {
 """What each has thought, which no other may see."""
 
 Vendor = tuple[Provider, ChatServer, Callable[[], tuple[Any, ...]]]
-
-
-@tool(readonly=True)
-def look(path: str) -> str:
-    """Look at a file.
-
-    Args:
-        path: Which one.
-    """
-    return f"content of {path}"
 
 
 def _claude() -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.core.provider.asking import look
 
 from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, MemoryStore, RecordingProvider, ReplayProvider
 from kode.core.errors import ProviderError, UsageError
@@ -53,7 +54,6 @@ from kode.core.provider import (
 )
 from kode.core.provider.record import Exchange, asked
 from kode.core.testing.clock import VirtualClock
-from kode.core.tools import tool
 
 
 def user(text: str, **more: Any) -> Message:
@@ -365,16 +365,6 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, text: str, found: str) 
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="RecordingProvider"):
         ReplayProvider(tmp_path / "none.jsonl")
-
-
-@tool(readonly=True)
-def look(path: str) -> str:
-    """Look at a file.
-
-    Args:
-        path: Which one.
-    """
-    return f"content of {path}"
 
 
 async def _history(provider: Any, at: int) -> tuple[list[Any], Any]:

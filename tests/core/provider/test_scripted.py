@@ -253,7 +253,7 @@ async def test_a_gate_holds_the_stream_at_a_chunk() -> None:
             async for chunk in stream:
                 seen.append(chunk)  # noqa: PERF401 - it is looked at while it grows
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             group.start_soon(read)
             await gate.reached()

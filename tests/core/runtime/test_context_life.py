@@ -271,7 +271,7 @@ async def test_a_fork_and_a_process_that_comes_later_see_the_same_window(lab: An
     assert (await lab.store.read_state("b")).window.compaction is None
 
 
-async def test_an_agent_of_before_has_the_usual_policy(lab: Any) -> None:
+async def test_an_agent_of_before_has_the_usual_policy() -> None:
     from kode.core.kernel.message import Json
     from kode.core.template import decode_template, encode_template
 

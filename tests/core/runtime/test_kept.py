@@ -133,15 +133,15 @@ async def test_the_lease_never_ends_before_we_think_it_does(lab: Any, noting: No
     assert noting.ends - noting.began == pytest.approx(lease_us + 1e6, abs=1e3)
 
 
-async def test_what_was_measured_is_known_while_it_is_in_memory(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_looked_at_is_known_while_it_is_in_memory(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    take = Showing._take
+    is_special = Showing._is_special
 
-    def noted(self: Showing, message: Any) -> None:
+    def noted(self: Showing, message: Any) -> bool:
         taken.append(message.seq)
-        take(self, message)
+        return is_special(self, message)
 
-    monkeypatch.setattr(Showing, "_take", noted)
+    monkeypatch.setattr(Showing, "_is_special", noted)
     agent = await lab.agent(echo)
     for said in ("one", "two", "three"):
         await agent.run(said)
@@ -150,4 +150,4 @@ async def test_what_was_measured_is_known_while_it_is_in_memory(lab: Any, monkey
     agent.release_window()
     taken.clear()
     await agent.run("four")
-    assert set(range(6)) <= set(taken), "what was let go is measured again"
+    assert set(range(6)) <= set(taken), "what was let go is looked at again"

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import anyio
 import pytest
-from tests.core.runtime.test_stateless import NEAR, PLAIN, Near, echo, in_time, ping, risky, using
+from tests.core.runtime.requests import NEAR, PLAIN, echo, in_time, ping, risky, using
+from tests.sandboxes.near import Near
 
 from kode.core.errors import DuplicateIdError, NotFoundError, StoreUnavailableError, UsageError
 from kode.core.kernel.limits import Limits

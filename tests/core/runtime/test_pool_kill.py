@@ -77,7 +77,7 @@ def test_the_next_pool_finishes_what_the_last_one_left(tmp_path: Path, kind: str
             assert first.poll() is None, first.communicate()[1]
             time.sleep(0.01)
         first.send_signal(signal.SIGKILL if how == "kill" else signal.SIGTERM)
-        said, errors = first.communicate(timeout=20)
+        said, errors = first.communicate(timeout=60)
     if how == "kill":
         assert first.returncode == -signal.SIGKILL
     else:  # the tools were cancelled, and what became of them the next process has to say

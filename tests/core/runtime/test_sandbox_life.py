@@ -168,7 +168,7 @@ async def test_a_sandbox_that_is_not_opened_to_its_end_is_closed(world: World, l
     assert closed == ["far:0"]
 
 
-async def test_another_process_finds_the_sandbox_again(world: World, lab: Any) -> None:
+async def test_another_process_finds_the_sandbox_again(world: World) -> None:
     await (await world.agent()).run("go")
     again = await Agent.open("a", world.deps([*SCRIPT, *SCRIPT]))
     assert (await again.run("again")).ok
@@ -176,7 +176,7 @@ async def test_another_process_finds_the_sandbox_again(world: World, lab: Any) -
     assert await world.ref() == "far:0"
 
 
-async def test_a_sandbox_that_is_gone_is_replaced(world: World, lab: Any) -> None:
+async def test_a_sandbox_that_is_gone_is_replaced(world: World) -> None:
     await (await world.agent()).run("go")
     world.there.clear()
     again = await Agent.open("a", world.deps([*SCRIPT, *SCRIPT]))

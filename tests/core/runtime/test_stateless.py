@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
-from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 import pytest
+from tests.core.runtime.requests import NEAR, PLAIN, echo, in_time, ping, risky, slow, using
 
 from kode.core.config import AgentConfig, Dependencies
 from kode.core.errors import (
@@ -19,82 +16,17 @@ from kode.core.errors import (
     KodeError,
     NotBoundError,
     NotFoundError,
-    StoreUnavailableError,
     UsageError,
 )
 from kode.core.kernel.limits import Limits
-from kode.core.kernel.toolcall import CallStatus
-from kode.core.provider.base import ModelRequest
 from kode.core.provider.catalog import ProviderCatalog
-from kode.core.provider.script import Gate, call, calls, delay, last_text, say
+from kode.core.provider.script import Gate, call, say
 from kode.core.provider.scripted import ScriptedProvider
-from kode.core.runtime.agent import Agent
 from kode.core.runtime.stateless import StatelessAgent
-from kode.core.sandbox.catalog import SandboxFactory
-from kode.core.sandbox.local import LocalSandbox
-from kode.core.store.base import Store
-from kode.core.store.layers.reading import Reading
-from kode.core.store.memory import MemoryStore
 from kode.core.template import AgentTemplate, TemplateRegistry
-from kode.core.testing.wrapped import WrappedStore
 from kode.core.tools.base import ToolContext
 from kode.core.tools.catalog import ToolRegistry
 from kode.core.tools.define import tool
-
-T = TypeVar("T")
-PLAIN = AgentTemplate("plain", model="m")
-
-
-@tool
-async def ping(context: ToolContext) -> str:
-    """Ping."""
-    return "pong"
-
-
-@tool(needs_approval=True)
-async def risky(context: ToolContext) -> str:
-    """Needs a person."""
-    return "done"
-
-
-@tool(recovery="retry", readonly=True)
-async def slow(context: ToolContext) -> str:
-    """Take ten seconds."""
-    await context.clock.sleep(10)
-    return "slept"
-
-
-def echo(request: ModelRequest) -> str:
-    """Answer the last message."""
-    return f"re {last_text(request)}"
-
-
-def using(*tools: Any, **more: Any) -> AgentTemplate:
-    """A template with these tools."""
-    return AgentTemplate("t", model="m", tools=tuple(t.name for t in tools), **{"sandbox": "near", **more})
-
-
-class Near(LocalSandbox):
-    """It opens at once: what takes real time cannot be waited for by a clock that is moved by hand."""
-
-    kind = "near"
-    ref = "near:0"  # type: ignore[assignment]
-
-    def __init__(self, *, ref: str | None = None) -> None:
-        super().__init__()
-
-    async def open(self) -> None:
-        pass
-
-    @classmethod
-    async def kill_ref(cls, ref: str) -> int:
-        return 0
-
-
-NEAR = SandboxFactory()
-NEAR.register("near", Near)
-NEAR.register("local", LocalSandbox)
-
 
 # ---- the snippet ----------------------------------------------------------------------------------------------
 
@@ -284,153 +216,6 @@ async def test_who_may_not_wait_is_told_so_by_continue_as_well(lab: Any) -> None
         assert (await first.wait()).text == "one"
 
 
-# ---- time -----------------------------------------------------------------------------------------------------
-
-
-async def in_time(lab: Any, work: Callable[[], Awaitable[T]], step_s: float = 0.25) -> tuple[T, float]:
-    """What comes of it, and after how long."""
-    began = lab.clock.monotonic()
-    async with anyio.create_task_group() as tasks:
-        result = await lab.pass_until(lab.later(tasks, work), step_s)
-    return result, lab.clock.monotonic() - began
-
-
-@pytest.mark.parametrize(("timeout_s", "margin_s", "rests"), [(5.0, None, 4.5), (60.0, None, 58.0), (8.0, 3.0, 5.0)])
-async def test_a_request_rests_a_margin_before_its_time(
-    lab: Any, timeout_s: float, margin_s: float | None, rests: float
-) -> None:
-    deps = lab.deps([say("late", delay_s=1_000.0), say("there")])
-    result, took = await in_time(
-        lab,
-        lambda: StatelessAgent.run(
-            "a", "go", template_id=PLAIN, timeout_s=timeout_s, margin_s=margin_s, dependencies=deps
-        ),
-    )
-    assert (result.status, result.stop_reason, result.run) == ("deadline", "deadline", 1)
-    assert rests <= took <= rests + 0.5
-    assert [due.agent_id for due in await lab.store.due(lab.clock.now(), 9)] == ["a"], "a pool would find it"
-    result = await StatelessAgent.continue_("a", dependencies=deps)
-    assert (result.status, result.text, result.run) == ("ok", "there", 1)
-    assert await lab.store.due(lab.clock.now() + 10**9, 9) == []
-
-
-async def test_nothing_new_is_started_within_the_margin(lab: Any) -> None:
-    """The reply comes in time, and its call would begin too late."""
-    started: list[str] = []
-
-    @tool(recovery="retry")
-    async def note(context: ToolContext) -> str:
-        """Note that it ran."""
-        started.append(context.call_id)
-        return "noted"
-
-    deps = lab.deps([delay(4.0, call("note", {})), call("note", {}), say("end")], note, sandboxes=NEAR)
-    result, _ = await in_time(
-        lab, lambda: StatelessAgent.run("a", "go", template_id=using(note), timeout_s=5, margin_s=2, dependencies=deps)
-    )
-    assert (result.status, started) == ("deadline", [])
-    assert (await StatelessAgent.continue_("a", dependencies=deps)).text == "end"
-    assert len(started) == 1
-
-
-async def test_a_result_that_comes_within_the_margin_is_kept(lab: Any) -> None:
-    @tool
-    async def tidy(context: ToolContext) -> str:
-        """Answer when it is cancelled."""
-        try:
-            await context.clock.sleep(1_000)
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await context.clock.sleep(0.2)
-            raise
-        return "never"
-
-    deps = lab.deps([calls(("tidy", {}), ("ping", {})), say("end")], tidy, ping, sandboxes=NEAR)
-    result, took = await in_time(
-        lab, lambda: StatelessAgent.run("a", "go", template_id=using(tidy, ping), timeout_s=5, dependencies=deps), 0.1
-    )
-    assert result.status == "deadline"
-    assert took <= 5
-    assert result.unfinished == ("1.1.1",)
-    again = await StatelessAgent.continue_("a", dependencies=deps)
-    assert again.text == "end"
-    statuses = {c.tool: c.status for c in (await lab.store.read_calls("a")).items}
-    assert statuses["tidy"] is CallStatus.SEALED
-
-
-async def test_a_tool_that_stops_is_run_again_or_sealed_by_its_recovery(lab: Any) -> None:
-    deps = lab.deps([call("slow", {}), say("end")], slow, sandboxes=NEAR)
-    result, _ = await in_time(
-        lab, lambda: StatelessAgent.run("a", "go", template_id=using(slow), timeout_s=5, dependencies=deps)
-    )
-    assert (result.status, result.unfinished) == ("deadline", ("1.1.1",))
-    result, _ = await in_time(lab, lambda: StatelessAgent.continue_("a", timeout_s=30, dependencies=deps))
-    assert (result.text, result.unfinished) == ("end", ())
-    assert "user: [slept]" in await lab.texts()
-
-
-async def test_a_tool_in_a_thread_that_will_not_stop_is_named() -> None:
-    over = threading.Event()
-
-    @tool(recovery="seal")
-    def stubborn(context: ToolContext) -> str:
-        """Wait for somebody else."""
-        over.wait(20)
-        return "too late"
-
-    async with MemoryStore() as store:
-        deps = Dependencies(
-            store, [stubborn], {"m": ScriptedProvider([call("stubborn", {}), say("end")])}, sandboxes=NEAR
-        )
-        began = time.monotonic()
-        try:
-            result = await StatelessAgent.run(
-                "a", "go", template_id=using(stubborn), timeout_s=0.6, margin_s=0.3, dependencies=deps
-            )
-            took = time.monotonic() - began
-        finally:
-            over.set()
-        assert (result.status, result.unfinished) == ("deadline", ("1.1.1",))
-        assert took < 5, "it did not wait for the thread"
-        assert json.dumps(result.to_dict())
-        assert (await StatelessAgent.continue_("a", dependencies=deps)).text == "end"
-        (made,) = (await store.read_calls("a")).items
-        assert made.status is CallStatus.SEALED
-
-
-async def test_without_time_nothing_is_begun(lab: Any) -> None:
-    deps = lab.deps(echo)
-    result = await StatelessAgent.run("a", "go", template_id=PLAIN, timeout_s=0, dependencies=deps)
-    assert (result.status, lab.provider.requests) == ("deadline", [])
-    assert (await StatelessAgent.continue_("a", dependencies=deps)).text == "re go"
-
-
-class Hanging(WrappedStore):
-    """It does not answer one kind of question."""
-
-    def __init__(self, inner: Store, method: str) -> None:
-        super().__init__(inner)
-        self.method = method
-
-    async def around(self, method: str, call: Callable[[], Awaitable[T]]) -> T:
-        if method == self.method:
-            await anyio.sleep_forever()
-        return await call()
-
-
-@pytest.mark.parametrize("method", ["read_plan", "append_inbox"])
-async def test_a_store_that_does_not_answer_takes_the_request_s_time_and_no_more(lab: Any, method: str) -> None:
-    await StatelessAgent.run("a", "one", template_id=PLAIN, dependencies=lab.deps(echo))
-    deps = lab.deps(echo, store=Hanging(lab.store, method))
-    began = lab.clock.monotonic()
-    async with anyio.create_task_group() as tasks:
-        later = lab.later(tasks, lambda: StatelessAgent.run("a", "two", timeout_s=3.0, dependencies=deps))
-        with pytest.raises(StoreUnavailableError) as caught:
-            await lab.pass_until(later, 0.5)
-    assert (caught.value.code, lab.clock.monotonic() - began) == ("no_answer", 3.0)
-    assert (await lab.store.load("a")).lease is None
-
-
 # ---- people ---------------------------------------------------------------------------------------------------
 
 
@@ -457,63 +242,6 @@ async def test_the_same_answer_twice_counts_once_and_another_is_refused(lab: Any
         await StatelessAgent.decide("a", "1.1.1", "perhaps", dependencies=deps)  # type: ignore[arg-type]
     assert len(lab.provider.requests) == 2
     assert len((await lab.store.read_calls("a")).items) == 1
-
-
-# ---- events ---------------------------------------------------------------------------------------------------
-
-
-async def test_a_stream_gives_the_events_of_its_run_and_the_result(lab: Any) -> None:
-    deps = lab.deps([call("ping", {}), say("end")], ping, sandboxes=NEAR)
-    seen = []
-    async with StatelessAgent.stream("a", "go", template_id=using(ping), dependencies=deps) as events:
-        seen = [envelope.type async for envelope in events]
-    assert events.result is not None
-    assert (events.result.status, events.result.text) == ("ok", "end")
-    assert {"tool_start", "tool_end", "text_chunk", "done"} <= set(seen)
-    only = []
-    async with StatelessAgent.stream(
-        "a", "more", kinds=["done"], dependencies=lab.deps(echo, ping, sandboxes=NEAR)
-    ) as events:
-        only = [envelope.type async for envelope in events]
-    assert only == ["done"]
-
-
-async def test_a_client_that_comes_back_misses_nothing_and_runs_nothing_twice(lab: Any) -> None:
-    deps = lab.deps([call("ping", {}), say("end"), say("twice")], ping, sandboxes=NEAR)
-    options = {"template_id": using(ping), "request_id": "r", "dependencies": deps}
-    async with StatelessAgent.stream("a", "go", **options) as events:
-        whole = [envelope.cursor async for envelope in events if not envelope.delta]
-    async with StatelessAgent.stream("a", "go", since=whole[2], **options) as events:
-        part = [envelope.cursor async for envelope in events if not envelope.delta]
-    assert part == whole[3:]
-    assert events.result is not None
-    assert events.result.text == "end"
-    assert len(lab.provider.requests) == 2
-
-
-async def test_a_stream_left_early_cancels_the_run_and_leaves_the_agent_whole(lab: Any) -> None:
-    gate = Gate()
-    deps = lab.deps([say("one", gate=gate), say("one")])
-    async with StatelessAgent.stream("a", "go", template_id=PLAIN, request_id="r", dependencies=deps) as events:
-        async for _ in events:
-            await gate.reached()
-            break
-    assert events.result is None
-    assert await lab.store.lease_of("a") is None
-    assert (await StatelessAgent.run("a", "go", request_id="r", dependencies=deps)).text == "one"
-    assert await lab.texts() == ["user: go", "assistant: one"]
-
-
-async def test_a_stream_fails_as_run_does(lab: Any) -> None:
-    deps = lab.deps(echo)
-    with pytest.raises(UsageError):
-        StatelessAgent.stream("a", "go", on_busy="never", dependencies=deps)  # type: ignore[arg-type]
-    with pytest.raises(NotBoundError):
-        async with StatelessAgent.stream("a", "go", template_id="nobody's", dependencies=deps):
-            pass
-    with pytest.raises(UsageError):
-        async with StatelessAgent.stream("a", " ", template_id=PLAIN, dependencies=deps) as events:
-            assert [envelope async for envelope in events] == []
 
 
 # ---- nothing is left ------------------------------------------------------------------------------------------
@@ -599,129 +327,3 @@ async def test_limits_of_a_request_bind_its_run_alone(lab: Any) -> None:
     result = await StatelessAgent.run("a", "go", template_id=using(ping), limits=narrow, dependencies=deps)
     assert (result.status, result.stop_reason) == ("limit", "max_steps")
     assert (await StatelessAgent.run("a", "go", dependencies=lab.deps(turns, ping, sandboxes=NEAR))).status == "ok"
-
-
-# ---- what it costs --------------------------------------------------------------------------------------------
-
-
-class Counting(WrappedStore):
-    """Counts what goes to the store and back. ``whole``: a plan is one journey, as where the engine reads in one."""
-
-    def __init__(self, inner: Store, *, whole: bool) -> None:
-        super().__init__(inner)
-        self.whole = whole
-        self.asked: Counter[str] = Counter()
-
-    async def around(self, method: str, call: Callable[[], Awaitable[T]]) -> T:
-        self.asked[method] += 1
-        return await call()
-
-    async def read_plan(self, agent_id: str, plan: Any) -> Any:
-        if self.whole:
-            return await super().read_plan(agent_id, plan)
-        return await Reading.read_plan(self, agent_id, plan)
-
-
-COMMITS = 2
-"""Of a run of one step: what asks the model, and what it answered."""
-
-
-@pytest.mark.parametrize("cold", [True, False], ids=["cold", "warm"])
-async def test_a_request_costs_three_journeys_beside_its_commits(lab: Any, cold: bool) -> None:
-    """Load, enqueue, and the lease; ``now`` is no journey where the store goes by this machine's clock."""
-    await StatelessAgent.run("a", "one", template_id=PLAIN, dependencies=lab.deps(echo))
-    store = Counting(lab.store, whole=True)
-    deps = lab.deps(echo, store=store)
-    if not cold:
-        await StatelessAgent.run("a", "two", dependencies=deps)
-    store.asked.clear()
-    assert (await StatelessAgent.run("a", "three", dependencies=deps)).text == "re three"
-    assert store.asked == {"now": 2, "read_plan": 1, "append_inbox": 1, "apply_and_look": 1 + COMMITS}
-
-
-async def test_where_a_plan_is_read_piece_by_piece(lab: Any) -> None:
-    """Header; lease and template; inbox; window: each depends on the one before."""
-    await StatelessAgent.run("a", "one", template_id=PLAIN, dependencies=lab.deps(echo))
-    store = Counting(lab.store, whole=False)
-    assert (await StatelessAgent.run("a", "two", dependencies=lab.deps(echo, store=store))).ok
-    assert store.asked == {"now": 2, "get": 2, "scan": 2, "append_inbox": 1, "apply_and_look": 1 + COMMITS}
-
-
-async def test_an_item_that_comes_between_load_and_lease_is_taken(lab: Any) -> None:
-    """The lease is taken on what was loaded; what came since is read with it, or behind it."""
-    await StatelessAgent.run("a", "one", template_id=PLAIN, dependencies=lab.deps(echo))
-
-    class Between(WrappedStore):
-        looks = True
-
-        async def enqueue(self, agent_id: str, item: Any, *, uid: str | None = None) -> Any:
-            other = await Agent.open("a", lab.deps(echo))
-            await other.send("from elsewhere")
-            return await super().enqueue(agent_id, item, uid=uid)
-
-        async def apply_and_look(self, *args: Any, **look: Any) -> Any:
-            failed, waiting = await super().apply_and_look(*args, **look)
-            return failed, waiting if self.looks else []
-
-    for looks in (True, False):
-        store = Between(lab.store)
-        store.looks = looks
-        assert (await StatelessAgent.run("a", f"mine {looks}", dependencies=lab.deps(echo, store=store))).ok
-    heard = [text for text in await lab.texts() if text.startswith("user")]
-    assert heard == [
-        "user: one",
-        *["user: from elsewhere", "user: mine True"],
-        "user: from elsewhere",
-        "user: mine False",
-    ]
-
-
-@pytest.mark.parametrize("by", ["a request", "a commit without a lease"])
-async def test_a_lease_is_not_taken_on_what_is_not_so_any_more(lab: Any, by: str) -> None:
-    """Somebody wrote between load and lease: the agent is loaded again."""
-    await StatelessAgent.run("a", "one", template_id=PLAIN, dependencies=lab.deps(echo))
-
-    class Overtaken(WrappedStore):
-        async def acquire_on(self, footing: Any, holder: str, ttl_s: float) -> Any:
-            if by == "a request":
-                await StatelessAgent.run("a", "overtakes", dependencies=lab.deps(echo))
-            else:
-                await lab.store.append_message("a", "user", "overtakes")
-            found = await super().acquire_on(footing, holder, ttl_s)
-            assert found is None
-            return found
-
-    assert (await StatelessAgent.run("a", "two", dependencies=lab.deps(echo, store=Overtaken(lab.store)))).ok
-    said = [text for text in await lab.texts() if text.startswith("user")]
-    assert sorted(said) == ["user: one", "user: overtakes", "user: two"]
-
-
-async def test_what_waits_is_known_before_anything_is_started_again(lab: Any) -> None:
-    """Also where the store does not look at the inbox while it gives the lease."""
-    deps = lab.deps([say("late", delay_s=1_000.0), say("never")])
-    await in_time(lab, lambda: StatelessAgent.run("a", "go", template_id=PLAIN, timeout_s=5, dependencies=deps))
-
-    class Blind(WrappedStore):
-        async def acquire_on(self, footing: Any, holder: str, ttl_s: float) -> Any:
-            await (await Agent.open("a", lab.deps(()))).interrupt("enough")
-            return await super().acquire_on(footing, holder, ttl_s)
-
-        async def apply_and_look(self, *args: Any, **look: Any) -> Any:
-            return (await super().apply_and_look(*args, **look))[0], []
-
-    deps = lab.deps([say("never")], store=Blind(lab.store))
-    result, _ = await in_time(lab, lambda: StatelessAgent.continue_("a", dependencies=deps))
-    assert (result.status, result.text) == ("interrupted", "")
-
-
-async def test_of_two_that_make_an_agent_one_does(lab: Any) -> None:
-    class Raced(WrappedStore):
-        async def load(self, agent_id: str, **options: Any) -> Any:
-            found = await super().load(agent_id, **options)
-            if found is None:
-                await StatelessAgent.run("a", "first", template_id=PLAIN, dependencies=lab.deps(echo))
-            return found
-
-    deps = lab.deps(echo, store=Raced(lab.store))
-    result = await StatelessAgent.run("a", "second", template_id=PLAIN, dependencies=deps)
-    assert (result.text, result.run) == ("re second", 2)

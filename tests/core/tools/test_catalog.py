@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import kode.core.sandbox.catalog
-import kode.core.tools.catalog
+from kode.core import discovery
 from kode.core.errors import NotBoundError, SandboxError, UsageError
 from kode.core.sandbox.catalog import SandboxFactory
 from kode.core.sandbox.local import LocalSandbox
@@ -26,8 +25,7 @@ def brought(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
     def find(**wanted: str) -> EntryPoints:
         return EntryPoints(points).select(**wanted)
 
-    monkeypatch.setattr(kode.core.tools.catalog, "entry_points", find)
-    monkeypatch.setattr(kode.core.sandbox.catalog, "entry_points", find)
+    monkeypatch.setattr(discovery, "entry_points", find)
     return points
 
 
@@ -99,6 +97,7 @@ async def test_sandboxes_by_kind(brought: list[EntryPoint], tmp_path: Path) -> N
         factory.register("mine", SandboxFactory)  # type: ignore[arg-type]
     brought.append(EntryPoint("bad", "kode.none:X", "kode.sandbox"))
     brought.extend(EntryPoint("two", f"{module}:X", "kode.sandbox") for module in "ab")
-    for kind in ("bad", "two"):
-        with pytest.raises(UsageError):
+    for kind, code in (("bad", "not_loaded"), ("two", "claimed_twice")):
+        with pytest.raises(UsageError) as caught:
             factory.get(kind)
+        assert caught.value.code == code

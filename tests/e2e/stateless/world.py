@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.sandboxes.near import Near
+
 from kode.core.config import Dependencies
 from kode.core.kernel.limits import Limits
 from kode.core.provider.base import ModelRequest
 from kode.core.provider.script import Turn, call, calls, say
 from kode.core.provider.scripted import ScriptedProvider
 from kode.core.sandbox.catalog import SandboxFactory
-from kode.core.sandbox.local import LocalSandbox
 from kode.core.store.base import Store
 from kode.core.store.json import JSONStore
 from kode.core.store.memory import MemoryStore
@@ -23,24 +24,6 @@ from kode.core.store.sqlite import SqliteStore
 from kode.core.template import AgentTemplate
 from kode.core.tools.base import ToolContext
 from kode.core.tools.define import tool
-
-
-class Near(LocalSandbox):
-    """It is there at once, so that no request waits for anything but its own work."""
-
-    kind = "near"
-    ref = "near:0"  # type: ignore[assignment]
-
-    def __init__(self, *, ref: str | None = None) -> None:
-        super().__init__()
-
-    async def open(self) -> None:
-        pass
-
-    @classmethod
-    async def kill_ref(cls, ref: str) -> int:
-        return 0
-
 
 NEAR = SandboxFactory()
 NEAR.register("near", Near)

@@ -8,6 +8,7 @@ from typing import Any
 
 import anthropic
 import pytest
+from tests.core.provider.asking import answer, ask, kept_in, look
 from tests.servers.anthropic import (
     MessagesServer,
     error_event,
@@ -22,22 +23,19 @@ from tests.servers.anthropic import (
 )
 from tests.servers.chat import Said, html
 
-from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, open_store, tool
+from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, open_store
 from kode.core.errors import NotBoundError, ProviderError, UsageError
 from kode.core.jsontext import dump
-from kode.core.kernel.message import MediaBlock, Message, ReasoningBlock, TextBlock
+from kode.core.kernel.message import MediaBlock, ReasoningBlock
 from kode.core.kernel.words import StopReason
 from kode.core.provider import (
     CountsTokens,
     HttpOptions,
-    ModelRequest,
     Provider,
     ProviderCatalog,
     Reasoning,
-    Reply,
     RetryPolicy,
     ToolSpec,
-    fold,
 )
 from kode.core.provider.anthropic import AnthropicProvider, ModelFacts
 
@@ -46,15 +44,6 @@ CANARY = "sk-ant-canary-0123456789"
 
 def at(url: str | None = None, **more: Any) -> AnthropicProvider:
     return AnthropicProvider(base_url=url, **{"environ": {}, "api_key": CANARY, "model": "claude-sonnet-5", **more})
-
-
-def ask(*blocks: Any, **more: Any) -> ModelRequest:
-    return ModelRequest("", (Message(0, "user", blocks or (TextBlock("hi"),), 0),), **more)
-
-
-async def answer(provider: AnthropicProvider, request: ModelRequest | None = None) -> Reply:
-    async with provider.stream(request or ask()) as chunks:
-        return fold([chunk async for chunk in chunks], provider=provider.name)
 
 
 @pytest.mark.parametrize(
@@ -229,21 +218,7 @@ async def test_counting(messages_server: MessagesServer) -> None:
     assert messages_server.requests[0].path == "/v1/messages/count_tokens"
 
 
-def kept_in(folder: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
-
-
 # ---- agents ---------------------------------------------------------------------------------------------------------
-
-
-@tool(readonly=True)
-def look(path: str) -> str:
-    """Look at a file.
-
-    Args:
-        path: Which one.
-    """
-    return f"content of {path}"
 
 
 @pytest.mark.integration

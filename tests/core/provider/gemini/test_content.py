@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from google import genai
 from google.genai import types
+from tests.core.provider.asking import answer, ask, kept_in, look
 from tests.servers.chat import Said, html
 from tests.servers.gemini import GeminiServer, call, content, document, frames, refuse, said, thought
 
-from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, open_store, tool
+from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, open_store
 from kode.core.errors import NotBoundError, ProviderError, UsageError
 from kode.core.jsontext import dump
-from kode.core.kernel.message import Message, ReasoningBlock, TextBlock
-from kode.core.provider import CountsTokens, ModelRequest, Provider, ProviderCatalog, Reply, RetryPolicy, fold
+from kode.core.kernel.message import ReasoningBlock
+from kode.core.provider import CountsTokens, Provider, ProviderCatalog, RetryPolicy
 from kode.core.provider.gemini import GeminiFacts, GeminiProvider
 
 CANARY = "AIza-canary-0123456789"
@@ -23,15 +24,6 @@ CANARY = "AIza-canary-0123456789"
 
 def at(url: str | None = None, **more: Any) -> GeminiProvider:
     return GeminiProvider(base_url=url, **{"environ": {}, "api_key": CANARY, "model": "gemini-3.5-flash", **more})
-
-
-def ask(**more: Any) -> ModelRequest:
-    return ModelRequest("", (Message(0, "user", (TextBlock("hi"),), 0),), **more)
-
-
-async def answer(provider: GeminiProvider, request: ModelRequest | None = None) -> Reply:
-    async with provider.stream(request or ask()) as chunks:
-        return fold([chunk async for chunk in chunks], provider=provider.name)
 
 
 @pytest.mark.parametrize(
@@ -162,20 +154,6 @@ async def test_counting(gemini_server: GeminiServer) -> None:
 
 
 # ---- agents ---------------------------------------------------------------------------------------------------------
-
-
-@tool(readonly=True)
-def look(path: str) -> str:
-    """Look at a file.
-
-    Args:
-        path: Which one.
-    """
-    return f"content of {path}"
-
-
-def kept_in(folder: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.mark.integration

@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.core.provider.asking import look
 from tests.servers.chat import ChatServer, Said, Seen, call, calls, fail, html, say
 
 from kode.core import (
@@ -18,23 +19,12 @@ from kode.core import (
     OpenAIProvider,
     RunResult,
     Tool,
-    tool,
 )
 from kode.core.provider import HttpOptions, RetryPolicy
 
 pytestmark = pytest.mark.integration
 
 STORY = "Once upon a time there was a story that went on and on. " * 10
-
-
-@tool(readonly=True)
-def look(path: str) -> str:
-    """Look at a file.
-
-    Args:
-        path: Which one.
-    """
-    return f"content of {path}"
 
 
 class World:

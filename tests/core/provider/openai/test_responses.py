@@ -10,25 +10,22 @@ from typing import Any
 import openai
 import pytest
 from pydantic import BaseModel
+from tests.core.provider.asking import answer, ask, kept_in, look
 from tests.servers.chat import Said, fail, html
 from tests.servers.responses import ResponsesServer, call, events, foreign, message, response, said, sse, thought
 
-from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, open_store, tool
+from kode.core import Agent, AgentConfig, AgentTemplate, Dependencies, open_store
 from kode.core.errors import ProviderError, UsageError
 from kode.core.jsontext import dump
-from kode.core.kernel.message import Message, TextBlock
 from kode.core.provider import (
     Dialect,
     HttpOptions,
-    ModelRequest,
     OpenAIProvider,
     OutputSchema,
     ProviderCatalog,
     Reasoning,
-    Reply,
     RetryPolicy,
     ToolSpec,
-    fold,
 )
 
 CANARY = "sk-canary-0123456789"
@@ -37,15 +34,6 @@ CANARY = "sk-canary-0123456789"
 def at(url: str | None = None, **more: Any) -> OpenAIProvider:
     given = {"environ": {}, "api_key": CANARY, "model": "gpt-5", "api": "responses", **more}
     return OpenAIProvider(base_url=url, **given)
-
-
-def ask(**more: Any) -> ModelRequest:
-    return ModelRequest("", (Message(0, "user", (TextBlock("hi"),), 0),), **more)
-
-
-async def answer(provider: OpenAIProvider, request: ModelRequest | None = None) -> Reply:
-    async with provider.stream(request or ask()) as chunks:
-        return fold([chunk async for chunk in chunks], provider=provider.name)
 
 
 @pytest.fixture
@@ -176,20 +164,6 @@ async def test_what_cannot_be_asked_is_not_sent(server: ResponsesServer) -> None
 
 
 # ---- agents ---------------------------------------------------------------------------------------------------------
-
-
-@tool(readonly=True)
-def look(path: str) -> str:
-    """Look at a file.
-
-    Args:
-        path: Which one.
-    """
-    return f"content of {path}"
-
-
-def kept_in(folder: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.mark.integration

@@ -144,7 +144,7 @@ async def test_a_proxy_that_refuses(proxy: Proxy, certificate: Path) -> None:
     assert "wrong-password" not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
 
 
-async def test_a_server_nobody_trusts_behind_it(proxy: Proxy, certificate: Path) -> None:
+async def test_a_server_nobody_trusts_behind_it(proxy: Proxy) -> None:
     options = HttpOptions(proxy=f"http://u:{PASSWORD}@127.0.0.1:{proxy.port}")
     provider = OpenAIProvider(model="m", base_url="https://model.invalid", api_key=KEY, http=options, environ={})
     with pytest.raises(ProviderError, match="cannot be trusted") as caught:

@@ -18,7 +18,7 @@ from kode.core.provider.gemini import content_request
 from kode.core.provider.gemini import facts as gemini_facts
 from kode.core.provider.openai import chat_request, responses_request
 from kode.core.provider.presets import PRESETS
-from kode.core.provider.wire.wording import set_apart
+from kode.core.provider.wire.wording import as_error, set_apart
 
 Write = Callable[[ModelRequest], Any]
 
@@ -91,3 +91,9 @@ def test_a_history_that_needs_none_of_it_is_left_as_it_is() -> None:
     assert all(a is b for a, b in zip(set_apart(messages), messages, strict=True))
     late = replace(messages[2], blocks=(ToolResultBlock("gone", (TextBlock("x"),)),))
     assert set_apart([messages[0], late])[1] is late
+
+
+def test_an_error_is_called_one_once() -> None:
+    assert [as_error(text) for text in ("no such file", "Error: 1", "ERROR", "")] == [
+        "Error: no such file", "Error: 1", "ERROR", "Error: ",
+    ]  # fmt: skip

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from kode.core.errors import NotBoundError, UsageError
 from kode.core.lazy import entry_points
 
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
-__all__ = ["Named", "Registry"]
+__all__ = ["Named", "Registry", "brought", "installed"]
 
 
 class Named(Protocol):
@@ -95,8 +92,8 @@ class Registry(Generic[T]):
         found = self._known.get(name)
         if found is not None:
             return found
-        points = entry_points(group=self.group, name=name) if self.group is not None else ()
-        if not points:
+        loaded = brought(self.group, name, self.word)
+        if loaded is None:
             known = ", ".join(self.names()) or "none"
             raise NotBoundError(
                 f"There is no {self.word} {name!r} in this process. Give it in Dependencies, or install the wheel that "
@@ -104,33 +101,52 @@ class Registry(Generic[T]):
                 code=f"unknown_{self.word}",
                 name=name,
             )
-        return self.register(self._load(name, tuple(points)))
+        thing, whose = loaded
+        try:
+            thing = thing() if isinstance(thing, type) else thing
+        except Exception as error:
+            raise _not_loaded(self.word, name, whose, error) from error
+        if not isinstance(thing, self.kind) or thing.name != name:
+            raise UsageError(f"{whose} is no {self.word} named {name!r}.", code="bad_entry_point")
+        return self.register(thing)
 
     def names(self) -> tuple[str, ...]:
         """All known names, sorted; nothing is loaded."""
-        installed = {point.name for point in entry_points(group=self.group)} if self.group is not None else set()
-        return tuple(sorted(installed | set(self._known)))
-
-    def _load(self, name: str, points: tuple[EntryPoint, ...]) -> T:
-        # The same distribution may be seen twice (a source tree beside its installation); its claim is one.
-        claims = sorted({f"{point.value} ({_owner(point)})" for point in points})
-        if len({point.value for point in points}) > 1:
-            raise UsageError(
-                f"Two wheels claim the {self.word} {name!r}: {', '.join(claims)}. Uninstall one.",
-                code="claimed_twice",
-            )
-        try:
-            found = points[0].load()
-            found = found() if isinstance(found, type) else found
-        except Exception as error:
-            raise UsageError(
-                f"The {self.word} {name!r} of {claims[0]} cannot be loaded: {type(error).__name__}: {error}.",
-                code="not_loaded",
-            ) from error
-        if not isinstance(found, self.kind) or found.name != name:
-            raise UsageError(f"{claims[0]} is no {self.word} named {name!r}.", code="bad_entry_point")
-        return found
+        return tuple(sorted(installed(self.group) | set(self._known)))
 
 
-def _owner(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "an unknown wheel"
+def installed(group: str | None) -> set[str]:
+    """Names that installed wheels bring in a group of entry points; nothing is loaded. None: no group is looked at."""
+    return set() if group is None else {point.name for point in entry_points(group=group)}
+
+
+def brought(group: str | None, name: str, word: str) -> tuple[Any, str] | None:
+    """Load what an installed wheel brings by a name, and tell whose it is; None: no wheel does.
+
+    Args:
+        group: Of entry points; None: no wheel is looked at.
+        name: Of the entry point.
+        word: What such a thing is called in messages.
+
+    Raises:
+        UsageError: Two wheels claim the name (``claimed_twice``), or it cannot be loaded (``not_loaded``).
+    """
+    points = () if group is None else tuple(entry_points(group=group, name=name))
+    if not points:
+        return None
+    # The same distribution may be seen twice (a source tree beside its installation); its claim is one.
+    claims = sorted({f"{point.value} ({point.dist.name if point.dist else 'an unknown wheel'})" for point in points})
+    if len({point.value for point in points}) > 1:
+        raise UsageError(
+            f"Two wheels claim the {word} {name!r}: {', '.join(claims)}. Uninstall one.", code="claimed_twice"
+        )
+    try:
+        return points[0].load(), claims[0]
+    except Exception as error:
+        raise _not_loaded(word, name, claims[0], error) from error
+
+
+def _not_loaded(word: str, name: str, whose: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"The {word} {name!r} of {whose} cannot be loaded: {type(error).__name__}: {error}.", code="not_loaded"
+    )

@@ -16,7 +16,7 @@ import typer
 from kode.cli.failing import FAILED
 from kode.cli.opening import AsJson, store_at
 from kode.cli.store.looking import every_id
-from kode.cli.store.times import moment
+from kode.cli.store.times import read_moment
 from kode.cli.visible import inline
 from kode.core import AgentTemplate
 from kode.core.errors import NotFoundError
@@ -61,7 +61,7 @@ def copy(
 
     async def work(show: Callable[[Progress], None], total: Callable[[int], None]) -> Verified:
         async with store_at(source) as one, _target(target, dry_run) as other:
-            wanted: Any = {"agents": agents, "prefix": prefix, "since": moment(since), "concurrency": concurrency}
+            wanted: Any = {"agents": agents, "prefix": prefix, "since": read_moment(since), "concurrency": concurrency}
             total(len(agents or await every_id(one, prefix)))
             return await copy_store(one, other, replace=replace, dry_run=dry_run, on_progress=show, **wanted)
 
@@ -81,7 +81,7 @@ def verify(
 
     async def work(show: Callable[[Progress], None], total: Callable[[int], None]) -> Verified:
         async with store_at(source) as one, store_at(target) as other:
-            wanted: Any = {"agents": agents, "prefix": prefix, "since": moment(since), "concurrency": concurrency}
+            wanted: Any = {"agents": agents, "prefix": prefix, "since": read_moment(since), "concurrency": concurrency}
             total(len(agents or await every_id(one, prefix)))
             return await verify_copy(one, other, on_progress=show, **wanted)
 

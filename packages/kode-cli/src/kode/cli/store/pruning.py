@@ -13,7 +13,7 @@ import typer
 from kode.cli.failing import FAILED
 from kode.cli.opening import AsJson, StoreUrl, store_at
 from kode.cli.store.looking import Ids, every_id
-from kode.cli.store.times import moment
+from kode.cli.store.times import read_moment
 from kode.cli.visible import inline
 from kode.core.errors import KodeError, StoreUnavailableError, UsageError
 from kode.core.store import MemoryStore, Store
@@ -49,7 +49,7 @@ def prune(
     if older_than is None and not keep_events and not keep_runs and keep_snapshots is None and keep_messages is None:
         raise UsageError("Say what may go: --older-than 30d, or how much to keep (--keep-events N …).", code="no_bound")
     bounds = {
-        "before": moment(older_than),
+        "before": read_moment(older_than),
         "keep_events": keep_events,
         "keep_runs": keep_runs,
         "keep_snapshots": keep_snapshots,

@@ -9,12 +9,12 @@ from typing import Final
 
 from kode.core.errors import UsageError
 
-__all__ = ["moment"]
+__all__ = ["read_moment"]
 
 SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
-def moment(text: str | None) -> int | None:
+def read_moment(text: str | None) -> int | None:
     """Read ``30d`` (so long ago) or ``2026-11-22[T18:30]`` (local time unless it says more) as microseconds.
 
     Raises:

@@ -65,7 +65,8 @@ if TYPE_CHECKING:
     )
     from kode.core.provider.scripted import Answer, Script, ScriptedProvider
     from kode.core.provider.wire.credentials import Secrets
-    from kode.core.provider.wire.http import EventStream, Http, HttpOptions
+    from kode.core.provider.wire.http import EventStream, Http
+    from kode.core.provider.wire.options import HttpOptions
     from kode.core.provider.wire.refusal import Refusal, read_refusal
     from kode.core.provider.wire.sse import SseEvent, SseParser
 
@@ -96,7 +97,7 @@ __getattr__, __dir__ = exports(
         "Gate": "script",
         "GeminiProvider": "gemini.content",
         "Http": "wire.http",
-        "HttpOptions": "wire.http",
+        "HttpOptions": "wire.options",
         "InputDelta": "base",
         "MediaFile": "base",
         "MediaKind": "base",

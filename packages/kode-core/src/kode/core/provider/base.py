@@ -296,11 +296,6 @@ class Capabilities:
     output_media: frozenset[MediaKind] = frozenset()
     max_output_tokens: int | None = None
 
-    @property
-    def input_media(self) -> frozenset[MediaKind]:
-        """Kinds of media that it takes."""
-        return frozenset(self.media)
-
 
 @dataclass(frozen=True, slots=True)
 class Prices:

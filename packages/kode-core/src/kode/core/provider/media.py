@@ -22,6 +22,7 @@ __all__ = [
     "MAX_TEXT",
     "MediaProblem",
     "as_text",
+    "bytes_of",
     "fitted",
     "is_text",
     "kind_of",
@@ -99,7 +100,7 @@ def typed(block: MediaBlock, head: bytes | None = None) -> MediaBlock:
     if head is None:
         if block.data is None:
             return block
-        head = _decoded(block.data[:_HEAD])
+        head = bytes_of(block.data[:_HEAD])
     found = sniffed(head)
     if found is None or _same(found, block):
         return block
@@ -257,7 +258,7 @@ class _Bounds:
             return block if block.media_type in (None, usual) else replace(block, media_type=usual)
         if found.code == "media_too_large":
             raise UsageError(f"{_called(block)} cannot be sent: {found.text}.", code=found.code)
-        text = as_text(block, _decoded(block.data)) if block.data is not None else None
+        text = as_text(block, bytes_of(block.data)) if block.data is not None else None
         return text or left_out(block, found.text)
 
     def check(self) -> None:
@@ -303,7 +304,8 @@ def _blocks(blocks: Sequence[Block], bounds: _Bounds) -> tuple[Any, ...]:
     return tuple(made)
 
 
-def _decoded(data: str) -> bytes:
+def bytes_of(data: str) -> bytes:
+    """Give the bytes of a base64 text; none of one that is broken."""
     try:
         return base64.b64decode(data)
     except ValueError:

@@ -17,7 +17,7 @@ from kode.core.errors import NotBoundError, UsageError
 from kode.core.provider.anthropic import AnthropicProvider, ModelFacts
 from kode.core.provider.base import Capabilities, Prices, Provider
 from kode.core.provider.openai import Dialect, OpenAIProvider
-from kode.core.provider.wire.http import HttpOptions
+from kode.core.provider.wire.options import HttpOptions
 
 __all__ = [
     "PRESETS",

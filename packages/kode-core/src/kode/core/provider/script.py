@@ -194,7 +194,11 @@ def cut(turn: Turn, after: int) -> Turn:
 
 
 def broken(turn: Turn, after: int, failure: Turn) -> Turn:
-    """Report the error of ``failure`` in mid-stream, after so many chunks."""
+    """Report the error of ``failure`` in mid-stream, after so many chunks.
+
+    Raises:
+        UsageError: ``failure`` was not made by `fail`.
+    """
     if failure.error is None:
         raise UsageError("broken() needs a turn made by fail() as its failure.", code="bad_script")
     return replace(turn, end_at=after, error=failure.error)

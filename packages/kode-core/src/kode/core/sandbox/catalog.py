@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from inspect import Parameter, signature
 from typing import Any
 
+from kode.core.discovery import brought, installed
 from kode.core.errors import NotBoundError, UsageError
-from kode.core.lazy import entry_points
 from kode.core.sandbox.base import Sandbox
 
 __all__ = ["SandboxFactory", "default_sandboxes"]
@@ -28,7 +28,7 @@ class SandboxFactory:
 
     def __init__(self, *, installed: bool = True) -> None:
         self._kinds: dict[str, type[Sandbox]] = {}
-        self._installed = installed
+        self._group = GROUP if installed else None
 
     def register(self, kind: str, sandbox: type[Sandbox]) -> None:
         """Add a kind. The same class again is harmless.
@@ -48,21 +48,15 @@ class SandboxFactory:
         """
         if kind in self._kinds:
             return self._kinds[kind]
-        points = tuple(entry_points(group=GROUP, name=kind)) if self._installed else ()
-        if not points:
+        loaded = brought(self._group, kind, "sandbox")
+        if loaded is None:
             known = ", ".join(self.kinds()) or "none"
             raise NotBoundError(
                 f"There is no sandbox of kind {kind!r} in this process; known are: {known}. Others come with "
                 "their wheels, or are registered.",
                 kind=kind,
             )
-        if len({point.value for point in points}) > 1:
-            claims = ", ".join(sorted(point.value for point in points))
-            raise UsageError(f"Two wheels claim the sandbox kind {kind!r}: {claims}.", code="sandbox_claimed_twice")
-        try:
-            self.register(kind, points[0].load())
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"The sandbox {kind!r} cannot be loaded: {error}.", code="sandbox_not_loaded") from error
+        self.register(kind, loaded[0])
         return self._kinds[kind]
 
     def create(self, kind: str, **options: Any) -> Sandbox:
@@ -91,8 +85,7 @@ class SandboxFactory:
 
     def kinds(self) -> tuple[str, ...]:
         """Return all known kinds, sorted; nothing is loaded."""
-        installed = {point.name for point in entry_points(group=GROUP)} if self._installed else set()
-        return tuple(sorted(installed | set(self._kinds)))
+        return tuple(sorted(installed(self._group) | set(self._kinds)))
 
 
 def _check(kind: str, made: type[Sandbox], options: Iterable[str]) -> None:

@@ -6,14 +6,10 @@ Those registered in this process, and those that installed wheels bring (``kode.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from kode.core.discovery import brought, installed
 from kode.core.errors import NotBoundError, UsageError
-from kode.core.lazy import entry_points
 from kode.core.tools.base import Tool
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
 
 __all__ = ["ToolRegistry", "default_tools"]
 
@@ -31,7 +27,7 @@ class ToolRegistry:
 
     def __init__(self, tools: Iterable[Tool] = (), *, installed: bool = True) -> None:
         self._tools: dict[str, Tool] = {}
-        self._installed = installed
+        self._group = GROUP if installed else None
         for one in tools:
             self.register(one)
 
@@ -66,40 +62,22 @@ class ToolRegistry:
         """
         if name in self._tools:
             return self._tools[name]
-        points = tuple(entry_points(group=GROUP, name=name)) if self._installed else ()
-        if not points:
+        loaded = brought(self._group, name, "tool")
+        if loaded is None:
             known = ", ".join(self.names()) or "none"
             raise NotBoundError(
                 f"There is no tool {name!r} in this process. Register it, or install the wheel that "
                 f"brings it. Known are: {known}.",
                 tool=name,
             )
-        return self.register(_load(name, points))
+        found, whose = loaded
+        if not isinstance(found, Tool) or found.name != name:
+            raise UsageError(f"{whose} is no tool named {name!r}.", code="bad_entry_point")
+        return self.register(found)
 
     def names(self) -> tuple[str, ...]:
         """Return all known names, sorted; nothing is loaded."""
-        installed = {point.name for point in entry_points(group=GROUP)} if self._installed else set()
-        return tuple(sorted(installed | set(self._tools)))
-
-
-def _load(name: str, points: tuple[EntryPoint, ...]) -> Tool:
-    # The same distribution may be seen twice (a source tree beside its installation); its claim is one.
-    if len({point.value for point in points}) > 1:
-        claims = ", ".join(sorted(f"{point.value} ({_owner(point)})" for point in points))
-        raise UsageError(f"Two wheels claim the tool {name!r}: {claims}. Uninstall one.", code="tool_claimed_twice")
-    try:
-        found = points[0].load()
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"The tool {name!r} of {_owner(points[0])} cannot be loaded: {error}.", code="tool_not_loaded"
-        ) from error
-    if not isinstance(found, Tool) or found.name != name:
-        raise UsageError(f"{points[0].value!r} of {_owner(points[0])} is no tool named {name!r}.", code="bad_tool")
-    return found
-
-
-def _owner(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "an unknown wheel"
+        return tuple(sorted(installed(self._group) | set(self._tools)))
 
 
 default_tools = ToolRegistry()

@@ -21,7 +21,8 @@ from kode.core.provider.wire.address import base_url as in_one_form
 from kode.core.provider.wire.body import encode
 from kode.core.provider.wire.counting import counted
 from kode.core.provider.wire.credentials import Secrets
-from kode.core.provider.wire.http import EventStream, HttpOptions
+from kode.core.provider.wire.http import EventStream
+from kode.core.provider.wire.options import HttpOptions
 from kode.core.provider.wire.stream import ReplyStream
 from kode.core.provider.wire.vendor import Vendor
 

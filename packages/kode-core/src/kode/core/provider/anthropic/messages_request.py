@@ -6,7 +6,6 @@ in the text as a note (media it does not take), so that a history from any provi
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from kode.core.kernel.message import (
 from kode.core.provider.anthropic.facts import ModelFacts
 from kode.core.provider.anthropic.marks import place_marks
 from kode.core.provider.base import CacheHint, Effort, ModelRequest, ToolChoice, ToolSpec
+from kode.core.provider.media import bytes_of
 from kode.core.provider.wire.body import overlaid
 from kode.core.provider.wire.schema import enforceable
 from kode.core.provider.wire.wording import effort_of, in_loop, legal_id, legal_name, set_apart, texts, unpacked
@@ -278,17 +278,10 @@ def _source(block: MediaBlock) -> dict[str, Any] | None:
         return {"type": "file", "file_id": block.file_id}
     kind = block.media_type or ("image/png" if block.type == "image" else "application/pdf")
     if block.type == "file" and kind == "text/plain" and block.data is not None:
-        text = _decoded(block.data)
+        text = bytes_of(block.data).decode("utf-8", "replace")
         return {"type": "text", "media_type": kind, "data": text} if text.strip() else None
     if kind not in _IMAGES and kind != "application/pdf":
         return None
     if block.url is not None:
         return {"type": "url", "url": block.url}
     return {"type": "base64", "media_type": kind, "data": block.data} if block.data is not None else None
-
-
-def _decoded(data: str) -> str:
-    try:
-        return base64.b64decode(data).decode("utf-8", "replace")
-    except ValueError:
-        return ""

@@ -6,7 +6,7 @@ import base64
 from typing import Any
 
 from kode.core.kernel.message import MediaBlock
-from kode.core.provider.media import kind_of, typed
+from kode.core.provider.media import bytes_of, kind_of, typed
 
 __all__ = ["Made"]
 
@@ -33,7 +33,7 @@ class Made:
             return ""
         data, words = sound.get("data"), sound.get("transcript")
         if isinstance(data, str):
-            self._sound.append(_decoded(data))
+            self._sound.append(bytes_of(data))
         return words if isinstance(words, str) else ""
 
     def blocks(self) -> list[MediaBlock]:
@@ -53,10 +53,3 @@ class Made:
             block = typed(MediaBlock("image", url=url))
             known = block.media_type is not None and kind_of(block.media_type) == "image"
             self._pictures.append(block if known or block.data is None else MediaBlock("image", data=block.data))
-
-
-def _decoded(data: str) -> bytes:
-    try:
-        return base64.b64decode(data)
-    except ValueError:
-        return b""

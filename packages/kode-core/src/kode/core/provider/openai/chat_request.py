@@ -16,7 +16,16 @@ from kode.core.kernel.message import Block, MediaBlock, Message, ReasoningBlock,
 from kode.core.provider.base import Effort, ModelRequest, ToolChoice, ToolSpec
 from kode.core.provider.openai.strict import schema_of
 from kode.core.provider.wire.body import encode, overlaid, stops
-from kode.core.provider.wire.wording import FOLLOWS, effort_of, in_loop, legal_id, legal_name, set_apart, texts
+from kode.core.provider.wire.wording import (
+    FOLLOWS,
+    as_error,
+    effort_of,
+    in_loop,
+    legal_id,
+    legal_name,
+    set_apart,
+    texts,
+)
 
 __all__ = ["Dialect", "dialect_of", "request_body", "write_messages"]
 
@@ -278,8 +287,7 @@ def _user(message: Message) -> Iterator[dict[str, Any]]:
             said.append(FOLLOWS)
             rest.extend(shown)
         text = "\n\n".join(said)
-        # The API has no mark for a failed call.
-        content = _error(text) if block.is_error else text
+        content = as_error(text) if block.is_error else text
         yield {"role": "tool", "tool_call_id": _id(block.tool_use_id), "content": content}
     media = any(_media(block) is not None for block in rest)
     if not media:
@@ -292,10 +300,6 @@ def _user(message: Message) -> Iterator[dict[str, Any]]:
 
 
 _ROLES: Mapping[str, Any] = {"system": _system, "assistant": _assistant, "user": _user}
-
-
-def _error(text: str) -> str:
-    return text if text[:5].lower() == "error" else f"Error: {text}"
 
 
 def _text_part(block: Block) -> dict[str, Any] | None:

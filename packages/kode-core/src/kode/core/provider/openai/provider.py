@@ -23,7 +23,8 @@ from kode.core.provider.openai.media import MAX_MEDIA, media_rules
 from kode.core.provider.openai.responses_reply import ResponsesReply
 from kode.core.provider.wire.address import base_url as in_one_form
 from kode.core.provider.wire.credentials import Secrets
-from kode.core.provider.wire.http import EventStream, HttpOptions
+from kode.core.provider.wire.http import EventStream
+from kode.core.provider.wire.options import HttpOptions
 from kode.core.provider.wire.stream import ReplyStream
 from kode.core.provider.wire.vendor import Vendor
 

@@ -24,7 +24,7 @@ from kode.core.provider.base import ModelRequest, OutputSchema, Reasoning, ToolC
 from kode.core.provider.openai.chat_request import Dialect
 from kode.core.provider.openai.strict import schema_of
 from kode.core.provider.wire.body import encode, opaque_of, overlaid
-from kode.core.provider.wire.wording import effort_of, in_loop, legal_id, legal_name, set_apart, texts
+from kode.core.provider.wire.wording import as_error, effort_of, in_loop, legal_id, legal_name, set_apart, texts
 
 __all__ = ["request_body", "write_input"]
 
@@ -208,8 +208,7 @@ def _shown(message: Message) -> Iterator[Item]:
         if isinstance(block, ToolResultBlock):
             content = _content(block.content)
             if isinstance(content, str) and block.is_error:
-                # The API has no mark for a failed call.
-                content = content if content[:5].lower() == "error" else f"Error: {content}"
+                content = as_error(content)
             yield {"type": "function_call_output", "call_id": legal_id(block.tool_use_id), "output": content}
         else:
             rest.append(block)

@@ -6,11 +6,11 @@ model is told of the others. What strict mode has no way to say is sent without 
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from kode.core.jsontext import parse
 from kode.core.kernel.message import Json
+from kode.core.provider.wire.schema import tell
 
 __all__ = ["schema_of"]
 
@@ -69,14 +69,13 @@ def _strict(schema: Any) -> dict[str, Any]:
     if not _BEYOND.isdisjoint(schema) or schema.keys() >= _EACH:
         raise _BeyondError
     out: dict[str, Any] = {}
-    told: list[str] = []
+    told: dict[str, Any] = {}
     for name, value in schema.items():
         written = _word(name, value)
         out.update(written)
         if not written and name not in _SILENT and (name, value) != ("default", None):
-            told.append(f"{name}: {json.dumps(value, ensure_ascii=False)}")
-    if told:
-        out["description"] = "\n\n".join(filter(None, (str(out.get("description", "")), "; ".join(told))))
+            told[name] = value
+    tell(out, told)
     return _closed(out, schema)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import httpx
 
-if TYPE_CHECKING:
-    from kode.core.provider.wire.http import HttpOptions
+from kode.core.provider.wire.options import HttpOptions
 
 __all__ = ["broken", "text_of"]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["enforceable"]
+__all__ = ["enforceable", "tell"]
 
 _PLAIN = frozenset({"type", "enum", "const", "title", "description", "default", "$ref", "required", "format"})
 _WITHIN = frozenset({"items", "additionalItems"})
@@ -30,12 +31,19 @@ def enforceable(schema: Any) -> Any:
         return None
 
 
+def tell(schema: dict[str, Any], words: Mapping[str, Any]) -> None:
+    """Tell the model of words that nothing enforces: they go into the schema's description."""
+    said = "; ".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in words.items())
+    if said:
+        schema["description"] = "\n\n".join(filter(None, (str(schema.get("description", "")), said)))
+
+
 def _closed(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     _no_mapping(schema)
     out: dict[str, Any] = {}
-    told: list[str] = []
+    told: dict[str, Any] = {}
     for name, value in schema.items():
         if name in _NAMED and isinstance(value, dict):
             out[name] = {key: _closed(each) for key, each in value.items()}
@@ -46,11 +54,10 @@ def _closed(schema: Any) -> Any:
         elif name in _PLAIN:
             out[name] = value
         elif name != "additionalProperties":
-            told.append(f"{name}: {json.dumps(value, ensure_ascii=False)}")
+            told[name] = value
     if _is_object(out):
         out["additionalProperties"] = False
-    if told:
-        out["description"] = "\n\n".join(filter(None, (str(out.get("description", "")), "; ".join(told))))
+    tell(out, told)
     return out
 
 

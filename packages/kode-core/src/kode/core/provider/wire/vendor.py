@@ -13,7 +13,8 @@ from kode.core.provider.base import ModelRequest, Prices
 from kode.core.provider.failure import provider_error
 from kode.core.provider.prices import prices_of
 from kode.core.provider.wire.credentials import Secrets
-from kode.core.provider.wire.http import Http, HttpOptions
+from kode.core.provider.wire.http import Http
+from kode.core.provider.wire.options import HttpOptions
 
 __all__ = ["Vendor"]
 

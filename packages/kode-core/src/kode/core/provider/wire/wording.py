@@ -18,7 +18,7 @@ from kode.core.kernel.message import (
 )
 from kode.core.provider.base import Effort, Reasoning
 
-__all__ = ["FOLLOWS", "effort_of", "in_loop", "legal_id", "legal_name", "set_apart", "texts", "unpacked"]
+__all__ = ["FOLLOWS", "as_error", "effort_of", "in_loop", "legal_id", "legal_name", "set_apart", "texts", "unpacked"]
 
 FOLLOWS = "(What the tool returned beside text follows in the next message.)"
 
@@ -34,6 +34,11 @@ def texts(blocks: Iterable[Block]) -> Iterator[str]:
             yield f"[{what}: left out, this model's API cannot take it]"
         elif isinstance(block, BlobBlock):
             yield f"{block.preview}\n[{block.size} bytes of {block.media_type}: left out]".lstrip()
+
+
+def as_error(text: str) -> str:
+    """Say of a result that it is an error, where an API has no mark for that; one that says so stays."""
+    return text if text[:5].lower() == "error" else f"Error: {text}"
 
 
 def unpacked(block: MediaBlock) -> MediaBlock:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from kode.core import jsontext
 from kode.core.errors import UsageError
 from kode.core.jsontext import well_formed
 from kode.core.kernel.events import Event
-from kode.core.kernel.message import Message, ToolResultBlock, Usage
+from kode.core.kernel.message import Json, Message, ToolResultBlock, Usage
 from kode.core.kernel.state import Document, RunRecord, State
 from kode.core.kernel.toolcall import Approval, Audit, Call, CallStatus, Plan, Verdict
 from kode.core.kernel.window import Snapshot, Window
@@ -27,15 +27,21 @@ from kode.core.store.predecessor.folder import Origin, mapping, number
 from kode.core.store.predecessor.history import History, Use, convert
 from kode.core.store.primitives import check_name
 
-if TYPE_CHECKING:
-    from kode.core.store.predecessor.moving import Recipe
-
-__all__ = ["Built", "build"]
+__all__ = ["Built", "Recipe", "build"]
 
 EVENTS_AT_ONCE: Final = 200
 """Events of one record: what is read at once."""
 SECRET: Final = re.compile(r"api.?key|secret|token$|password|passwd|credential|authorization|headers?$", re.IGNORECASE)
 FINAL: Final = {status.value: status for status in CallStatus if status.final}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The template an imported agent goes on with: its label and what `encode_template` gives."""
+
+    label: str
+    text: Json
+    digest: str
 
 
 @dataclass(slots=True)

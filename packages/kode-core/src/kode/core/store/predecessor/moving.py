@@ -17,24 +17,14 @@ from typing import Final
 import anyio
 
 from kode.core.errors import KodeError, NotFoundError
-from kode.core.kernel.message import Json
 from kode.core.store.base import Store
 from kode.core.store.copying import Outcome, copy_store
 from kode.core.store.memory import MemoryStore
-from kode.core.store.predecessor.agent import build
+from kode.core.store.predecessor.agent import Recipe, build
 from kode.core.store.predecessor.folder import Origin, find_origins, read_origin
 from kode.core.store.primitives import MAX_AGENT_ID, check_agent_id
 
-__all__ = ["Imported", "ImportedAgent", "Recipe", "import_predecessor"]
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """The template an imported agent goes on with: its label and what `encode_template` gives."""
-
-    label: str
-    text: Json
-    digest: str
+__all__ = ["Imported", "ImportedAgent", "import_predecessor"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.stores.test_copy import fill
+from tests.stores.copying.agents import fill
 
 from kode.core.store import JSONStore, open_store
 from kode.core.store.copying import copy_store, verify_copy
