@@ -16,7 +16,7 @@ from kode.core.sandbox.local import LocalSandbox
 from kode.core.sandbox.orphans import marked
 
 
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     """Wait for a condition, bounded; a dead process is seen by asking, not by hoping."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

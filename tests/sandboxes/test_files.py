@@ -284,6 +284,24 @@ async def test_a_deep_tree_does_not_exhaust_descriptors(sandbox: LocalSandbox, r
     await sandbox.remove("d", recursive=True)
 
 
+async def test_a_path_costs_few_descriptors(sandbox: LocalSandbox, root: Path) -> None:
+    """What a model writes as a path must not take every descriptor of the process."""
+    for path in ("d/" * 201 + "f", "d/" * 100_000 + "f"):
+        assert await refused(sandbox.write(path, b"x")) == "bad_path"
+    await sandbox.write("d/" * 200 + "f", b"x")
+    assert await sandbox.read("d/" * 200 + "f", offset=1 << 70) == b""
+    with pytest.raises(SandboxError) as caught:
+        await sandbox.read("d" * 100_000)
+    assert len(caught.value.message) < 200
+
+
+async def test_folders_within_folders_without_end(sandbox: LocalSandbox, root: Path) -> None:
+    deep = "for _ in range(1_200):\n os.mkdir('d')\n os.chdir('d')"
+    await sandbox.exec([sys.executable, "-c", f"import os\n{deep}"])
+    assert await refused(sandbox.remove("d", recursive=True)) == "sandbox"
+    await sandbox.exec("rm -r d")
+
+
 @pytest.fixture
 def few_descriptors() -> Iterator[Callable[[int], None]]:
     """Take away all descriptors but so many."""

@@ -259,6 +259,7 @@ class Refusing(Disk):
         ("lock", errno.ENOLCK, StoreError, "no_locks"),
         ("lock", errno.EOPNOTSUPP, StoreError, "no_locks"),
         ("lock", errno.EMFILE, StoreUnavailableError, "too_many_files"),
+        ("write", errno.ENOENT, StoreUnavailableError, "file_gone"),
     ],
 )
 async def test_what_the_disk_refuses_is_said_and_can_be_repeated(
@@ -372,7 +373,7 @@ sys.stdin.read()
 """
 
 
-async def test_another_s_lock_is_waited_for_no_longer_than_said(tmp_path: Path, store: JSONStore) -> None:
+async def test_another_s_lock_is_waited_for_no_longer_than_said(store: JSONStore) -> None:
     await Author(store).create()
     await Author(store, "other", "uid-2").create()
     async with JSONStore(store.path, busy_timeout_s=0.05) as hasty:

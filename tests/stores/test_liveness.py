@@ -22,7 +22,12 @@ def test_this_process_lives() -> None:
     assert holder_name("a#b").startswith("a_b#")
 
 
-@pytest.mark.parametrize("holder", ["", "worker", "a#b#c", changed(4, "x"), changed(4, "")])
+# Named by hand: two workers of one run are two processes, and must agree on what the tests are called.
+@pytest.mark.parametrize(
+    "holder",
+    ["", "worker", "a#b#c", changed(4, "x"), changed(4, "")],
+    ids=["nothing", "a-name", "too-few", "no-number", "empty"],
+)
 def test_names_of_another_make_live(holder: str) -> None:
     assert not is_dead(holder)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from kode.core.store.records import int_key
 from kode.core.store.sqlite import rows
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store import Author, StoreConformance
-from kode.core.testing.conformance.store.author import Place
+from kode.core.testing.conformance.store.author import Place, item
 from kode.core.testing.conformance.store.records import row
 
 pytestmark = pytest.mark.anyio
@@ -104,7 +105,7 @@ async def test_cancelled_callers_leave_the_queue_in_order(store: SqliteStore) ->
             await anyio.wait_all_tasks_blocked() if len(cancelled) % 2 else await anyio.lowlevel.checkpoint()
             for n in cancelled:
                 scopes[n].cancel()
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             await put(99)
     assert done.count(99) == 6
 
@@ -252,6 +253,75 @@ async def test_a_full_disk_loses_nothing_and_the_commit_may_be_repeated(tmp_path
         await store._writer.run(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone())
         assert (await store.commit(commit)).version == 2
         assert await store.get("agent", [big.address]) == [None]
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+async def test_nothing_is_acknowledged_in_a_file_that_is_gone(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who restores a backup under a running process must hear of it, and not lose what comes after."""
+    path, aside = tmp_path / "x.db", tmp_path / "aside.db"
+    monkeypatch.chdir(tmp_path)
+    async with SqliteStore("x.db", durability="process") as store:
+        monkeypatch.chdir("/")
+        author = Author(store)
+        await author.create()
+        path.rename(aside)
+        if how == "replaced":
+            path.write_bytes(aside.read_bytes())
+        for act in (partial(author.say, "lost"), partial(store.load, "agent"), store.list_agents):
+            with pytest.raises(StoreUnavailableError, match=r"moved, removed or replaced") as gone:
+                await act()
+            assert gone.value.code == "file_gone"
+        assert path.exists() == (how == "replaced")  # nobody makes an empty one in its place
+        aside.rename(path)
+        await author.say("kept")
+        assert await store.load("agent")
+        monkeypatch.chdir(tmp_path)
+    path.unlink()
+    async with store:
+        assert not await store.exists("agent")
+
+
+async def test_an_error_of_the_disk_makes_no_empty_file(tmp_path: Path) -> None:
+    """What cannot be trusted any more is opened again, and must be there."""
+    async with SqliteStore(tmp_path / "x.db", durability="process") as store:
+        await Author(store).create()
+
+        def fails(db: sqlite3.Connection) -> None:
+            (tmp_path / "x.db").unlink()
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+            raise error
+
+        with pytest.raises(StoreUnavailableError):
+            await store._writer.run(fails)
+        with pytest.raises(StoreError, match="cannot be opened"):
+            await store.enqueue("agent", item("i"))
+        assert not (tmp_path / "x.db").exists()
+
+
+async def test_without_descriptors_it_may_be_tried_again(tmp_path: Path) -> None:
+    store, limits, taken = SqliteStore(tmp_path / "x.db"), resource.getrlimit(resource.RLIMIT_NOFILE), []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, limits[0]), limits[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(StoreUnavailableError) as full:
+            await store.open()
+        for descriptor in taken[-2:]:
+            os.close(descriptor)
+        del taken[-2:]
+        with pytest.raises(StoreUnavailableError) as half:
+            await store.open()
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert {full.value.code, half.value.code} <= {"io_error", "too_many_files"}
+    async with store:
+        assert not await store.exists("agent")
 
 
 async def test_damage_is_said_and_nothing_is_overwritten(tmp_path: Path) -> None:

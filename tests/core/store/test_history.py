@@ -24,7 +24,6 @@ from kode.core.store import Store
 from kode.core.store import records as rec
 from kode.core.store.contract import Due, Key
 from kode.core.store.records import codec
-from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, item, open_effect
 
 
@@ -310,7 +309,7 @@ async def test_documents_by_name(store: Store, author: Author) -> None:
 
 @pytest.mark.parametrize(("body", "error"), [(b"1{broken", RecordCorruptError), (b"7{}", SchemaTooNewError)])
 async def test_what_cannot_be_read_is_named_and_left(
-    store: Store, author: Author, body: bytes, error: type[Exception], clock: VirtualClock
+    store: Store, author: Author, body: bytes, error: type[Exception]
 ) -> None:
     assert codec.VERSION < 7
     await store.save_messages("a", [user(n, str(n)) for n in range(3)])

@@ -361,10 +361,12 @@ async def test_an_open_that_is_cancelled_leaves_another_alone(held: SortedMap) -
 
 
 async def test_a_store_that_nobody_keeps_lets_its_threads_end(held: SortedMap) -> None:
+    before = set(threading.enumerate())
     store = OrderedStore(held)
     await store.open()
     gone = weakref.ref(store)
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith(("kode-writer", "kode-reader"))]
+    began = set(threading.enumerate()) - before
+    threads = [thread for thread in began if thread.name.startswith(("kode-writer", "kode-reader"))]
     assert len(threads) == 3
     del store
     gc.collect()

@@ -349,6 +349,8 @@ EVENTS = rec.events_record(UID, [Event("done", AT, 1)], 8)
         (rec.read_bounds, damaged(HEADER, max_inbox=None)),
         (rec.read_info, without(HEADER, "template")),
         (rec.header_call_keys, damaged(HEADER, uid=None)),
+        (rec.header_call_keys, replace(HEADER, body=HEADER.body.replace(b'"calls":["', b'"calls":["x'))),
+        (rec.header_call_keys, replace(HEADER, body=HEADER.body.replace(b'"calls":["', b'"calls":["-'))),
     ],
 )
 def test_damage_is_told_with_the_record_and_its_bytes(read: Any, record: Record) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -95,11 +96,11 @@ class PostgresServer:
         for _ in range(1_200):
             if self.process is None or self.process.poll() is not None:
                 self._spawn()
-            if self._answers():
+            if self._answers() and self.process.poll() is None:
                 return
             time.sleep(0.025)
-            # Behind a killed server its children hold the memory for a moment; all else is an end.
-            if self.process.poll() is not None and "shared memory" not in self.log:
+            # Behind a killed server its children hold the memory for a moment, anybody a port; all else is an end.
+            if self.process.poll() is not None and not re.search("shared memory|already in use", self.log):
                 break
         raise RuntimeError(f"PostgreSQL did not start:\n{self.log[-2_000:]}")
 

@@ -41,12 +41,14 @@ def bouncer(server_url: str, component: Callable[[str, str], str]) -> Iterator[s
         f"listen_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {folder}/users\n"
         "pool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 200\n"
     )
+    for name in ("users", "ini"):
+        (folder / name).chmod(0o644)
     # It refuses to run as root.
     other: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program, folder / "ini"], stdout=log, stderr=log, **other)
     try:
-        for _ in range(200):
+        for _ in range(1_500):
             with closing(socket.socket()) as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break

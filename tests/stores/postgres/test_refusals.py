@@ -276,6 +276,7 @@ async def test_an_encrypted_way(
     server = new_server(*FAST, "ssl=on", programs=programs)
     for name in ("server", "other"):
         _certify(openssl, server.data / f"{name}.key", server.data / f"{name}.crt")
+        (server.data / f"{name}.crt").chmod(0o644)  # the server may be another user
         shutil.copy(server.data / f"{name}.crt", tmp_path / f"{name}.crt")
     await asyncio.to_thread(server.start)
     async with open_store(f"{server.url}?sslmode=verify-full&sslrootcert={tmp_path}/server.crt") as store:

@@ -59,7 +59,7 @@ class Road:
         if what == "cut":
             return False
         if what == "answer":
-            body = self.body.encode()
+            body = self.body.encode("utf-8", "surrogateescape")
             writer.write(b"HTTP/1.1 %d No\r\n%sContent-Length: %d\r\n\r\n%s" % (value, self.headers, len(body), body))
             return True
         if what == "hold":
@@ -248,7 +248,12 @@ async def test_a_request_that_takes_too_long_is_given_up(project: Project) -> No
         (400, '{"code": "22P05", "message": "hush-hush"}', UsageError, "bad_value"),
         (400, '{"code": "P0001", "message": "who knows"}', StoreError, "supabase"),
         (400, '[{"code": 7}]', StoreError, "supabase"),
+        pytest.param(400, "[" * 60_000, StoreError, "supabase", id="deep refusal"),
         (200, "<html>a proxy says hello</html>", StoreError, "no_project"),
+        *(
+            pytest.param(200, body, StoreError, "no_project", id=f"success {body[:5]!a}")
+            for body in ("{}", "null", "[]", "[" * 60_000, "9" * 5_000, "\udcff")
+        ),
     ],
 )
 async def test_what_no_repeating_mends_is_one_clear_error(
@@ -408,13 +413,19 @@ async def test_the_key_is_nowhere_but_in_the_request(
             told.append(json.dumps(error.value.fields, default=str))
 
     said = json.dumps({"code": "P0001", "message": f"the key {project.key} is odd"})
-    for plan, body in (([("answer", 401)], "{}"), ([("cut", 0)] * 9, "{}"), ([("answer", 400)], said)):
+    echo = json.dumps({"code": project.key})
+    for plan, body in (
+        ([("answer", 401)], "{}"),
+        ([("cut", 0)] * 9, "{}"),
+        ([("answer", 400)], said),
+        ([("answer", 400)], echo),
+    ):
         await look(plan, body)
     told += [record.getMessage() for record in caplog.records]
     told += [repr(record.args) for record in caplog.records]
     told += [*capfd.readouterr()]
     assert len(told) > 20
-    assert not [one for one in told if project.key in one]
+    assert not [one for one in told if project.key in one or project.key[:20] in one]
     assert not [one for one in told if project.key.rpartition(".")[2] in one]
 
 

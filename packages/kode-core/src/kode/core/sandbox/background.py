@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread  # noqa: TID251 - kill() waits for a process
 
 from kode.core.sandbox.base import ExecResult, Logs
-from kode.core.sandbox.launch import LOST, Launched, read_now
+from kode.core.sandbox.launch import LOST, Launched, not_started, read_now
 from kode.core.sandbox.orphans import COMMAND_MARK, kill_marked
 from kode.core.sandbox.output import HeadTail, join_cut
 
@@ -37,7 +37,11 @@ class BackgroundProcess:
         # A daemon thread: an owner that exits without closing must not wait for it. The socket ends the
         # process.
         self._thread = threading.Thread(target=self._watch, name=f"kode-{mark}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            launched.reap(REAP_S)  # which ends it
+            raise not_started(error) from error
 
     @property
     def ended(self) -> bool:

@@ -21,14 +21,12 @@ from threading import Event
 
 from kode.core.errors import SandboxError
 from kode.core.sandbox.base import Found, shown
-from kode.core.sandbox.jail import FOLDER, NOT_THERE, TEMPORARY, Jail, Place
+from kode.core.sandbox.jail import FOLDER, MAX_DEPTH, NOT_THERE, TEMPORARY, Jail, Place
 
-__all__ = ["MAGIC", "MAX_DEPTH", "Pattern", "compiled", "glob", "walk"]
+__all__ = ["MAGIC", "Pattern", "compiled", "glob", "walk"]
 
 MAX_ALTERNATIVES = 100
 MAGIC = re.compile(r"[*?\[{]")
-MAX_DEPTH = 200
-"""Folders inside each other; each holds a descriptor while it is walked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from threading import Event
 
 from kode.core.errors import SandboxError
 from kode.core.sandbox.base import MAX_READ, Match, Matches
-from kode.core.sandbox.glob import MAGIC, MAX_DEPTH, Pattern, compiled, walk
-from kode.core.sandbox.jail import NOT_THERE, TEMPORARY, Jail, Place, open_file
+from kode.core.sandbox.glob import MAGIC, Pattern, compiled, walk
+from kode.core.sandbox.jail import MAX_DEPTH, NOT_THERE, TEMPORARY, Jail, Place, open_file
 from kode.core.sandbox.literals import required
 from kode.core.sandbox.ripgrep import files_with
 from kode.core.sandbox.searcher import PREVIEW, Searcher, lines, preview_of

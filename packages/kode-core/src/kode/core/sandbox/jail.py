@@ -25,9 +25,13 @@ from functools import partial
 from kode.core.errors import SandboxError
 from kode.core.sandbox.base import MAX_READ, FileInfo, FileKind, shown
 
-__all__ = ["FOLDER", "NOT_THERE", "TEMPORARY", "Jail", "Place", "describe", "open_file"]
+__all__ = ["FOLDER", "MAX_DEPTH", "NOT_THERE", "TEMPORARY", "Jail", "Place", "describe", "open_file"]
 
 MAX_LINKS = 40
+MAX_DEPTH = 200
+"""Folders within each other, of which a walk holds each open; so a path cannot take all descriptors."""
+MAX_PATH = 4_095
+"""Characters of a path; more no program is given by Linux."""
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 PIECE = 1 << 20
 TEMPORARY = ".kode-tmp-"
@@ -107,6 +111,10 @@ class Jail:
         """
         if not path or "\0" in path:
             raise SandboxError(f"The path {path!r} is not allowed: it is empty or holds a zero byte.", code="bad_path")
+        if len(path) > MAX_PATH:
+            raise SandboxError(
+                f"A path of {len(path):,} characters is not allowed; it has at most {MAX_PATH:,}.", code="bad_path"
+            )
         if path.startswith("/"):
             for base in (self._given, self.root):
                 if path == base or path.startswith(base.rstrip("/") + "/"):
@@ -138,7 +146,10 @@ class Jail:
         left = MAX_READ + 1 if size is None else size
         pieces = []
         with self.open(path) as descriptor, os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
-            file.seek(max(0, offset))
+            try:
+                file.seek(max(0, offset))
+            except (OSError, OverflowError):  # beyond the largest file there can be
+                return b""
             while left > 0 and (piece := file.read(min(left, PIECE))):
                 pieces.append(piece)
                 left -= len(piece)
@@ -213,9 +224,19 @@ class Jail:
             if not stat.S_ISDIR(facts.st_mode):
                 os.unlink(place.name, dir_fd=place.folder)
             elif recursive:
-                shutil.rmtree(place.name, dir_fd=place.folder)  # by descriptors: follows no link
+                self._remove_tree(path, place.name, place.folder)
             else:
                 os.rmdir(place.name, dir_fd=place.folder)
+
+    def _remove_tree(self, path: str, name: str, folder: int) -> None:
+        try:
+            shutil.rmtree(name, dir_fd=folder)  # by descriptors: follows no link
+        except RecursionError:
+            raise SandboxError(
+                f"{shown(path)!r} holds too many folders within each other; remove it by a command (rm -r).",
+                code="sandbox",
+                path=shown(path),
+            ) from None
 
     @contextlib.contextmanager
     def errors(self, path: str) -> Iterator[None]:
@@ -275,6 +296,12 @@ class _Walk:
         self.todo.extendleft(reversed(parts))
 
     def _enter(self, name: str, make: bool) -> int:
+        if len(self.names) >= MAX_DEPTH:
+            raise SandboxError(
+                f"{shown(self.path)!r} lies too deep, below more than {MAX_DEPTH} folders.",
+                code="bad_path",
+                path=shown(self.path),
+            )
         enter = partial(os.open, name, FOLDER, dir_fd=self.folders[-1])
         try:
             return enter()

@@ -37,11 +37,21 @@ def environment(
     kept = {name: value for name, value in host.items() if name in allow or name in ALLOWED or name.startswith("LC_")}
     whole = {"PATH": DEFAULT_PATH, **kept, **given, **mark}
     for name, value in whole.items():
-        if not name or "=" in name or "\0" in name + value:
+        if not name or "=" in name or "\0" in name + value or not _can_be_bytes(name + value):
             raise SandboxError(
-                f"{name!r} cannot be the name of a variable, or its value holds a zero byte.", code="bad_command"
+                f"{name!a} cannot be the name of a variable, or its value holds what no variable can: a zero byte, or "
+                "half a character.",
+                code="bad_command",
             )
     return whole
+
+
+def _can_be_bytes(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def arguments(command: Command) -> list[str]:

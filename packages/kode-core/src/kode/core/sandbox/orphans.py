@@ -76,7 +76,7 @@ def _hold(pid: int, value: str, name: str) -> int | None:
 
 def _kill(descriptor: int) -> None:
     if sys.platform == "linux":
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
 

@@ -121,21 +121,27 @@ def signal_group(child: int, number: int) -> None:
         pass
 
 
-def kill(pid: int, number: int) -> None:
-    """Signal one process, if it is still there."""
+def kill(pid: int, number: int) -> bool:
+    """Signal one process, if it is still there. False: it became another user's, so that it is not ours to signal."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
+    except PermissionError:
+        return False
+    return True
 
 
 def children(pid: int) -> list[int]:
     """Ask Linux for the children of a process; none elsewhere."""
+    found = []
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-            return [int(child) for child in file.read().split()]
-    except (OSError, ValueError):
-        return []
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += [int(child) for child in file.read().split()]
+    except (OSError, ValueError):  # it has ended; whose parent ends is another's child then
+        pass
+    return found
 
 
 def ask_to_end(child: int, keeper: bool) -> None:
@@ -144,10 +150,22 @@ def ask_to_end(child: int, keeper: bool) -> None:
         signal_group(leader, signal.SIGTERM)
 
 
-def kill_orphans() -> None:
-    """Kill what this process adopted and has not reaped."""
-    for pid in children(os.getpid()):
+def kill_orphans() -> bool:
+    """Kill what this process adopted, and what those started. False: there are some, and not one may be killed.
+
+    All are stopped first, parents before their children: what still runs while others are killed starts new ones in
+    their place, in sessions of their own, and a swarm that is at the limit of processes would never end.
+    """
+    held: dict[int, bool] = {}
+    todo = children(os.getpid())
+    while todo:
+        pid = todo.pop()
+        if pid not in held:
+            held[pid] = kill(pid, signal.SIGSTOP)
+            todo += children(pid)
+    for pid in held:
         kill(pid, signal.SIGKILL)
+    return not held or any(held.values())
 
 
 def reap(child: int) -> int | None:
@@ -176,11 +194,13 @@ def bury(child: int) -> None:
             os.killpg(child, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
-        kill_orphans()
+        some = kill_orphans()
         reap(child)
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except (ChildProcessError, AttributeError):  # none left; or macOS, where nobody is adopted
+            return
+        if not some:  # another user's, which `sudo` left, say: nothing would change by waiting
             return
         select.select([], [], [], 0.01)
 
@@ -226,7 +246,12 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
     supervisor = os.getpid()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError as error:
+        os.write(2, f"{sys.argv[4]}: {error.strerror}\n".encode("utf-8", "surrogateescape"))
+        os.write(control, b"126\n")
+        return
     if child == 0:
         become(sys.argv[4:], env, prctl, supervisor)
     # The streams belong to the command alone: the owner reads their end when the command is gone.

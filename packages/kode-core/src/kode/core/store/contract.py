@@ -168,8 +168,11 @@ class Bounds:
     """What the inbox checks in the act of an enqueue; header columns."""
 
     max_inbox: int = 1_000
+    """Messages that may wait, and as many instructions."""
     max_message_bytes: int = 10_485_760
+    """Bytes of one message's body."""
     dedupe_for_s: float = 604_800.0
+    """Seconds that the id of a consumed item is remembered."""
 
 
 @dataclass(frozen=True, slots=True)

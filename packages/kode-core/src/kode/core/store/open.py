@@ -82,7 +82,7 @@ def url_options(parts: SplitResult, *known: str) -> dict[str, str]:
     return found
 
 
-_USER = re.compile(r"^([^/?#]*//)(?!/)([^/?#@:]*)(?::(.*))?@", re.DOTALL)
+_USER = re.compile(r"^([^/?#:@]*:/{0,2}|//)(?!/)([^/?#@:]*)(?::(.*))?@", re.DOTALL)
 _OPTION = re.compile(r"([?&;])([^=&;#]*)=([^&;#]*)")
 _SECRET = re.compile(r"pass|pwd|secret|token|key|sign?ature|sig|auth|cred", re.IGNORECASE)
 
@@ -145,7 +145,11 @@ def check_durability(durability: object, *, code: str = "bad_durability") -> Non
 
 
 def local_path(parts: SplitResult) -> str:
-    """Read the path of a file: ``scheme:///relative`` or ``scheme:////absolute``."""
+    """Read the path of a file: ``scheme:///relative`` or ``scheme:////absolute``.
+
+    Raises:
+        UsageError: It names none (``bad_url``).
+    """
     path = unquote(parts.path)
     if parts.netloc or len(path) < 2 or not path.startswith("/"):
         raise UsageError(

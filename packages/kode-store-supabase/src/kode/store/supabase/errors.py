@@ -110,7 +110,8 @@ FAILURES: Final = (
     httpx.DecodingError,
     httpx.InvalidURL,
     TimeoutError,
-    UnicodeError,
+    ValueError,
+    RecursionError,
 )
 """What the client raises when a request is not answered as hoped."""
 
@@ -133,13 +134,15 @@ def meaning(where: str, error: Exception, secret: str) -> KodeError:
             f"{where} cannot be reached ({kind}); check the URL, the network and whether it runs.",
             code="cannot_connect",
         )
-    if isinstance(error, httpx.InvalidURL | UnicodeError):
+    if isinstance(error, UnicodeDecodeError | RecursionError) or type(error) is ValueError:
+        return StoreError(f"{where} does not answer in JSON that can be read; check the URL.", code="no_project")
+    if isinstance(error, httpx.InvalidURL | ValueError):
         return UsageError(f"{where} cannot be asked ({kind}).", code="bad_value")
     return StoreUnavailableError(f"{where}: {_GONE[2]} ({kind}).", code=_GONE[1])
 
 
 def _refusal(where: str, error: Refused, secret: str) -> KodeError:
-    code, status = str(error.said.get("code") or ""), error.status
+    code, status = str(error.said.get("code") or "").replace(secret, "***"), error.status
     known = _CODES.get(code) or _CODES.get(code[:2]) or _STATUSES.get(status)
     kind, name, what = known or (_GONE if status >= 500 and not code else _OTHER)
     # What the server says may quote values; only what is nobody's content is shown.

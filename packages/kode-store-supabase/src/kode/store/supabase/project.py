@@ -32,6 +32,13 @@ CLOSE_S: Final = 10.0
 """How long `close` waits for what is under way."""
 SAID_BYTES: Final = 65_536
 """Of an error's body, what is read as JSON."""
+ANSWERS: Final[dict[str, frozenset[str]]] = {
+    "rest_hello_v1": frozenset({"at", "migrations", "rest", "isolation", "durable"}),
+    "rest_apply_v1": frozenset({"at", "failed", "inbox"}),
+    "rest_append_v1": frozenset({"at", "items"}),
+    "rest_read_v1": frozenset({"at", "answers"}),
+}
+"""What the answers of functions consist of, those that give an object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +191,12 @@ class Project:
         else:
             if isinstance(answer, str):
                 raise StoreError(f"{self.where} does not answer in JSON; check the URL.", code="no_project")
+            if not _is_answer(name, answer):
+                raise StoreError(
+                    f"{self.where} does not answer as KODE's functions do (something between that says yes to all?); "
+                    "check the URL.",
+                    code="no_project",
+                )
             return answer
         raise failure
 
@@ -221,13 +234,20 @@ class Project:
             )
 
 
+def _is_answer(name: str, answer: Any) -> bool:
+    """Tell whether a function can have answered that."""
+    if name in ANSWERS:
+        return isinstance(answer, dict) and answer.keys() >= ANSWERS[name]
+    return isinstance(answer, bool if name == "drop_v1" else list)
+
+
 async def _check_answer(response: httpx.Response) -> None:
     """Take an error as it comes: the client would lose its status."""
     if response.is_success:
         return
     body = await response.aread()
     said: Any = None
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         said = json.loads(body[:SAID_BYTES])
     wait = response.headers.get("retry-after", "")
     wait_s = float(wait) if re.fullmatch(r"[0-9]{1,6}", wait) else 0.0  # or a date, which no gateway here sends

@@ -90,6 +90,9 @@ class SupabaseStore(Store, SchemaSupport):
         """``supabase://<project>.supabase.co``; options as the arguments are called, and ``tls=false`` for a local one.
 
         The key comes from the environment: URLs are printed.
+
+        Raises:
+            UsageError: It holds a secret, names no project, or has an option that is none or has no such value.
         """
         if "@" in url.netloc:
             raise UsageError(

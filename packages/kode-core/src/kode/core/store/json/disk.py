@@ -161,6 +161,7 @@ class Disk:
 
 _FULL: Final = (StoreUnavailableError, "disk_full", "the disk is full; free some space and try again")
 _DENIED: Final = (StoreError, "permission_denied", "access is denied; check the rights of files and folders there")
+_GONE: Final = (StoreUnavailableError, "file_gone", "a file of it is missing; was it moved or removed while in use?")
 _FILES: Final = (StoreUnavailableError, "too_many_files", "too many files are open; try again or raise the limit")
 _LOCKS: Final = (
     StoreError,
@@ -177,6 +178,7 @@ _MEANINGS: Final[dict[int, tuple[type[StoreError], str, str]]] = {
     errno.EROFS: (StoreUnavailableError, "read_only", "the disk is mounted read-only"),
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
+    errno.ENOENT: _GONE,
     errno.EMFILE: _FILES,
     errno.ENFILE: _FILES,
     errno.ENOLCK: _LOCKS,

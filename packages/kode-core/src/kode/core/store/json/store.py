@@ -70,6 +70,9 @@ class JSONStore(Store):
         busy_timeout_s: How long to wait for another process's write to an agent before `StoreUnavailableError`
             (``store_locked``).
         clock: What leases expire by; a virtual one for tests.
+
+    Raises:
+        UsageError: The path is empty (``bad_path``), or there is no such durability.
     """
 
     same_host = True
@@ -109,7 +112,11 @@ class JSONStore(Store):
 
     @classmethod
     def from_url(cls, url: SplitResult, *, clock: Clock | None = None) -> Self:
-        """``json:./relative`` or ``json:/absolute``; options `durability`, `busy_timeout_s`."""
+        """``json:./relative`` or ``json:/absolute``; options `durability`, `busy_timeout_s`.
+
+        Raises:
+            UsageError: It names no folder, or an option that is none (``bad_url``).
+        """
         options, path = local_options(url), unquote(url.path)
         if url.netloc or not path:
             raise UsageError(

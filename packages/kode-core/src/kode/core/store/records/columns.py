@@ -102,7 +102,11 @@ _HEX: Final = "0123456789abcdef"
 
 
 def int_key(n: int) -> str:
-    """Write a number >= 0 so that text order is number order: hex digits behind their count, ``300`` -> ``312c``."""
+    """Write a number >= 0 so that text order is number order: hex digits behind their count, ``300`` -> ``312c``.
+
+    Raises:
+        UsageError: ``bad_key``: it is below 0, or has more than 60 bits.
+    """
     if not 0 <= n < _KEY_END:
         raise UsageError(f"A key must be a number from 0 to 2**60 - 1, this is {n}.", code="bad_key")
     digits = f"{n:x}"
@@ -158,7 +162,7 @@ def reader(read: Callable[Concatenate[Record, P], R]) -> Callable[Concatenate[Re
     def guarded(record: Record, /, *args: P.args, **named: P.kwargs) -> R:
         try:
             return read(record, *args, **named)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, UsageError) as error:  # the last: a key or an id that is none
             raise corrupt(record, error) from None
 
     return guarded

@@ -5,6 +5,7 @@ All functions here run in a thread.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import sys
@@ -18,7 +19,7 @@ from kode.core.errors import KodeError, SchemaTooNewError, StoreError, StoreUnav
 from kode.core.store.primitives import Durability
 from kode.core.store.sqlite.rows import SCHEMA
 
-__all__ = ["connect", "map_errors", "must_reopen"]
+__all__ = ["Place", "connect", "map_errors", "must_reopen"]
 
 APPLICATION_ID: Final = 0x4B4F4445  # "KODE": how `file` and we tell our files from others
 SCHEMA_VERSION: Final = 1
@@ -27,19 +28,58 @@ SCHEMA_VERSION: Final = 1
 PAGE_SIZE: Final = 4_096
 STATEMENTS: Final = 512
 """Compiled statements kept by each connection."""
+FILES: Final = 4
+"""Descriptors of a connection: the file, its log, their index, and for a moment the folder."""
 WAL_KEPT: Final = 16 * 1_048_576
 """Bytes that the write-ahead log keeps after a checkpoint."""
 
 
-def connect(path: str, *, durability: Durability, busy_timeout_s: float, reader: bool = False) -> sqlite3.Connection:
-    """Open the file, creating it (readable by its owner only) unless this is for reading.
+class Place:
+    """Where the file of an open store lies, and which one it is.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)  # whatever folder the process goes to later
+        self.file: tuple[int, int] | None = None
+        """Device and number of the file; no other has the same while it is open. None: not seen yet."""
+
+    def check(self) -> None:
+        """See that the file is still at its place: what is written to one that was removed would be lost with it.
+
+        Raises:
+            StoreUnavailableError: ``file_gone``: it was moved or removed, or another lies there.
+        """
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            pass
+        else:
+            if self.file is None:
+                self.file = found.st_dev, found.st_ino
+            if self.file == (found.st_dev, found.st_ino):
+                return
+        raise StoreUnavailableError(
+            f"{self.path} was moved, removed or replaced while it was open; nothing was written. Put the file back "
+            "that was there, or open the store anew, in every program that uses it.",
+            code="file_gone",
+            path=self.path,
+        )
+
+
+def connect(
+    path: str, *, durability: Durability, busy_timeout_s: float, reader: bool = False, create: bool = True
+) -> sqlite3.Connection:
+    """Open the file; unless it is for reading, or not to `create`, make it (readable by its owner only).
 
     Raises:
         StoreError: It is no database of ours, or cannot be opened.
         SchemaTooNewError: A newer KODE made it.
     """
     with map_errors(path):
-        if not reader:
+        if create and not reader:
             _create(path)
         db = sqlite3.connect(
             f"file:{quote(path)}?mode=rw",
@@ -215,5 +255,21 @@ def _meaning(path: str, error: sqlite3.Error) -> KodeError:
     if code == sqlite3.SQLITE_TOOBIG or isinstance(error, sqlite3.InterfaceError | sqlite3.DataError):
         return UsageError(f"A value cannot be stored in {path}: {error}.", code="bad_value", path=path)
     kind, name, what = _MEANINGS.get(code, (StoreError, "sqlite", "SQLite refused"))
+    if code == sqlite3.SQLITE_CANTOPEN and _no_descriptor():
+        kind, name, what = StoreUnavailableError, "too_many_files", "too many files are open; raise the limit"
     detail = getattr(error, "sqlite_errorname", type(error).__name__)
     return kind(f"{path}: {what} ({detail}: {error}).", code=name, path=path, sqlite=detail)
+
+
+def _no_descriptor() -> bool:
+    """Tell whether this process may not open as many files as a connection needs. SQLite does not say it."""
+    opened: list[int] = []
+    try:
+        while len(opened) < FILES:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return False

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from kode.core.store.lanes import Job, Lanes
 from kode.core.store.primitives import Durability
 from kode.core.store.sqlite import reads
-from kode.core.store.sqlite.file import connect, map_errors
+from kode.core.store.sqlite.file import Place, connect, map_errors
 
 __all__ = ["Readers"]
 
@@ -24,8 +24,8 @@ MOST = 500
 class Readers:
     """The reading connections of a `SqliteStore`. Used from one event loop at a time."""
 
-    def __init__(self, path: str, durability: Durability, busy_timeout_s: float) -> None:
-        self._path = path
+    def __init__(self, place: Place, durability: Durability, busy_timeout_s: float) -> None:
+        self._place, self._path = place, place.path
         self._durability: Durability = durability
         self._busy_timeout_s = busy_timeout_s
         self._lanes = Lanes("kode-reader", self._read, self._leave, width=LANES, most=MOST)
@@ -53,8 +53,10 @@ class Readers:
     # ---- in the thread -------------------------------------------------------------------------------------
 
     def _read(self, batch: list[Job[Any]]) -> None:
+        db = None
         try:
             with map_errors(self._path):
+                self._place.check()
                 db = self._take()
                 if len(batch) > 1:
                     # One snapshot for all. It is taken after the last of them was asked.
@@ -62,6 +64,8 @@ class Readers:
         except Exception as error:  # noqa: BLE001 - it is raised in the tasks that asked
             for job in batch:
                 job.error = error
+            if db is not None:
+                db.close()
             return
         self._answer(db, batch)
         broken = any(isinstance(job.error, sqlite3.Error) for job in batch)

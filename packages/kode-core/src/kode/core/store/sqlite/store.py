@@ -21,6 +21,7 @@ from kode.core.store.open import check_durability, local_options, local_path
 from kode.core.store.plans import Plan, Scan
 from kode.core.store.primitives import Durability
 from kode.core.store.sqlite import damage, reads, rows
+from kode.core.store.sqlite.file import Place
 from kode.core.store.sqlite.readers import Readers
 from kode.core.store.sqlite.select import look, select
 from kode.core.store.sqlite.sets import Append, Apply
@@ -47,6 +48,9 @@ class SqliteStore(Store):
         busy_timeout_s: How long to wait for another process's transaction before `StoreUnavailableError`
             (``store_locked``).
         clock: What leases expire by; a virtual one for tests.
+
+    Raises:
+        UsageError: The path is no file's (``bad_path``), or there is no such durability.
     """
 
     same_host = True
@@ -69,8 +73,9 @@ class SqliteStore(Store):
         check_durability(durability)
         self.durability: Durability = durability
         self._busy_timeout_s = busy_timeout_s
-        self._writer = Writer(self.path, durability, busy_timeout_s)
-        self._readers = Readers(self.path, durability, busy_timeout_s)
+        place = Place(self.path)
+        self._writer = Writer(place, durability, busy_timeout_s)
+        self._readers = Readers(place, durability, busy_timeout_s)
         self._state = "new"
         # Threads would keep alive what nobody uses any more.
         weakref.finalize(self, _stop, self._writer, self._readers)

@@ -18,7 +18,7 @@ from kode.core.errors import StoreError
 from kode.core.store.lanes import Job, Lanes
 from kode.core.store.primitives import Durability
 from kode.core.store.sqlite import sets
-from kode.core.store.sqlite.file import connect, map_errors, must_reopen
+from kode.core.store.sqlite.file import Place, connect, map_errors, must_reopen
 
 __all__ = ["Writer"]
 
@@ -30,8 +30,8 @@ MAX_BATCH = 1_000
 class Writer:
     """The one writing connection of a `SqliteStore`. Used from one event loop at a time."""
 
-    def __init__(self, path: str, durability: Durability, busy_timeout_s: float) -> None:
-        self._path = path
+    def __init__(self, place: Place, durability: Durability, busy_timeout_s: float) -> None:
+        self._place, self._path = place, place.path
         self._durability: Durability = durability
         self._busy_timeout_s = busy_timeout_s
         self._db: sqlite3.Connection | None = None
@@ -66,6 +66,7 @@ class Writer:
 
     def _leave(self) -> None:
         db, self._db = self._db, None
+        self._place.file = None
         if db is not None:
             with suppress(sqlite3.Error):  # all that was acknowledged is in the file
                 db.close()
@@ -109,9 +110,23 @@ class Writer:
             db.execute("COMMIT")
 
     def _connection(self) -> sqlite3.Connection:
-        if self._db is None:
-            self._db = connect(self._path, durability=self._durability, busy_timeout_s=self._busy_timeout_s)
-        return self._db
+        if self._db is not None:
+            self._place.check()
+            return self._db
+        # Later on a file that is missing must not become an empty one.
+        db = connect(
+            self._path,
+            durability=self._durability,
+            busy_timeout_s=self._busy_timeout_s,
+            create=self._place.file is None,
+        )
+        try:
+            self._place.check()
+        except BaseException:
+            db.close()
+            raise
+        self._db = db
+        return db
 
     def _roll_back(self, db: sqlite3.Connection, error: BaseException) -> None:
         try:

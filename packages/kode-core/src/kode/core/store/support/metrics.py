@@ -43,7 +43,9 @@ class Gauge:
     errors: Counter[str] = field(default_factory=Counter)
     """By `KodeError.code`, ``cancelled`` or the name of the class. A refusal is one too (``conflict``, ``held``, …)."""
     seconds: float = 0.0
+    """All of them together."""
     longest: float = 0.0
+    """Seconds that the longest took."""
     buckets: list[int] = field(default_factory=lambda: [0] * (len(EDGES) + 1))
     """How many calls took longer than the edge before, and no longer than the edge of that index in `EDGES`."""
 

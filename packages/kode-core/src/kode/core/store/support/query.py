@@ -85,7 +85,7 @@ class FoundMessage:
 
 @dataclass(frozen=True, slots=True)
 class FoundCall:
-    """A call's columns; `read` decodes the rest."""
+    """A call's columns; `read` decodes the rest. Times are microseconds since the epoch, UTC; ``size`` is bytes."""
 
     agent_id: str
     uid: str

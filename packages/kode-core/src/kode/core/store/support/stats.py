@@ -20,7 +20,7 @@ __all__ = ["Stats", "StatsSupport", "Tally"]
 
 @dataclass(slots=True)
 class Tally:
-    """Durations of things that ended."""
+    """Durations, in seconds, of things that ended: how many, their sum, the longest."""
 
     count: int = 0
     seconds: float = 0.0
