@@ -1,8 +1,10 @@
 """What scripts/release runs: make the next version of one wheel, on this machine only.
 
     scripts/release WHEEL VERSION|major|minor|patch [--dry-run]
+    scripts/release WHEEL check
 
 Writes version and changelog, builds, tries the wheel in an empty environment, commits and tags. It never pushes.
+`check` judges the version that the source names by the public names of the one before; the workflow asks it of a tag.
 """
 
 from __future__ import annotations
@@ -127,26 +129,27 @@ class Wheel:
         (place,) = said["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
         self.source = self.folder / place
         self.package = place.removeprefix("src/").replace("/", ".")
+        self.extras = ",".join(said["project"].get("optional-dependencies", ()))
 
     def tag(self, version: Version) -> str:
         """The tag of a version."""
         return f"{self.name}-v{written(version)}"
 
-    def last_tag(self) -> str | None:
-        """The newest version's tag."""
+    def last(self, below: Version | None = None) -> Version | None:
+        """The newest version that has a tag; of those below one, if that is given."""
         tags = run("git", "tag", "--list", f"{self.name}-v*", cwd=self.root).split()
-        return max(tags, key=lambda tag: read_version(tag.removeprefix(f"{self.name}-v")), default=None)
+        versions = [read_version(tag.removeprefix(f"{self.name}-v")) for tag in tags]
+        return max((version for version in versions if below is None or version < below), default=None)
 
     def fragments(self) -> list[Path]:
         """What there is to tell."""
         return [path for path in sorted((self.folder / "changes").glob("*.md")) if path.name != "README.md"]
 
-    def names(self) -> tuple[list[str], list[str]]:
-        """What of the public names was added, and what was broken, since the last version."""
-        last = self.last_tag()
+    def names(self, last: Version | None) -> tuple[list[str], list[str]]:
+        """What of the public names was added, and what was broken, since that version."""
         if last is None:
             return [], []
-        old = run("git", "show", f"{last}:{NAMES}", cwd=self.root)
+        old = run("git", "show", f"{self.tag(last)}:{NAMES}", cwd=self.root)
         new = (self.root / NAMES).read_text()
         return compare(public_names(old, (self.package,)), public_names(new, (self.package,)))
 
@@ -155,6 +158,20 @@ class Wheel:
         today = datetime.now(UTC).date().isoformat()
         command = [sys.executable, "-m", "towncrier", "build", "--version", written(version), "--date", today]
         return run(*command, "--dir", self.folder, "--config", self.config, *flags, cwd=self.root)
+
+    def followers(self, version: Version) -> dict[Path, str]:
+        """The wheels beside it that ask for another version than this one: what each would have to say."""
+        major, minor, _ = version
+        below = f"{major + 1}" if major else f"0.{minor + 1}"
+        found = {}
+        for config in sorted(self.root.glob("packages/*/pyproject.toml")):
+            text = config.read_text()
+            asks = rf'"{self.name}>=(\d+)\.(\d+),<(\d+)(?:\.(\d+))?"'
+            for least_major, least_minor, most_major, most_minor in re.findall(asks, text):
+                least, most = (int(least_major), int(least_minor)), (int(most_major), int(most_minor or 0))
+                if not least <= (major, minor) < most:
+                    found[config] = re.sub(asks, f'"{self.name}>={major}.{minor},<{below}"', text)
+        return found
 
     def set_version(self, version: Version) -> None:
         """Write it where the source names it."""
@@ -186,18 +203,20 @@ def problems(built: Path, wheel: Wheel) -> Iterator[str]:
 
 
 def try_wheel(built: Path, wheel: Wheel, work: Path) -> None:
-    """Install it into an empty environment, its neighbours from here, and import every public module there."""
+    """Install it with its extras into an empty environment, its neighbours from here; import all it offers there."""
     uv = shutil.which("uv") or wheel.root / ".venv-tools/bin/uv"
     others = work / "others"
     for each in sorted(wheel.root.glob("packages/*/pyproject.toml")):
         if each.parent.name != wheel.name:
             run(uv, "build", "--quiet", "--wheel", "--package", each.parent.name, "--out-dir", others, cwd=wheel.root)
     run(uv, "venv", "--quiet", work / "venv", cwd=work)
-    extra = "[testing,cron]" if wheel.name == "kode-core" else ""
     python = work / "venv/bin/python"
-    run(uv, "pip", "install", "--quiet", "--python", python, "--find-links", others, f"{built}{extra}", cwd=work)
+    whole = f"{built}[{wheel.extras}]"
+    run(uv, "pip", "install", "--quiet", "--python", python, "--find-links", others, whole, cwd=work)
     look = (
         "import importlib, pkgutil\n"
+        "from importlib.metadata import distribution\n"
+        f"[point.load() for point in distribution({wheel.name!r}).entry_points]\n"
         f"root = importlib.import_module({wheel.package!r})\n"
         "for found in pkgutil.walk_packages(root.__path__, root.__name__ + '.'):\n"
         "    if not any(part.startswith('_') for part in found.name.split('.')):\n"
@@ -207,9 +226,19 @@ def try_wheel(built: Path, wheel: Wheel, work: Path) -> None:
     run(python, "-I", "-c", look, cwd=work)
 
 
+def lead(wheel: Wheel, new: Version) -> None:
+    """Have the wheels beside it ask for the new version, and tell their users with their own next release."""
+    for config, text in wheel.followers(new).items():
+        config.write_text(text)
+        major, minor, _ = new
+        fragment = config.parent / f"changes/+{wheel.name}-{major}.{minor}.changed.md"
+        fragment.write_text(f"Works with {wheel.name} {major}.{minor}.\n")
+
+
 def make(wheel: Wheel, new: Version) -> None:
     """Write version and changelog; build the wheel and try it."""
     wheel.set_version(new)
+    lead(wheel, new)
     wheel.changelog(new, "--yes")
     with tempfile.TemporaryDirectory() as work:
         built = wheel.build(Path(work, "dist"))
@@ -218,18 +247,27 @@ def make(wheel: Wheel, new: Version) -> None:
         try_wheel(built, wheel, Path(work))
 
 
+def told(wheel: Wheel, last: Version | None, new: Version) -> None:
+    """Say what became of the public names since the last version, and judge the new one by it."""
+    added, broken = wheel.names(last)
+    print(f"Public names: {len(added)} added, {len(broken)} gone or changed", *broken, *added, sep="\n  ")
+    if last is not None:
+        judge(last, new, broken)
+
+
 def release(wheel: Wheel, wanted: str, *, dry: bool) -> None:
     """Do it, or say what would be done."""
     if not dry and run("git", "status", "--porcelain", cwd=wheel.root):
         raise RefusedError("The tree has changes; commit them, or put them aside.")
-    last, now = wheel.last_tag(), wheel.version
+    last, now = wheel.last(), wheel.version
     new = next_version(now, wanted, released=last is not None)
     if not wheel.fragments():
         raise RefusedError(f"There is nothing to tell: packages/{wheel.name}/changes/ has no fragment.")
-    added, broken = wheel.names()
-    print(f"{wheel.name} {written(now)} -> {written(new)}, tag {wheel.tag(new)}; the last one is {last or 'none'}")
-    print(f"Public names: {len(added)} added, {len(broken)} gone or changed", *broken, *added, sep="\n  ")
-    judge(now, new, broken)
+    before = "none" if last is None else wheel.tag(last)
+    print(f"{wheel.name} {written(now)} -> {written(new)}, tag {wheel.tag(new)}; the last one is {before}")
+    told(wheel, last, new)
+    for config in wheel.followers(new):
+        print(f"{config.parent.name} will ask for {written(new)}; release it next")
     if dry:
         print(wheel.changelog(new, "--draft"))
         return
@@ -237,9 +275,10 @@ def release(wheel: Wheel, wanted: str, *, dry: bool) -> None:
         make(wheel, new)
     except BaseException:
         # The tree was clean, so all that changed is ours.
-        run("git", "restore", "--staged", "--worktree", f"packages/{wheel.name}", cwd=wheel.root)
+        run("git", "restore", "--staged", "--worktree", "packages", cwd=wheel.root)
+        run("git", "clean", "-d", "--force", "--quiet", "packages", cwd=wheel.root)
         raise
-    run("git", "add", "--all", f"packages/{wheel.name}", cwd=wheel.root)
+    run("git", "add", "--all", "packages", cwd=wheel.root)
     run("git", "commit", "--quiet", "-m", f"Release {wheel.name} {written(new)}", cwd=wheel.root)
     run("git", "tag", "--annotate", "-m", f"{wheel.name} {written(new)}", wheel.tag(new), cwd=wheel.root)
     print(f"Committed and tagged. To publish it: git push origin HEAD {wheel.tag(new)}")
@@ -249,11 +288,15 @@ def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="scripts/release", description="Make the next version of one wheel.")
     parser.add_argument("wheel", help="its folder in packages/")
-    parser.add_argument("version", help=f"1.2.3, or one of {', '.join(PARTS)}")
+    parser.add_argument("version", help=f"1.2.3, or one of {', '.join(PARTS)}; or check")
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, change nothing")
     asked = parser.parse_args()
     try:
-        release(Wheel(asked.wheel), asked.version, dry=asked.dry_run)
+        wheel = Wheel(asked.wheel)
+        if asked.version == "check":
+            told(wheel, wheel.last(below=wheel.version), wheel.version)
+        else:
+            release(wheel, asked.version, dry=asked.dry_run)
     except RefusedError as why:
         print(f"No release: {why}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE: dict[str, Any] = runpy.run_path(str(ROOT / "scripts/release.py"))
+FRAGMENT = re.compile(r"\+[a-z0-9.-]+\.(added|changed|fixed|removed)\.md")
 NAMES = """\
 kode.core.clock
   class Clock() ()
@@ -89,10 +91,36 @@ def test_each_wheel_can_be_released(folder: Path) -> None:
     wheel = RELEASE["Wheel"](folder.name)
     assert wheel.source == folder / "src" / wheel.package.replace(".", "/")
     assert (wheel.source / "py.typed").exists()
-    assert wheel.fragments()
+    # There is none right after a release; what another name says towncrier leaves out without a word.
+    assert [path.name for path in wheel.fragments() if not FRAGMENT.fullmatch(path.name)] == []
     tag = wheel.tag(wheel.version)
     read = subprocess.run([ROOT / "scripts/release-tag", tag], capture_output=True, text=True, check=True).stdout
     assert read == f"wheel={folder.name}\nversion={RELEASE['written'](wheel.version)}\n"
+
+
+def test_the_wheels_beside_it_ask_for_its_new_version(tmp_path: Path) -> None:
+    for name in ("kode-core", "kode-cli", "kode-store-postgres"):
+        (tmp_path / "packages" / name / "changes").mkdir(parents=True)
+        (tmp_path / "packages" / name / "pyproject.toml").write_text(
+            (ROOT / "packages" / name / "pyproject.toml").read_text()
+        )
+    wheel = RELEASE["Wheel"]("kode-core", tmp_path)
+    major, minor, patch = wheel.version
+    cli = tmp_path / "packages/kode-cli"
+
+    RELEASE["lead"](wheel, (major, minor, patch + 1))
+    assert list(tmp_path.rglob("changes/*")) == []
+    for new, asks, told in [
+        ((major, minor + 1, 0), f">={major}.{minor + 1},<{major}.{minor + 2}", f"{major}.{minor + 1}"),
+        ((major + 1, 2, 0), f">={major + 1}.2,<{major + 2}", f"{major + 1}.2"),
+    ]:
+        RELEASE["lead"](wheel, new)
+        assert f'    "kode-core{asks}",\n' in (cli / "pyproject.toml").read_text()
+        assert (cli / f"changes/+kode-core-{told}.changed.md").read_text() == f"Works with kode-core {told}.\n"
+        assert FRAGMENT.fullmatch(f"+kode-core-{told}.changed.md")
+        assert wheel.followers(new) == {}
+    assert wheel.followers((major + 1, 9, 0)) == {}
+    assert list((tmp_path / "packages/kode-core/changes").iterdir()) == []
 
 
 @pytest.mark.parametrize("tag", ["kode-core-v99.0.0", "kode-nothing-v0.1.0", "v0.1.0"])
@@ -157,3 +185,13 @@ def test_a_dry_run_shows_and_writes_nothing(tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(RELEASE["RefusedError"], match="takes a minor version"):
         RELEASE["release"](wheel, "patch", dry=True)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+    # The same question about a version that is tagged already: the one before it is what counts.
+    major, minor, patch = now = wheel.version
+    git("tag", wheel.tag((major, minor + 1, 0)))
+    assert (wheel.last(), wheel.last(below=(major, minor + 1, 0))) == ((major, minor + 1, 0), now)
+    assert wheel.last(below=now) is None
+    RELEASE["told"](wheel, None, now)
+    RELEASE["told"](wheel, now, (major, minor + 1, 0))
+    with pytest.raises(RELEASE["RefusedError"], match="takes a minor version"):
+        RELEASE["told"](wheel, now, (major, minor, patch + 1))

@@ -147,6 +147,9 @@ class Dependencies:
         providers: A catalog, or providers by name (``{"scripted": ScriptedProvider(…)}``).
         templates: A registry, or the templates themselves.
         services: Objects for tools, by name (``ToolContext.services``).
+
+    Raises:
+        UsageError: ``store`` is no `Store`, or one of ``modes`` cannot be one.
     """
 
     store: Store
