@@ -48,7 +48,9 @@ class Limits:
     processing_timeout_s: float | None = _Seconds(300.0)
     """Working time of one run without human waits and down-time; then its calls are sealed and it ends."""
     tool_timeout_s: float | None = _Seconds(120.0)
+    """Seconds for one call whose tool names none of its own, and for a sandbox to open."""
     model_timeout_s: float | None = _Seconds(600.0)
+    """Seconds for one try of a model's reply, from the request to its last byte."""
     tool_buffer_size: int = _Count(10_485_760)
     """Bytes of output a tool's command may hold in memory: head and tail are kept."""
     max_tool_result_bytes: int = _Count(100_000)
@@ -65,12 +67,14 @@ class Limits:
     max_inbox: int = _Count(1_000)
     """Messages that may wait, and as many instructions; decisions, interrupts and resolutions are never refused."""
     max_message_bytes: int = _Count(10_485_760)
+    """Bytes of one message as the inbox stores it; larger ones are refused."""
     max_subagent_depth: int = _Count(3)
     event_buffer: int = _Count(10_000)
     """Events a slow subscriber may be behind before it is moved to reading the store."""
     live_buffer_bytes: int = _Count(1_048_576)
     """Bytes of live deltas kept for who attaches in mid-stream."""
     approval_deadline_s: float | None = None
+    """Seconds a question to a person stays open; after that its call is denied. None: for ever."""
     cancel_grace_s: float = _Seconds(5.0)
     """Time a cancelled call has to report a real result."""
     max_recoveries: int = _Count(5)
@@ -78,6 +82,7 @@ class Limits:
     dedupe_for_s: float = _Seconds(604_800.0)
     """How long a consumed inbox id is remembered: 7 days."""
     lease_s: float = _Seconds(30.0)
+    """Term of a driver's lease; renewed at half of it. As long, at most, a dead driver on another machine holds up."""
     lease_margin_s: float = _Seconds(5.0)
     """Nothing is started with less than this left on the lease."""
     due_poll_s: float = _Seconds(1.0)

@@ -292,7 +292,11 @@ class Agent(Watching, Steering, Planning):
         return made
 
     async def batch_fork(self, count: int, *, at: str | None = None) -> list[Agent]:
-        """Make many forks with new ids, reading this agent once; see ``Store.batch_fork`` for what an error leaves."""
+        """Make many forks with new ids, reading this agent once; see ``Store.batch_fork`` for what an error leaves.
+
+        Raises:
+            UsageError: ``count`` is no whole number of 0 or more, or what ``fork`` refuses.
+        """
         whole_number("count", count)
         if count < 0:
             raise UsageError(f"count is {count}; give how many forks, 0 or more.", code="bad_option", option="count")
