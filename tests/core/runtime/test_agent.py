@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -23,6 +26,7 @@ from kode.core.provider.base import ModelRequest
 from kode.core.provider.retry import RetryPolicy
 from kode.core.provider.script import Gate, call, fail, last_text, say
 from kode.core.runtime.agent import Agent
+from kode.core.runtime.pool import AgentPool
 from kode.core.template import AgentTemplate
 from kode.core.tools.base import ToolContext
 from kode.core.tools.define import tool
@@ -76,6 +80,27 @@ async def test_a_time_that_is_none_is_refused(lab: Any, seconds: float) -> None:
         await lab.agent(echo, expires_in_s=seconds)
     assert caught.value.code == "bad_expiry"
     assert not await lab.store.exists("a")
+
+
+async def test_what_stands_in_the_wrong_place_is_named(lab: Any) -> None:
+    """Each of these is a slip that somebody makes on the first day."""
+    config, deps, template = AgentConfig(AgentTemplate("t", model="m")), lab.deps(), AgentTemplate("other")
+    slips: list[tuple[Callable[[], Any], str]] = [
+        (lambda: Agent.create(template, deps), "AgentConfig is needed here, not AgentTemplate"),
+        (lambda: Agent.create({"template": "t"}, deps), "AgentConfig is needed here, not dict"),
+        (lambda: Agent.create(config, lab.store), "Dependencies is needed here, not MemoryStore"),
+        (lambda: Agent.create(AgentConfig({"id": "t"}), deps), "AgentConfig.template is dict"),
+        (lambda: Agent.open("a", lab.store), "Dependencies is needed here, not MemoryStore"),
+        (lambda: Agent.resume("a", None), "Dependencies is needed here, not None"),
+        (lambda: Agent.resume_or_create(replace(config, agent_id="a"), lab.store), "Dependencies is needed here"),
+    ]
+    for slip, told in slips:
+        with pytest.raises(UsageError, match=re.escape(told)) as caught:
+            await slip()
+        assert caught.value.code == "bad_argument"
+    with pytest.raises(UsageError, match="Dependencies is needed here"):
+        AgentPool(lab.store)
+    assert not await lab.store.list_agents()
 
 
 async def test_an_id_is_taken_once(lab: Any) -> None:

@@ -117,7 +117,18 @@ class AgentConfig:
     that later."""
 
     def recipe(self, registry: TemplateRegistry) -> AgentTemplate:
-        """The template with this configuration laid over it: what is stored with the agent."""
+        """The template with this configuration laid over it: what is stored with the agent.
+
+        Raises:
+            NotBoundError: No template of that name is registered.
+            UsageError: ``template`` is neither one nor its name.
+        """
+        if not isinstance(self.template, AgentTemplate | str):
+            raise UsageError(
+                f"AgentConfig.template is {type(self.template).__name__}; give an AgentTemplate, or the id of a "
+                "registered one.",
+                code="bad_argument",
+            )
         template = self.template if isinstance(self.template, AgentTemplate) else registry.get(self.template)
         changed = template.changed(
             model=self.model,

@@ -18,7 +18,7 @@ from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Json
 from kode.core.kernel.words import ResumeStrategy
 from kode.core.runtime.binding import Binding, bind
-from kode.core.runtime.birth import create_agent, given, read_template, recipe_digest
+from kode.core.runtime.birth import check_dependencies, create_agent, given, read_template, recipe_digest
 from kode.core.runtime.drive import Drive
 from kode.core.runtime.driver import Driver
 from kode.core.runtime.family import Family, drive_family
@@ -103,6 +103,7 @@ class Agent(Watching, Steering, Planning):
             NotFoundError: No such agent.
             NotBoundError: Its template names something that is not registered here.
         """
+        check_dependencies(dependencies)
         uid, template, digest = await read_template(agent_id, dependencies)
         return cls(agent_id, uid, bind(template, dependencies, digest), dependencies)
 

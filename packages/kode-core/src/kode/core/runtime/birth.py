@@ -15,7 +15,15 @@ from kode.core.runtime.resident import Resident
 from kode.core.store.contract import Bounds, Commit, DocumentBody, Footing, Loaded
 from kode.core.template import AgentTemplate, decode_template, encode_template
 
-__all__ = ["bounds_of", "create_agent", "given", "read_template", "recipe_digest", "stored_recipe"]
+__all__ = [
+    "bounds_of",
+    "check_dependencies",
+    "create_agent",
+    "given",
+    "read_template",
+    "recipe_digest",
+    "stored_recipe",
+]
 
 LONGEST = 1e11
 """Seconds that an agent may be kept for: some 3,000 years."""
@@ -121,6 +129,7 @@ def given(
     Raises:
         UsageError: Something is missing, given twice, or unknown.
     """
+    _check_kinds(config, dependencies)
     config_names = set(AgentConfig.__dataclass_fields__)
     deps_names = {name for name, field in Dependencies.__dataclass_fields__.items() if field.init}
     strange = sorted(set(bound) - config_names - deps_names)
@@ -150,3 +159,25 @@ def given(
     if dependencies is None and "store" not in parts:
         raise UsageError("Agent.create needs Dependencies, or at least store=…", code="bad_argument")
     return config or AgentConfig(**loose), dependencies or Dependencies(**parts)
+
+
+def _check_kinds(config: object, dependencies: object) -> None:
+    if config is not None:
+        _check(config, AgentConfig, "AgentConfig(template, agent_id=…), or template=… and store=…")
+    if dependencies is not None:
+        check_dependencies(dependencies)
+
+
+def check_dependencies(given: object) -> None:
+    """Refuse what stands where an agent's surroundings must.
+
+    Raises:
+        UsageError: ``bad_argument``.
+    """
+    _check(given, Dependencies, "Dependencies(store, tools=…, providers=…)")
+
+
+def _check(given: object, kind: type, example: str) -> None:
+    if not isinstance(given, kind):
+        found = "None" if given is None else type(given).__name__
+        raise UsageError(f"{kind.__name__} is needed here, not {found}; give {example}.", code="bad_argument")

@@ -26,7 +26,7 @@ from kode.core.event.hub import on_call
 from kode.core.kernel.effects import RunTool
 from kode.core.kernel.limits import Limits
 from kode.core.runtime.agent import Agent
-from kode.core.runtime.birth import given
+from kode.core.runtime.birth import check_dependencies, given
 from kode.core.runtime.result import RunResult
 from kode.core.runtime.sending import Content
 from kode.core.runtime.subagent import remove
@@ -95,6 +95,7 @@ class AgentPool:
         idle_s: float = 60.0,
         signals: bool = False,
     ) -> None:
+        check_dependencies(dependencies)
         if not idle_s > 0:
             raise UsageError(f"idle_s is {idle_s!r}; give a number of seconds above 0.", code="bad_option")
         self.dependencies = dependencies

@@ -197,9 +197,10 @@ async def _told_before(store: Store, state: State, call: str, decision: str, by:
         if answer.n == n and answer.state == _DECIDED[decision] and answer.by == by:
             return Sent(f"decision:{call}:{n}", 0, duplicate=True)
     asked = [(c.id, c.approval.n, c.approval.kind) for c in state.calls if c.approval is not None]
-    open_ = ", ".join(f"{id} n={n} ({kind})" for id, n, kind in asked) or "none"
+    listed = ", ".join(f"{n} of call {id} ({kind})" for id, n, kind in asked)
     raise UsageError(
-        f"No question {n} of call {call!r} waits for an answer (open: {open_}); name another with n=….",
+        f"No question {n} of call {call!r} waits for an answer; "
+        f"{f'those that do: {listed}' if listed else 'the agent asks nothing just now'}.",
         code="not_pending",
         call=call,
         n=n,
