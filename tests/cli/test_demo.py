@@ -286,7 +286,7 @@ def test_a_signal_leaves_an_agent_that_goes_on(some: Path, tmp_path: Path, end: 
             time.sleep(0.02)
         second = kode("demo", "--work", str(work))
         ran.send_signal(end)
-        output, _ = ran.communicate(timeout=20)
+        output, _ = ran.communicate(timeout=60)
     assert ran.returncode == 128 + end, output
     assert f"  kode demo --work '{work}'\n" in output
     assert "Traceback" not in output

@@ -75,6 +75,6 @@ def test_a_change_from_another_process_reaches_the_one_at_work(wired: Kode, chat
         assert json.loads(wired("limits", "mine", "max_steps_per_run=4", "--json").out)["driven"] is True
     finally:
         go.set()
-        out, err = at_work.communicate(timeout=20)
+        out, err = at_work.communicate(timeout=60)
     assert (json.loads(out)["stop_reason"], json.loads(out)["steps"]) == ("max_steps", 4), err
     assert json.loads(wired("limits", "mine", "--json").out)["limits"]["max_steps_per_run"] == 4
