@@ -1,15 +1,15 @@
 """One real process that runs an agent; started, stopped and killed by ``test_kill.py``.
 
 child.py once  <store> <folder> <message id>      send a message, work until nothing is left, say "done"
-child.py fight <store> <folder> <name> <seconds>  send and work for that long, against another process
+child.py fight <store> <folder> <name>  send and work, against another process, until the folder has `over`
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -119,23 +119,23 @@ async def once(store: Store, folder: Path, id: str, nap: str) -> None:
     tell("done")
 
 
-async def fight(store: Store, folder: Path, name: str, seconds: float) -> None:
+async def fight(store: Store, folder: Path, name: str) -> None:
     deps = dependencies(store, folder)
     chance = random.Random(name)
     limits = Limits(lease_s=1.0, lease_margin_s=0.3, due_poll_s=0.02, max_recoveries=1_000, cancel_grace_s=0.5)
     Driver.run = _told(Driver.run)  # type: ignore[method-assign]
     async with deps.store:
         agent = await Agent.resume_or_create(config(folder, limits, "mark"), deps, strategy="manual")
-        end = time.monotonic() + seconds
-        count = 0
-        while time.monotonic() < end:
-            count += 1
+        over = (folder / "over").exists
+        for count in itertools.count(1):
             id = f"{name}{count}"
             await agent.send(f"go {id}", item_id=id)
             tell("sent", id)
             if chance.random() < 0.7:
                 result = await agent.run(f"go {id}", item_id=id)
                 tell("ran", id, result.status)
+            if over():
+                break
         await agent.close()
     tell("done")
 
@@ -161,4 +161,4 @@ if __name__ == "__main__":
     if mode == "once":
         anyio.run(once, opened, Path(place), who, *rest)
     else:
-        anyio.run(fight, opened, Path(place), who, float(rest[0]))
+        anyio.run(fight, opened, Path(place), who)
