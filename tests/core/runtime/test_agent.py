@@ -21,6 +21,7 @@ from kode.core.errors import (
     UsageError,
 )
 from kode.core.kernel.limits import Limits
+from kode.core.kernel.message import MediaBlock
 from kode.core.kernel.words import Status
 from kode.core.provider.base import ModelRequest
 from kode.core.provider.retry import RetryPolicy
@@ -30,6 +31,7 @@ from kode.core.runtime.pool import AgentPool
 from kode.core.template import AgentTemplate
 from kode.core.tools.base import ToolContext
 from kode.core.tools.define import tool
+from kode.core.tools.todos import Todo
 
 
 @tool
@@ -296,6 +298,42 @@ async def test_a_model_that_does_not_answer(lab: Any) -> None:
 
 
 # ---- snapshots, forks, deletion -------------------------------------------------------------------------------
+
+
+async def test_a_handle_acts_on_its_own_agent_only(lab: Any) -> None:
+    """Somebody deleted the agent and made another one under its id."""
+    old = await lab.agent(["one", "two"])
+    await old.run("go")
+    await (await Agent.open("a", lab.deps())).delete()
+    new = await lab.agent(["three"])
+    await new.run("secret")
+    before = await lab.store.load("a")
+    members: dict[str, Callable[[], Any]] = {
+        "send": lambda: old.send("x"), "run": lambda: old.run("x"), "complete": old.complete,
+        "remind": lambda: old.remind("x"), "todos": old.todos, "set_todos": lambda: old.set_todos([Todo("t")]),
+        "drive": old.drive, "interrupt": old.interrupt, "compact": old.compact, "compactions": old.compactions,
+        "set_limits": lambda: old.set_limits(max_inbox=9), "decide": lambda: old.decide("1.1.1", "allow"),
+        "revert": lambda: old.revert("s"), "snapshot": lambda: old.snapshot("s"), "fork": lambda: old.fork("b"),
+        "batch_fork": lambda: old.batch_fork(2), "status": old.status, "subscribe": lambda: old.subscribe(since=0),
+        "delete": old.delete,
+    }  # fmt: skip
+    for name, member in members.items():
+        old.gone = False
+        try:
+            await member()
+        except NotFoundError:
+            assert old.gone or name in ("snapshot", "revert"), f"{name} does not note that the agent is gone"
+        else:
+            pytest.fail(f"{name} acted on another agent")
+    assert await lab.store.load("a") == before
+    assert [info.agent_id for info in await lab.store.list_agents()] == ["a"]
+
+
+async def test_a_reminder_goes_through_the_same_door(lab: Any) -> None:
+    agent = await lab.agent(["one"])
+    for kind in (agent.remind, agent.send):
+        with pytest.raises(UsageError, match="base64"):
+            await kind([MediaBlock("image", "image/png", data="?")])
 
 
 async def test_many_forks_at_once(lab: Any) -> None:

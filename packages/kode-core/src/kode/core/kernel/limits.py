@@ -86,7 +86,8 @@ class Limits:
     lease_margin_s: float = _Seconds(5.0)
     """Nothing is started with less than this left on the lease."""
     due_poll_s: float = _Seconds(1.0)
-    """How often a pool looks for agents that must wake."""
+    """How often somebody here looks for what another process did: a driver into its inbox, a pool for who is due, a
+    subscriber and `run()` for what another driver wrote."""
 
     def __post_init__(self) -> None:
         for name, (low, high, whole, optional) in _RANGES.items():

@@ -189,6 +189,10 @@ class Agent(Watching, Steering, Planning):
         input = message_of(id, message, kind=kind, sender=sender, metadata=metadata, context=context, limits=limits)
         return await self._enqueue(input, priority=priority, not_before=not_before)
 
+    async def remind(self, text: Content, *, item_id: str | None = None) -> Sent:
+        """Show the model something with its next call, without starting a run: ``send`` of kind ``reminder``."""
+        return await self.send(text, item_id=item_id, kind="reminder")
+
     async def run(
         self, message: Content, *, item_id: str | None = None, timeout_s: float | None = None, **options: Any
     ) -> RunResult:
@@ -304,6 +308,7 @@ class Agent(Watching, Steering, Planning):
         return await self._forked([self._deps.ids.agent_id() for _ in range(count)], at)
 
     async def _forked(self, ids: Sequence[str], at: str | None) -> list[Agent]:
+        await self._state()  # it is still this one
         made = await self._deps.store.batch_fork(self.agent_id, {id: self._deps.ids.uid() for id in ids}, at=at)
         template, recipe = self.template, self._binding.recipe
         if made and recipe_digest(made[0]) != recipe:
@@ -345,7 +350,8 @@ class Agent(Watching, Steering, Planning):
         Raises:
             LeaseLostError: Somebody drives it.
         """
-        await remove(self._deps.store, self.agent_id)
+        with self._noting_gone():
+            await remove(self._deps.store, self.agent_id, self.uid)
         self.gone = True
         await self.close()
 
@@ -378,10 +384,8 @@ class Agent(Watching, Steering, Planning):
         )
         self.drivers.append(driver)
         try:
-            return await driver.run(strategy=strategy, by_hand=by_hand, until=until, margin_s=margin_s)
-        except NotFoundError:
-            self.gone = True
-            raise
+            with self._noting_gone():
+                return await driver.run(strategy=strategy, by_hand=by_hand, until=until, margin_s=margin_s)
         finally:
             self._resident = driver.resident
             self.drivers.remove(driver)

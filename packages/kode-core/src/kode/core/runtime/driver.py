@@ -23,7 +23,7 @@ from kode.core.kernel.inputs import Input, Parked, Resumed
 from kode.core.kernel.words import ResumeStrategy, StopReason
 from kode.core.runtime.birth import bounds_of, read_template, recipe_digest
 from kode.core.runtime.drive import Drive, Work
-from kode.core.runtime.lease import Holding
+from kode.core.runtime.lease import Holding, check_identity
 from kode.core.runtime.loop import Loop
 from kode.core.runtime.observing import BLINK_S, Observers
 from kode.core.runtime.resident import Resident
@@ -94,13 +94,7 @@ class Driver(Work):
     async def _settle(self, holding: Holding) -> Resident:
         """Have the agent as it is now: what is resident, or loaded again if another version is stored."""
         resident, lease = self.resident, holding.lease
-        if lease.uid != self.uid:
-            raise NotFoundError(
-                f"Agent {self.agent_id!r} was deleted and made again; open it again to drive the new one.",
-                code="replaced",
-                agent_id=self.agent_id,
-                uid=self.uid,
-            )
+        check_identity(lease, self.uid)
         if resident is None or resident.version != lease.version:
             resident = self.resident = await Resident.load(self.deps.store, self.agent_id)
         elif holding.waiting:

@@ -1,6 +1,9 @@
-"""What every part of an `Agent` needs to know of it, and the one way into its inbox."""
+"""What every part of an `Agent` needs to know of it: who it is, what its names are bound to, whether it is gone."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kode.core.config import Dependencies
 from kode.core.errors import NotFoundError
@@ -9,6 +12,7 @@ from kode.core.kernel.inputs import InboxInput
 from kode.core.kernel.limits import Limits, narrower
 from kode.core.kernel.state import State
 from kode.core.runtime.binding import Binding
+from kode.core.runtime.lease import check_identity
 from kode.core.runtime.sending import Sent, enqueue
 from kode.core.template import AgentTemplate
 
@@ -42,11 +46,24 @@ class Handle:
 
     async def _enqueue(self, input: InboxInput, *, priority: int = 0, not_before: int | None = None) -> Sent:
         store = self._deps.store
-        try:
+        with self._noting_gone():
             return await enqueue(store, self.agent_id, input, uid=self.uid, priority=priority, not_before=not_before)
+
+    async def _state(self) -> State:
+        """The agent as it is stored.
+
+        Raises:
+            NotFoundError: It is gone; perhaps another one was made under its id (``replaced``).
+        """
+        with self._noting_gone():
+            state = await self._deps.store.read_state(self.agent_id)
+            check_identity(state, self.uid)
+        return state
+
+    @contextmanager
+    def _noting_gone(self) -> Iterator[None]:
+        try:
+            yield
         except NotFoundError:
             self.gone = True
             raise
-
-    async def _state(self) -> State:
-        return await self._deps.store.read_state(self.agent_id)

@@ -9,12 +9,13 @@ from kode.core.clock import Reading
 from kode.core.config import Dependencies
 from kode.core.errors import KodeError, LeaseLostError, NotFoundError
 from kode.core.kernel.limits import Limits
+from kode.core.kernel.state import State
 from kode.core.runtime.resident import Resident
 from kode.core.store.contract import Footing, Item, Lease
 from kode.core.store.liveness import holder_name
 from kode.core.store.records import released_record
 
-__all__ = ["Holding"]
+__all__ = ["Holding", "check_identity"]
 
 LETTING_GO_S = 2.0, 0.2
 """How long the store may take to have a lease back: at most, and at least where a request's time is over."""
@@ -155,6 +156,21 @@ class Holding:
                 await self._deps.store.release(self.lease, failed=failed)
             except KodeError:
                 return
+
+
+def check_identity(found: Lease | State, uid: str) -> None:
+    """Refuse to act on an agent that was made again under the id of another.
+
+    Raises:
+        NotFoundError: ``replaced``: what was found is not of that ``uid``.
+    """
+    if found.uid != uid:
+        raise NotFoundError(
+            f"Agent {found.agent_id!r} was deleted and made again; open it again to use the new one.",
+            code="replaced",
+            agent_id=found.agent_id,
+            uid=uid,
+        )
 
 
 def _seconds(deps: Dependencies, until: float | None) -> float:

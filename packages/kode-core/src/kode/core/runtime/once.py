@@ -9,7 +9,7 @@ from kode.core.kernel.inputs import Input
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.machine import Context, transition
 from kode.core.kernel.state import State
-from kode.core.runtime.lease import Holding
+from kode.core.runtime.lease import Holding, check_identity
 from kode.core.runtime.resident import Resident
 from kode.core.store.contract import DocumentBody
 
@@ -17,16 +17,24 @@ __all__ = ["apply_once"]
 
 
 async def apply_once(
-    agent_id: str, input: Input, deps: Dependencies, limits: Limits, *, documents: tuple[DocumentBody, ...] = ()
+    agent_id: str,
+    uid: str,
+    input: Input,
+    deps: Dependencies,
+    limits: Limits,
+    *,
+    documents: tuple[DocumentBody, ...] = (),
 ) -> State:
     """Apply an input that starts nothing.
 
     Raises:
+        NotFoundError: No such agent, or not of that ``uid`` (``replaced``).
         UsageError: ``not_safe``: the agent is in the middle of a step.
         LeaseLostError: ``held``: somebody drives it just now.
     """
     holding = await Holding.acquire(deps, agent_id, limits)
     try:
+        check_identity(holding.lease, uid)
         resident = await Resident.load(deps.store, agent_id)
         context = Context(holding.now(), holding.lease.fence, limits)
         try:

@@ -1,4 +1,4 @@
-"""What an agent is to do later: its todos, its timers, what it is to be reminded of. A part of `Agent`."""
+"""What an agent is to do later: its todos and its timers. A part of `Agent`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from kode.core.runtime.handle import Handle
 from kode.core.runtime.schedule import Scheduler
-from kode.core.runtime.sending import Content, Sent, message_of
 from kode.core.runtime.todos import read_list, replace_list
 from kode.core.tools.todos import Todo, TodoList
 
@@ -21,13 +20,9 @@ class Planning(Handle):
         """Sets, lists and cancels its timers."""
         return Scheduler(self._deps.store, self.agent_id, uid=self.uid, ids=self._deps.ids)
 
-    async def remind(self, text: Content, *, item_id: str | None = None) -> Sent:
-        """Show the model something with its next call, without starting a run: ``send`` of kind ``reminder``."""
-        input = message_of(item_id or self._deps.ids.item_id(), text, kind="reminder")
-        return await self._enqueue(input)
-
     async def todos(self) -> TodoList:
         """The list of todos, with what ``set_todos`` asked for and no driver has taken yet."""
+        await self._state()  # it is still this one
         return await read_list(self._deps.store, self.agent_id, self.uid)
 
     async def set_todos(self, items: Sequence[Todo], *, expects: TodoList | None = None) -> TodoList:
@@ -46,4 +41,5 @@ class Planning(Handle):
         Raises:
             UsageError: ``bad_todos``; ``todos_changed``: it is not that list any more.
         """
-        return await replace_list(self.agent_id, self.uid, items, self._deps, expects=expects)
+        with self._noting_gone():
+            return await replace_list(self.agent_id, self.uid, items, self._deps, expects=expects)

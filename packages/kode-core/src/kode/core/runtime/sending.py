@@ -18,6 +18,7 @@ from kode.core.kernel.limits import Limits, limits_text
 from kode.core.kernel.message import Block, Json, TextBlock
 from kode.core.kernel.run import MAX_CONTEXT
 from kode.core.kernel.state import State
+from kode.core.runtime.lease import check_identity
 from kode.core.store.base import Store
 from kode.core.store.contract import Key
 from kode.core.store.records import call_key, input_item, read_call
@@ -136,7 +137,7 @@ async def decide(
         uid: The agent's identity, if it must be that very one.
 
     Raises:
-        NotFoundError: No such agent.
+        NotFoundError: No such agent, or not of that ``uid``.
         UsageError: ``not_pending``: that question is not open; the message names what is. ``duplicate_id``: somebody
             else answered it otherwise. ``expired``: its deadline has passed. ``bad_decision``: it cannot be answered
             so.
@@ -148,6 +149,8 @@ async def decide(
     whole_number("n", n)
     changed = json_option("input", input)
     state = await store.read_state(agent_id)
+    if uid is not None:
+        check_identity(state, uid)
     found = state.call(call)
     asked = None if found is None else found.approval
     if asked is None or asked.n != (1 if n is None else n):

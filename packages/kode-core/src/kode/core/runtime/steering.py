@@ -52,9 +52,10 @@ class Steering(Handle):
         Raises:
             UsageError: No question of that call is open, or somebody else answered first.
         """
-        return await decide(
-            self._deps.store, self.agent_id, call, decision, by=by, note=note, input=input, n=n, uid=self.uid
-        )
+        with self._noting_gone():
+            return await decide(
+                self._deps.store, self.agent_id, call, decision, by=by, note=note, input=input, n=n, uid=self.uid
+            )
 
     async def interrupt(self, note: str | None = None, *, by: str | None = None) -> Sent:
         """Stop the run: running tools get ``cancel_grace_s``, what has not answered then is sealed.
@@ -88,11 +89,12 @@ class Steering(Handle):
 
     async def compactions(self) -> tuple[Compaction, ...]:
         """What was summed up so far, the oldest first."""
-        return await compactions_of(self._deps.store, self.agent_id)
+        state = await self._state()
+        return await compactions_of(self._deps.store, self.agent_id, state.uid)
 
     async def revert(self, id: str) -> None:
         """Show the model again what it was shown before a compaction, or at a snapshot; while no run is in progress."""
-        await revert(self.agent_id, id, self._deps, self.limits)
+        await revert(self.agent_id, self.uid, id, self._deps, self.limits)
 
     async def snapshot(self, id: str | None = None, *, tags: Collection[str] = ()) -> str:
         """Name the present safe point, to fork from it later.
@@ -102,5 +104,5 @@ class Steering(Handle):
             LeaseLostError: Somebody drives the agent just now.
         """
         name = id or f"snap-{self._deps.ids.uid()}"
-        await apply_once(self.agent_id, SnapshotTaken(name, tuple(tags)), self._deps, self.limits)
+        await apply_once(self.agent_id, self.uid, SnapshotTaken(name, tuple(tags)), self._deps, self.limits)
         return name

@@ -29,6 +29,7 @@ from kode.core.kernel.state import Parent, State
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.runtime.binding import bind
 from kode.core.runtime.birth import create_agent
+from kode.core.runtime.lease import check_identity
 from kode.core.runtime.resident import Resident
 from kode.core.runtime.sending import enqueue, message_of
 from kode.core.store.base import Store
@@ -132,12 +133,15 @@ async def answer_for(store: Store, parent: Parent | None, child: str, why: str) 
         await enqueue(store, parent.agent_id, answer, uid=parent.uid)
 
 
-async def remove(store: Store, agent_id: str) -> None:
-    """Delete an agent; whoever waits for its answer is told."""
+async def remove(store: Store, agent_id: str, uid: str | None = None) -> None:
+    """Delete an agent, or only the one of that ``uid``; whoever waits for its answer is told."""
     parent = None
     with suppress(RecordCorruptError, SchemaTooNewError):  # what cannot be read can be removed all the same
-        parent = (await store.read_state(agent_id)).parent
-    await store.delete(agent_id)
+        state = await store.read_state(agent_id)
+        if uid is not None:
+            check_identity(state, uid)
+        parent = state.parent
+    await store.delete(agent_id, uid=uid)
     await answer_for(store, parent, agent_id, "was deleted")
 
 

@@ -11,6 +11,7 @@ from kode.core.event.family import FamilySubscription
 from kode.core.event.hub import Subscription, switchboard
 from kode.core.kernel.events import Channel
 from kode.core.runtime.handle import Handle
+from kode.core.runtime.lease import check_identity
 from kode.core.runtime.subagent import at_work
 from kode.core.runtime.view import AgentView, view_of
 
@@ -33,7 +34,7 @@ class Watching(Handle):
             UsageError: ``bad_position``: the agent has no such place; perhaps it is another agent's.
         """
         place = since if isinstance(since, Position) or since is None else Position.parse(since)
-        if place is not None and place.cursor > (self.hub.cursor or 0) and place.cursor > await self._cursor():
+        if place is not None and place.cursor > await self._cursor() and place.cursor > (self.hub.cursor or 0):
             raise UsageError(
                 f"The agent {self.agent_id!r} has no event {place.cursor} yet; give a position of this agent.",
                 code="bad_position",
@@ -77,9 +78,11 @@ class Watching(Handle):
 
     async def status(self) -> AgentView:
         """What the agent is at, as stored."""
-        loaded = await self._deps.store.load(self.agent_id)
-        if loaded is None:
-            raise NotFoundError(f"Agent {self.agent_id!r} is gone.", agent_id=self.agent_id)
+        with self._noting_gone():
+            loaded = await self._deps.store.load(self.agent_id)
+            if loaded is None:
+                raise NotFoundError(f"Agent {self.agent_id!r} is gone.", agent_id=self.agent_id)
+            check_identity(loaded.state, self.uid)
         return view_of(loaded)
 
     info = status

@@ -8,6 +8,7 @@ from kode.core.kernel.inputs import Reverted
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.state import Document, State
 from kode.core.kernel.window import Compaction, Range, Window
+from kode.core.runtime.lease import check_identity
 from kode.core.runtime.once import apply_once
 from kode.core.store.base import Store
 from kode.core.store.contract import Key
@@ -18,13 +19,8 @@ __all__ = ["compactions_of", "revert"]
 PAGE = 1_000
 
 
-async def compactions_of(store: Store, agent_id: str) -> tuple[Compaction, ...]:
-    """All compactions of an agent that are stored, the oldest first.
-
-    Raises:
-        NotFoundError: No such agent.
-    """
-    uid = (await store.read_state(agent_id)).uid
+async def compactions_of(store: Store, agent_id: str, uid: str) -> tuple[Compaction, ...]:
+    """All compactions of an agent that are stored, the oldest first."""
     found: list[Compaction] = []
     after = ""
     while True:
@@ -35,18 +31,19 @@ async def compactions_of(store: Store, agent_id: str) -> tuple[Compaction, ...]:
         after = rows[-1].key
 
 
-async def revert(agent_id: str, id: str, deps: Dependencies, limits: Limits) -> None:
+async def revert(agent_id: str, uid: str, id: str, deps: Dependencies, limits: Limits) -> None:
     """Show the model again what it was shown before a compaction, or at a snapshot.
 
     Nothing is lost by it: every message stays, numbers go on rising, and what was said since a compaction stays in the
     window. What was said since a snapshot leaves it, and the documents are those of the snapshot again.
 
     Raises:
-        NotFoundError: There is no compaction and no snapshot of that id.
+        NotFoundError: There is no compaction and no snapshot of that id; or no such agent, or not of that ``uid``.
         UsageError: ``pruned``: messages that it would show were removed. ``not_safe``: a run is in progress.
         LeaseLostError: ``held``: somebody drives the agent just now.
     """
     state = await deps.store.read_state(agent_id)
+    check_identity(state, uid)
     back = await _before(deps.store, state, id) or await _at(deps.store, state, id)
     if back is None:
         raise NotFoundError(
@@ -55,7 +52,7 @@ async def revert(agent_id: str, id: str, deps: Dependencies, limits: Limits) -> 
             id=id,
         )
     await _check(deps.store, state, back.window, id)
-    await apply_once(agent_id, back, deps, limits)
+    await apply_once(agent_id, uid, back, deps, limits)
 
 
 async def _before(store: Store, state: State, id: str) -> Reverted | None:

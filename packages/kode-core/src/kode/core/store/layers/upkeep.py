@@ -19,21 +19,24 @@ __all__ = ["Upkeep"]
 class Upkeep(Forking):
     """Whole agents."""
 
-    async def delete(self, agent_id: str, *, holder: str | None = None, force: bool = False) -> None:
+    async def delete(
+        self, agent_id: str, *, uid: str | None = None, holder: str | None = None, force: bool = False
+    ) -> None:
         """Remove an agent. From the moment its header is gone it does not exist; its records and blobs follow.
 
         What is left when it breaks off there is removed by `sweep`.
 
         Args:
             agent_id: Whose.
+            uid: Only this identity: an agent that was made again under the id stays.
             holder: Who asks; its own lease does not stop it.
             force: Delete even while somebody drives it, who is stopped by its next commit.
 
         Raises:
-            NotFoundError: No such agent.
+            NotFoundError: No such agent, or not of that `uid`.
             LeaseLostError: ``held``: somebody else drives it.
         """
-        header = await self._take_header(agent_id, holder, force)
+        header = await self._take_header(agent_id, holder, force, uid)
         self._changed(agent_id)
         await self.drop(agent_id, uid_of(header))
         await self._unmark(agent_id, uid_of(header))
