@@ -44,7 +44,6 @@ DURABLE: dict[str, Channel] = {
     "tool_suspended": "monitor",
     "tool_sealed": "monitor",
     "tool_custom_event": "monitor",
-    "tool_manual_updated": "monitor",
     "late_answer": "monitor",
     "input_rejected": "monitor",
     "delivery_failed": "monitor",
@@ -58,7 +57,6 @@ DURABLE: dict[str, Channel] = {
     "todo_reminder": "monitor",
     "reminder_sent": "monitor",
     "file_changed": "monitor",
-    "skills_metadata_updated": "monitor",
 }
 LIVE: dict[str, Channel] = {
     "text_chunk_start": "progress",
