@@ -481,6 +481,7 @@ def test_a_model_is_not_let_loose_without_a_word(some: Path) -> None:
         ("REPORT.md", "| lines | 1 |", "| lines | 2 |", ["report: counts", WAITED]),
         ("REPORT.md", "| a.txt | 4 |", "| a.txt | 5 |", ["report: biggest files", WAITED]),
         ("REPORT.md", "| `TODO` | 0 | 0 |", "| `TODO` | 1 | 0 |", ["report: hits", WAITED]),
+        ("REPORT.md", "| `TODO` | 0 | 0 |\n| `the ` | 0 | 0 |\n| `and ` | 0 | 0 |\n", "", ["report: hits", WAITED]),
         ("REPORT.md", "In one go", "In two", [WAITED]),
         (LEDGER, "1.3.1 pid=", "1.3.1 pid=1\n1.3.1 pid=", [ONCE]),
         (LEDGER, "1.3.1 pid=", "1.9.1 pid=1\n1.3.1 pid=", [ONCE]),

@@ -70,7 +70,9 @@ def test_without_a_terminal_it_rests_and_says_how_to_decide(wired: Kode, chat_se
     assert f"kode resume {ran.agent_id}\n" in ran.err
     assert not (wired.folder / "a").exists()
     # Denied with a reason, which the model is told; deciding again, otherwise, is refused.
-    assert wired("decide", ran.agent_id, "1.1.1", "deny", "--note", "wrong place", "--by", "ann").code == 0
+    denial = ("decide", ran.agent_id, "1.1.1", "deny", "--note", "wrong place", "--by", "ann")
+    assert "In the inbox" in wired(*denial).err
+    assert "counts once" in wired(*denial).err
     again = wired("decide", ran.agent_id, "1.1.1", "allow")
     assert (again.code, again.err.count("\n")) == (2, 1)
     assert "was decided already" in again.err

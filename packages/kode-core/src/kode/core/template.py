@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from functools import cache
+from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 from kode.core.errors import NotBoundError, RecordCorruptError, SchemaTooNewError, UsageError
@@ -26,6 +27,16 @@ __all__ = ["AgentTemplate", "TemplateRegistry", "decode_template", "encode_templ
 
 VERSION = 1
 """Format of a stored template."""
+_JSON_TEXT = "JSON as a text: kode.core.jsontext.dump({…})"
+_SHAPES: dict[str, tuple[type | UnionType, str]] = {
+    "permission": (PermissionPolicy, "PermissionPolicy(…)"),
+    "limits": (Limits, "Limits(…)"),
+    "context": (ContextPolicy, "ContextPolicy(…)"),
+    "sandbox_options": (str, _JSON_TEXT),
+    "metadata": (str | None, _JSON_TEXT),
+    "output_schema": (str | None, f"{_JSON_TEXT}, or schema_of(…)"),
+}
+"""What a field must be, and how one is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,11 @@ class AgentTemplate:
                 raise UsageError(
                     f"AgentTemplate.{name} is {getattr(self, name)!r}; give a text.", code="bad_template", field=name
                 )
+        for name, (kind, example) in _SHAPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):  # which may hold what nobody should print
+                text = f"AgentTemplate.{name} is of type {type(value).__name__}; give {example}."
+                raise UsageError(text, code="bad_template", field=name)
         every = self.remind_todos_every
         if every is not None and (isinstance(every, bool) or not isinstance(every, int) or not 1 <= every < 2**31):
             raise UsageError(

@@ -23,7 +23,7 @@ def limits(
     agent: AgentId,
     changes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME=VALUE", help="What to change; none takes a limit away.", show_default=False),
+        typer.Argument(metavar="NAME=VALUE …", help="What to change; none takes a limit away.", show_default=False),
     ] = None,
     store: StoreUrl = None,
     as_json: AsJson = False,

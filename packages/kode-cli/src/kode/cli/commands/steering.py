@@ -33,7 +33,7 @@ def decide(
     decision: Annotated[Literal["allow", "deny"], typer.Argument(metavar="allow|deny", help="The decision.")],
     note: Annotated[str | None, Option("--note", metavar="TEXT", help="Why; stored, and told to the model.")] = None,
     arguments: Annotated[
-        str | None, Option("--input", metavar="JSON", help="Other arguments to run it with; they are checked.")
+        str | None, Option("--input", metavar="JSON", help="Other arguments to run it with; its tool checks them.")
     ] = None,
     by: By = None,
     store: StoreUrl = None,
@@ -102,10 +102,12 @@ def put(agent_id: str, url: str | None, as_json: bool, what: str, act: Callable[
     if as_json:
         told = {"agent_id": agent_id, "item_id": sent.item_id, "position": sent.position, "duplicate": sent.duplicate}
         typer.echo(json.dumps({**told, "driven": driven}))
-    elif driven:
-        typer.echo(f"In the inbox: {what}. A process is at work on the agent and takes it up.", err=True)
+        return
+    done = f"Said already, and counts once: {what}." if sent.duplicate else f"In the inbox: {what}."
+    if driven:
+        typer.echo(f"{done} A process is at work on the agent and takes it up.", err=True)
     else:
-        typer.echo(f"In the inbox: {what}. To go on: {command('resume', agent_id, store=store_option(url))}", err=True)
+        typer.echo(f"{done} To go on: {command('resume', agent_id, store=store_option(url))}", err=True)
 
 
 async def _act(agent_id: str, url: str | None, act: Callable[[Agent], Awaitable[Sent]]) -> tuple[Sent, bool]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from kode.cli.demo.planner import Planner
 from kode.cli.demo.settings import AGENT_ID, Settings
 from kode.cli.demo.tools import demo_tools
-from kode.core import AgentConfig, AgentTemplate, Dependencies, Limits, PermissionPolicy, Rule, ScriptedProvider
+from kode.core import (
+    AgentConfig,
+    AgentTemplate,
+    ContextPolicy,
+    Dependencies,
+    Limits,
+    PermissionPolicy,
+    Rule,
+    ScriptedProvider,
+)
 from kode.core.jsontext import dump
 from kode.core.provider.base import Provider
 from kode.core.provider.catalog import default_providers
@@ -19,6 +28,8 @@ You survey files with your tools; the working folder holds them below files/. Li
 with fs_grep, read two or three that look important with fs_read, and count files, lines and bytes with one bash_run \
 command. Then write REPORT.md with fs_write, once: short Markdown, only what your tools found. \
 Processes may be killed: when the outcome of a call is unknown, look before you run anything twice."""
+_WHOLE = ContextPolicy(max_tokens=1_000_000_000)
+"""The planner reads each result as JSON, so it is shown all of its history: no summary, nothing cut."""
 
 
 def config(settings: Settings) -> AgentConfig:
@@ -30,6 +41,7 @@ def config(settings: Settings) -> AgentConfig:
         tools=tuple(one.name for one in demo_tools(settings)),
         permission=PermissionPolicy(ask=tuple(Rule(name) for name in settings.asks)),
         limits=Limits(max_tool_result_bytes=1_000_000),
+        context=ContextPolicy() if settings.model else _WHOLE,
         sandbox_options=dump({"root": str(settings.work)}),
     )
     return AgentConfig(template, AGENT_ID)

@@ -117,7 +117,8 @@ def check_report(settings: Settings) -> list[Check]:
         for text, numbers in truth.hits.items()
         for at, what in enumerate(("lines", "files"))
     }
-    return [*checks, _same("report: hits", said, real)]
+    searched = _same("report: hits", said, real) if hits else Check("report: hits", False, "no search is in it")
+    return [*checks, searched]
 
 
 def _same(name: str, said: dict[str, str], real: dict[str, int]) -> Check:
