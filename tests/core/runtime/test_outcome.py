@@ -71,7 +71,9 @@ async def test_an_approval_that_comes_again_never_answers_the_question_after_a_c
     assert plain["questions"] == [{"call": "1.1.1", "n": 2, "kind": "recovery", "tool": "pay"}]
     assert (await (await Agent.open("a", deps)).status()).questions == result.questions
     assert (await StatelessAgent.continue_("a", dependencies=deps)).questions == result.questions
-    with pytest.raises(UsageError, match=r"No question 1 of call '1.1.1' waits .*: 2 of call 1.1.1 \(recovery\)") as caught:
+    with pytest.raises(
+        UsageError, match=r"No question 1 of call '1.1.1' waits .*: 2 of call 1.1.1 \(recovery\)"
+    ) as caught:
         await StatelessAgent.decide("a", "1.1.1", "allow", by="Bob", dependencies=deps)
     assert caught.value.code == "not_pending"
     result = await StatelessAgent.decide("a", "1.1.1", "allow", by="Bob", n=2, dependencies=deps)
