@@ -6,6 +6,7 @@ import os
 import resource
 import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
 from functools import partial
@@ -220,6 +221,21 @@ async def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     for path in (":memory:", ""):
         with pytest.raises(UsageError):
             SqliteStore(path)
+
+
+@pytest.mark.parametrize("lock", ["BEGIN", "BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+async def test_a_new_file_that_another_opens_too_is_waited_for(tmp_path: Path, lock: str) -> None:
+    """The other may be stopped in the middle of its opening, for as long as a busy machine likes."""
+    path = tmp_path / "agents.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute(lock)
+        other.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        freed = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+        freed.start()
+        async with SqliteStore(path) as store:
+            await Author(store).create()
+            assert await store.exists("agent")
+        freed.join()
 
 
 async def test_a_lock_held_too_long_is_said_and_may_be_tried_again(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ STATEMENTS: Final = 512
 """Compiled statements kept by each connection."""
 FILES: Final = 4
 """Descriptors of a connection: the file, its log, their index, and for a moment the folder."""
+TRIES: Final = 5
+"""To have a new file keep a log, while others open it too."""
 WAL_KEPT: Final = 16 * 1_048_576
 """Bytes that the write-ahead log keeps after a checkpoint."""
 
@@ -126,7 +128,7 @@ def _prepare(db: sqlite3.Connection, path: str, durability: Durability) -> None:
     db.execute("COMMIT")
     if fresh:
         db.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-    db.execute("PRAGMA journal_mode = WAL")
+    _keep_log(db)
     db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
     db.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
     if sys.platform == "darwin" and durability == "power":
@@ -146,6 +148,20 @@ def _prepare(db: sqlite3.Connection, path: str, durability: Durability) -> None:
     except BaseException:
         db.execute("ROLLBACK")
         raise
+
+
+def _keep_log(db: sqlite3.Connection) -> None:
+    """Have the file keep a write-ahead log. The change waits for nobody by itself, so who is busy there is waited for."""
+    for left in range(TRIES, 0, -1):
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or left == 1:
+                raise
+        else:
+            return
+        db.execute("BEGIN EXCLUSIVE")  # this waits, as long as any transaction would
+        db.execute("COMMIT")
 
 
 def _is_fresh(db: sqlite3.Connection, path: str) -> bool:
