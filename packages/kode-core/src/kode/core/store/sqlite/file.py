@@ -151,7 +151,7 @@ def _prepare(db: sqlite3.Connection, path: str, durability: Durability) -> None:
 
 
 def _keep_log(db: sqlite3.Connection) -> None:
-    """Have the file keep a write-ahead log. The change waits for nobody by itself, so who is busy there is waited for."""
+    """Have the file keep a write-ahead log. The change itself waits for nobody, so who is busy there is waited for."""
     for left in range(TRIES, 0, -1):
         try:
             db.execute("PRAGMA journal_mode = WAL")
