@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from kode.core.clock import RealClock
-from kode.core.errors import UsageError
+from kode.core.errors import ConflictError, UsageError
 from kode.core.store import JSONStore, MemoryStore, SqliteStore, Store
 from kode.core.testing.clock import VirtualClock
-from kode.core.testing.conformance.store.author import AT
+from kode.core.testing.conformance.store.author import AT, Author, text_of
 from kode.core.testing.faulty import FaultyStore
 from kode.core.testing.wrapped import WrappedStore
 
@@ -57,3 +57,27 @@ async def test_what_is_measured_in_the_process_is_measured_by_that_clock(clock: 
     assert store.metrics().since == AT
     await clock.advance(1)
     assert await store.now() == store.clock.now() == AT + 1_000_000
+
+
+async def test_a_commit_goes_on_where_another_server_took_over() -> None:
+    """The first one had made version 2, told nobody, and is gone; the one that took over has version 1."""
+
+    class Failing(MemoryStore):
+        looks = 0
+
+        async def apply_and_look(self, agent_id: str, conditions: Any, *rest: Any, **named: Any) -> Any:
+            version = next((i for i, one in enumerate(conditions) if one.column == "version"), None)
+            if version is not None and self.looks < 1:
+                self.looks += 1
+                return version, []
+            return await super().apply_and_look(agent_id, conditions, *rest, **named)
+
+    async with Failing() as store:
+        author = Author(store)
+        await author.create()
+        done = await author.say("once")
+        assert (done.version, done.repeated, store.looks) == (2, False, 1)
+        assert [text_of(one) for one in (await store.read_messages("agent")).items] == ["once"]
+        author.version = 1
+        with pytest.raises(ConflictError, match="has version 2, not 1"):
+            await author.say("twice")

@@ -106,7 +106,9 @@ class Writing(Staging):
                 return await self._committed(commit, attempt, waiting)
             await self._learn(commit, attempt, checks[failed][0])
             if checks[failed][0] in _FINAL:
-                return await self._explain(commit, checks[failed][0])
+                done = await self._explain(commit, checks[failed][0])
+                if done is not None:
+                    return done
         raise StoreUnavailableError(
             f"The commit to {state.agent_id!r} lost {TRIES} races; try again.",
             code="contended",
@@ -268,8 +270,12 @@ class Writing(Staging):
     async def _waiting_beyond(self, commit: Commit) -> tuple[Item, ...]:
         return await self.read_plan(commit.state.agent_id, plans.inbox_after(commit.state.uid, commit.seen))
 
-    async def _explain(self, commit: Commit, why: _Why) -> Committed:
-        """Answer a commit that failed for good: it had landed before, or this is the error."""
+    async def _explain(self, commit: Commit, why: _Why) -> Committed | None:
+        """Answer a commit that failed for good: it had landed before, or this is the error.
+
+        None: the agent has the version that was expected. Between the two looks another server took over, which does
+        not have what the first one had and had acknowledged to nobody; so this commit can still be written.
+        """
         agent_id, uid = commit.state.agent_id, commit.state.uid
         header, lease = await self.get(agent_id, [header_key(agent_id), lease_key(uid)])
         if (
@@ -286,6 +292,9 @@ class Writing(Staging):
                 released=commit.release and free,
                 inbox=await self._waiting_beyond(commit),
             )
+        if why == "version" and header is not None and uid_of(header) == uid:
+            if integer(header.columns["version"]) == commit.version:
+                return None
         raise _error(commit, why, header, lease)
 
 
