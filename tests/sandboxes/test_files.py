@@ -9,6 +9,7 @@ import errno
 import os
 import resource
 import signal
+import shutil
 import socket
 import stat
 import subprocess
@@ -152,6 +153,7 @@ def test_a_race_does_not_lead_out(root: Path, outside: Path, swapping: None) -> 
     }
     before = content(outside)
     done: Counter[str] = Counter()
+    said: dict[str, str] = {}
     # Both sides of the race are met, so it is one.
     while min(done["inside"], done["outside_root"]) < 50 or done.total() < 1_000:
         for name, attempt in attempts.items():
@@ -160,10 +162,28 @@ def test_a_race_does_not_lead_out(root: Path, outside: Path, swapping: None) -> 
                 done["inside"] += 1
             except SandboxError as error:
                 done[error.code] += 1
+                said[error.code] = f"{name}: {error} ({error.__cause__!r})"
     assert content(outside) == before
-    assert not set(done) - {
-        *("inside", "outside_root", "file_not_found", "not_a_directory", "not_empty", "bad_path", "not_a_file")
-    }
+    expected = ("inside", "outside_root", "file_not_found", "not_a_directory", "not_empty", "bad_path", "not_a_file")
+    assert {code: text for code, text in said.items() if code not in expected} == {}
+
+
+def test_a_folder_that_becomes_a_link_as_it_is_removed(
+    root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "way").mkdir()
+    before, rmtree = content(outside), shutil.rmtree
+
+    def swap_first(name: str, *, dir_fd: int) -> None:
+        (root / "way").rmdir()
+        (root / "way").symlink_to(outside)
+        rmtree(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(shutil, "rmtree", swap_first)
+    with pytest.raises(SandboxError, match="changed into a link meanwhile") as caught:
+        Jail(str(root)).remove("way", True)
+    assert caught.value.code == "bad_path"
+    assert content(outside) == before
 
 
 # ---- what is no file, what is not allowed, what does not fit -------------------------------------------------

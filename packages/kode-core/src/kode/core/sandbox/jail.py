@@ -237,6 +237,10 @@ class Jail:
                 code="sandbox",
                 path=shown(path),
             ) from None
+        except OSError as error:
+            if error.errno is None:  # rmtree's own words for a folder that has become a link
+                raise OSError(errno.ELOOP, "") from error
+            raise
 
     @contextlib.contextmanager
     def errors(self, path: str) -> Iterator[None]:
