@@ -8,8 +8,8 @@ import contextlib
 import errno
 import os
 import resource
-import signal
 import shutil
+import signal
 import socket
 import stat
 import subprocess
