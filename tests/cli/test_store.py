@@ -12,6 +12,7 @@ from tests.stores.copying.agents import fill
 from tests.stores.test_import import SECRET, WHOLE, Old
 
 from kode.core.store import JSONStore, SqliteStore, open_store
+from kode.core.store.contract import Scan
 from kode.core.testing.conformance.store.author import Author
 
 SOURCE, TARGET = "json:./old", "sqlite:///new.db"
@@ -94,6 +95,15 @@ def test_user_errors_are_one_line(filled: Kode, arguments: tuple[str, ...], said
     assert ran.err.count("\n") == 1
 
 
+def test_a_folder_of_something_else_is_no_store_and_stays_as_it_is(kode: Kode) -> None:
+    (kode.folder / "notes").mkdir()
+    (kode.folder / "notes/todo.txt").write_text("milk")
+    for words in (["agents", "--store", "json:./notes"], ["store", "copy", "json:./notes", TARGET, "--dry-run"]):
+        ran = kode(*words)
+        assert (ran.code, "There is no store at 'notes'" in ran.err) == (2, True)
+    assert [path.name for path in (kode.folder / "notes").iterdir()] == ["todo.txt"]
+
+
 def test_check(filled: Kode) -> None:
     ran = filled("store", "check", "--store", SOURCE)
     assert ran.code == 0
@@ -102,7 +112,7 @@ def test_check(filled: Kode) -> None:
 
     async def spoil() -> None:
         async with JSONStore(filled.folder / "old") as store:
-            (row,) = await store.scan("team/one", "message", "uid-team/one", limit=1)
+            (row,) = await store.scan("team/one", Scan("message", "uid-team/one", limit=1))
             await store.apply("team/one", (), [replace(row, body=b"1{")], ())
 
     anyio.run(spoil)
@@ -229,7 +239,8 @@ def test_conformance_hands_over_to_the_kit(kode: Kode) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "stats", "prune"])
-def test_a_store_where_ids_are_wanted_is_said_to_be_one(kode: Kode, command: str) -> None:
-    ran = kode("store", command, "sqlite:///agents.db")
+@pytest.mark.parametrize("url", ["sqlite:///agents.db", "json:./agents"])
+def test_a_store_where_ids_are_wanted_is_said_to_be_one(kode: Kode, command: str, url: str) -> None:
+    ran = kode("store", command, url)
     assert ran.code == 2
-    assert "'sqlite:///agents.db' is a store and no agent; give it as --store URL." in ran.err
+    assert f"{url!r} is a store and no agent; give it as --store URL." in ran.err

@@ -14,6 +14,7 @@ import pytest
 
 from kode.core.errors import StoreError, StoreUnavailableError
 from kode.core.store import Key, Store
+from kode.core.store.contract import Scan
 from kode.core.store.ordered import place
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store import GROUPS, StoreConformance
@@ -68,7 +69,7 @@ async def test_a_long_id_needs_no_long_key(tmp_path: Path) -> None:
     async with example.LmdbStore(tmp_path / "agents.mdb") as store:
         await store.apply("a", (), known, ())
         assert await store.get("a", [row.address for row in known]) == known
-        assert await store.scan("a", "consumed", "u" * 200, after=known[0].key, limit=2) == known[1:3]
+        assert await store.scan("a", Scan("consumed", "u" * 200, after=known[0].key, limit=2)) == known[1:3]
 
 
 async def test_stores_of_one_path_share_the_file(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from kode.core.kernel.toolcall import Approval, CallStatus, Plan, Wait
 from kode.core.kernel.window import Window
 from kode.core.store import Bounds, Commit, DocumentBody, Loaded, MemoryStore, Record, SqliteStore, Store
 from kode.core.store import records as rec
+from kode.core.store.contract import Scan
 from kode.core.testing.clock import VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -127,8 +128,8 @@ async def everything(store: Store, agent_id: str) -> list[Any]:
     loaded = await store.load(agent_id)
     assert loaded is not None
     uid = loaded.state.uid
-    compactions = await store.scan(agent_id, "compaction", uid, limit=99)
-    consumed = await store.scan(agent_id, "consumed", uid, limit=99)
+    compactions = await store.scan(agent_id, Scan("compaction", uid, limit=99))
+    consumed = await store.scan(agent_id, Scan("consumed", uid, limit=99))
     return [
         replace(loaded, window=[rec.read_message(row) for row in loaded.window]),  # type: ignore[misc]
         (await store.read_messages(agent_id)).items,
@@ -153,11 +154,11 @@ async def raw(store: Store) -> list[Record]:
         found.append(header)
         for kind in rec.COLUMNS:
             if kind not in ("header", "lease"):
-                found += await store.scan(header.key, kind, uid, limit=999)
+                found += await store.scan(header.key, Scan(kind, uid, limit=999))
         found += [row for row in await store.get(header.key, [replace_key(uid)]) if row is not None]
     # The digest of a consumed item is made otherwise today; how the old one is judged is tested with the items.
     found = [replace(row, body=b"") if row.kind == "consumed" else row for row in found]
-    return found + await store.scan("", "staged", "", limit=99)
+    return found + await store.scan("", Scan("staged", "", limit=99))
 
 
 def replace_key(uid: str) -> Any:
@@ -187,7 +188,7 @@ async def test_all_agents_are_read_as_they_were_meant(copy: Path) -> None:
         blob = rec.blob_record("", "Grüße".encode(), "", 0).key
         assert await stored.get_blob("agents/coder-1", blob) == "Grüße".encode()
         assert await stored.sweep() == 1
-        assert await stored.scan("half", "message", "u-half", limit=9) == []
+        assert await stored.scan("half", Scan("message", "u-half", limit=9)) == []
         forked = await stored.fork("agents/coder-1", "fork", new_uid="u-fork", at="snap-1")
         assert [d.digest for d in forked.documents] == ["old"]
         assert await stored.read_document("fork", "todo", "main") == OLD

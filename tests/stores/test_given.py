@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kode.core.store import MemoryStore, SqliteStore
+from kode.core.store.contract import Scan
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store import StoreConformance
 from kode.core.testing.conformance.store.author import AT, head, keep
@@ -70,7 +71,7 @@ async def test_what_is_wrong_is_said(case: Any, clock: VirtualClock | None, word
         assert words in said
         assert bool(words) == bool(said)
         assert CLOCK.now() == AT
-        assert await store.scan("agent", "message", "fixture-check", limit=1) == []
+        assert await store.scan("agent", Scan("message", "fixture-check", limit=1)) == []
 
 
 async def test_a_store_that_holds_agents_is_refused() -> None:

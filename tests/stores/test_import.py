@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from kode.core.kernel.toolcall import CallStatus
 from kode.core.store import MemoryStore, SqliteStore, Store
 from kode.core.store import records as rec
 from kode.core.store.predecessor import Imported, ImportedAgent, Origin, Recipe, import_predecessor
+from kode.core.store.predecessor.agent import build
 from kode.core.store.predecessor.history import convert
 from kode.core.template import encode_template
 
@@ -257,6 +260,18 @@ async def test_names_that_cannot_be_ids_here(old: Old) -> None:
         ]
 
 
+async def test_who_has_an_id_keeps_it_whatever_else_is_there_or_wanted(old: Old) -> None:
+    names = ["a b", "a\nb", "a_b", "a" * 193 + "/..b", "x" * 198 + "/é"]
+    for name in names:
+        old.agent(name)
+    async with MemoryStore() as store:
+        ids = {one.found_as: one.agent_id for one in (await moved(old, store)).agents}
+        assert (ids["a_b"], {ids["a b"], ids["a\nb"]}) == ("a_b", {"a_b_2", "a_b_3"})
+        for name in names:
+            (again,) = (await moved(old, store, agents=[name])).agents
+            assert (again.agent_id, again.outcome.what) == (ids[name], "same")
+
+
 async def test_a_folder_without_agents(tmp_path: Path) -> None:
     async with MemoryStore() as store:
         for path in (tmp_path, tmp_path / "nowhere"):
@@ -450,6 +465,91 @@ async def test_hostile_files(old: Old) -> None:
         assert (await store.check_consistency("agt-1")).ok
         assert report.agents[0].mended["progress.log: lines that are no event were left out"] == 4
         assert await texts(store, "agt-2") == ["u: deep"]
+
+
+async def test_nothing_outside_of_an_agents_folder_is_read(old: Old, tmp_path: Path) -> None:
+    outside = Old(tmp_path / "elsewhere").agent("x", [said("user", SECRET)])
+    for id, link in [("file", "runtime/messages.json"), ("settings", "meta.json"), ("folder", "runtime")]:
+        folder = old.agent(id)
+        (folder / link).rename(folder / "was")
+        (folder / link).symlink_to(outside / link)
+    inside = old.agent("inside")
+    (inside / "runtime/messages.json").rename(inside / "moved.json")
+    (inside / "runtime/messages.json").symlink_to("../moved.json")
+    async with MemoryStore() as store:
+        why = {one.agent_id: one.outcome.why for one in (await moved(old, store)).agents}
+        assert [info.agent_id for info in await store.list_agents()] == ["inside"]
+        assert [id for id, text in why.items() if "leads out of its agent's folder" in text] == [
+            "file",
+            "folder",
+            "settings",
+        ]
+
+
+async def test_a_file_that_would_fill_the_memory(old: Old) -> None:
+    folder = old.agent("agt-1")
+    with (folder / "runtime/todos.json").open("wb") as file:
+        file.truncate(1 << 41)
+    old.agent("agt-2")
+    async with MemoryStore() as store:
+        report = await import_predecessor(old.base, store, recipe)
+        assert "todos.json' has 2199023255552 bytes" in report.agents[0].outcome.why
+        assert [info.agent_id for info in await store.list_agents()] == ["agt-2"]
+
+
+async def test_folders_and_values_without_end(old: Old) -> None:
+    old.agent("agt-1")
+    old.put(old.base / "agt-1/runtime/todos.json", 0)
+    (old.base / "agt-1/meta.json").write_text('{"a":' * 700 + "1" + "}" * 700)
+    old.agent("agt-2")
+    old.agent("/".join("d" * 300))
+    async with MemoryStore() as store:
+        report = await import_predecessor(old.base, store, recipe)
+        assert [one.outcome.why for one in report.agents] == ["Its folder cannot be read: a file nests too deep.", ""]
+
+
+ODD = [None, True, -1, 2**200, float("inf"), float("-inf"), float("nan"), "", "\ud800", "a\0b", [], {}, [[]], [{}]]
+
+
+MADE = {("snapshots", "messages"), ("events", "event")}
+"""What reading has looked at."""
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each place of a tree: what holds it, and under which key."""
+    for key in list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []:
+        yield value, key
+        yield from places(value[key])
+
+
+def test_an_odd_value_anywhere_breaks_nothing(tmp_path: Path) -> None:
+    # No store: an agent's records are made, and all they hold must fit every store's columns.
+    image = {"type": "image_url", "image_url": {"url": "https://example.test"}}
+    raws = [*WHOLE[:3], said("user", image), *WHOLE[3:], said("user", result("tu_1", [image, "x"]), metadata={"a": 1})]
+    trail = [{"state": "EXECUTING", "timestamp": T0, "note": "n"}]
+    decided = {"decision": "allow", "decidedBy": "me", "decidedAt": T0, "note": "n"}
+    call = {"id": "tu_1", "state": "COMPLETED", "createdAt": T0, "startedAt": T0, "completedAt": T0, "result": 1}
+    event = {"type": "tool:start", "call": {"id": "tu_1", "name": "n"}, "step": 1, "reason": "x"}
+    origin = Origin("a", tmp_path)
+    origin.meta = {"createdAt": T0, "lineage": ["x"], "metadata": {"apiKey": SECRET}}
+    origin.messages = raws
+    origin.calls = [{**call, "approval": decided, "auditTrail": trail}]
+    origin.todos = {"todos": [{"id": "1"}]}
+    origin.events = [{"bookmark": {"seq": 1, "timestamp": T0}, "event": event}]
+    origin.snapshots = [{"id": "s", "messages": 1, "createdAt": T0}]
+    tree = {name: json.loads(json.dumps(getattr(origin, name))) for name in ("meta", "messages", "calls", "events")}
+    tree["snapshots"] = origin.snapshots
+    for name, whole in tree.items():
+        for holder, key in places(whole):
+            if (holder is whole and name not in ("meta", "messages")) or (name, key) in MADE:
+                continue
+            held = holder[key]
+            for odd in ODD:
+                holder[key] = odd
+                built = build("a", replace(origin, **{name: whole}), recipe(origin))
+                numbers = [one for row in built.records for one in row.columns.values() if isinstance(one, int)]
+                assert all(-(2**63) <= number < 2**63 for number in numbers)
+            holder[key] = held
 
 
 # ---- events and snapshots ------------------------------------------------------------------------------------

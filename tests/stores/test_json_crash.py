@@ -12,11 +12,11 @@ import pytest
 
 from kode.core.errors import RecordCorruptError, SchemaTooNewError, StoreError, StoreUnavailableError
 from kode.core.store import Key, Record
+from kode.core.store.contract import Scan
 from kode.core.store.json import acts, folder, journal, lines
 from kode.core.store.json.disk import Disk
 from kode.core.store.json.folder import Folder
 from kode.core.store.json.lock import Lock
-from kode.core.store.plans import Scan
 from kode.core.store.records import COLUMNS, int_key
 from kode.core.testing.conformance.store.records import head, row
 

@@ -26,6 +26,7 @@ from kode.core.errors import (
 )
 from kode.core.kernel.message import Message, TextBlock
 from kode.core.store import Condition, Key
+from kode.core.store.contract import Scan
 from kode.core.store.json import JSONStore, lines
 from kode.core.store.json import store as module
 from kode.core.store.json.disk import Disk
@@ -182,7 +183,7 @@ async def test_text_that_is_none_is_refused_and_nothing_written(store: JSONStore
         await store.apply("agent", (), [row("message", "1", role="\ud800")], ())
     assert bad.value.code == "bad_value"
     await store.apply("agent", (), [row("message", "1", role="user")], ())
-    assert len(await store.scan("agent", "message", "u", limit=9)) == 1
+    assert len(await store.scan("agent", Scan("message", "u", limit=9))) == 1
 
 
 # ---- damage ------------------------------------------------------------------------------------------------
@@ -278,6 +279,21 @@ async def test_what_the_disk_refuses_is_said_and_can_be_repeated(
     assert (await store.commit(commit)).version == 2
     async with JSONStore(store.path) as other:
         assert (await other.read_state("agent")).agent_id == "agent"
+
+
+async def test_a_folder_that_was_moved_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    async with JSONStore(tmp_path / "here") as store:
+        author = Author(store)
+        await author.create()
+        (tmp_path / "here").rename(tmp_path / "there")
+        for ask in (lambda: store.read_state("agent"), lambda: store.exists("other"), lambda: store.agents("", "", 9)):
+            with pytest.raises(StoreUnavailableError) as refused:
+                await ask()
+            assert refused.value.code == "file_gone"
+        assert not (await store.check_health()).reachable
+        (tmp_path / "there").rename(tmp_path / "here")
+        assert (await store.read_state("agent")).agent_id == "agent"
+        assert not await store.exists("other")
 
 
 @contextmanager
@@ -441,7 +457,7 @@ async def test_a_cancelled_writer_s_line_is_finished(store: JSONStore) -> None:
             await anyio.to_thread.run_sync(disk.begun.wait)
             scope.cancel()
     disk.go.set()
-    assert len(await store.scan("agent", "message", "uid-1", limit=9)) <= 1
+    assert len(await store.scan("agent", Scan("message", "uid-1", limit=9))) <= 1
     assert (await store.enqueue("agent", item("x"))).position == 1  # behind it
     assert (await store.read_state("agent")).next_seq == 1
 

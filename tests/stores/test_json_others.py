@@ -17,6 +17,7 @@ import pytest
 
 from kode.core.errors import RecordCorruptError, StoreError, StoreUnavailableError
 from kode.core.store import Key
+from kode.core.store.contract import Scan
 from kode.core.store.json import JSONStore, acts, folder, journal, lines, lock, names
 from kode.core.store.json import store as module
 from kode.core.store.json.disk import Disk
@@ -24,7 +25,6 @@ from kode.core.store.json.folder import Folder
 from kode.core.store.json.lock import Lock
 from kode.core.store.json.opening import prepare
 from kode.core.store.json.view import OPEN
-from kode.core.store.plans import Scan
 from kode.core.store.records import int_key
 from kode.core.testing.conformance.store import Author
 from kode.core.testing.conformance.store.author import AT

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from kode.core.store import SqliteStore
+from kode.core.store.contract import Scan
 from kode.core.testing.conformance.store import GROUPS, Author, StoreCase, StoreConformance, clauses
 
 
@@ -86,7 +87,7 @@ def test_a_store_at_one_place_is_left_empty_and_one_with_agents_alone(tmp_path: 
     async def birth() -> None:
         async with SqliteStore(path) as store:
             assert await store.list_agents() == []
-            assert await store.scan("", "staged", "", limit=9) == []
+            assert await store.scan("", Scan("staged", "", limit=9)) == []
             await Author(store).create()
 
     anyio.run(birth)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kode.core.store import Condition, Due, Key, MemoryStore, Record, SqliteStore, Store
+from kode.core.store.contract import Scan
 from kode.core.store.records import COLUMNS, int_key
 from kode.core.testing.conformance.store.records import row
 
@@ -133,7 +134,9 @@ def appends() -> st.SearchStrategy[Step]:
 def scans() -> st.SearchStrategy[Step]:
     return st.builds(
         lambda kind, uid, prefix, after, before, limit, reverse: (
-            lambda s: s.scan("a", kind, uid, prefix=prefix, after=after, before=before, limit=limit, reverse=reverse)
+            lambda s: s.scan(
+                "a", Scan(kind, uid, prefix=prefix, after=after, before=before, limit=limit, reverse=reverse)
+            )
         ),
         KINDS | st.sampled_from(["inbox", "consumed"]),
         UIDS,

@@ -18,6 +18,7 @@ import pytest
 
 from kode.core.errors import KodeError, SchemaTooNewError, StoreError, StoreUnavailableError, UsageError
 from kode.core.store import Key, Record, SqliteStore, Store
+from kode.core.store.contract import Scan
 from kode.core.store.records import int_key
 from kode.core.store.sqlite import rows
 from kode.core.testing.clock import VirtualClock
@@ -82,7 +83,7 @@ async def test_a_job_that_raises_hinders_nobody_else(store: SqliteStore) -> None
         for n in range(8):
             tasks.start_soon(put, n)
     assert outcomes == {n: "bad_value" if n == 3 else "ok" for n in range(8)}
-    found = await store.scan("a", "message", "u", limit=99)
+    found = await store.scan("a", Scan("message", "u", limit=99))
     assert [r.key for r in found] == [int_key(n) for n in range(8) if n != 3]
 
 

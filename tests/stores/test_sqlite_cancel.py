@@ -19,6 +19,7 @@ import anyio
 import pytest
 
 from kode.core.store import SqliteStore
+from kode.core.store.contract import Scan
 from kode.core.store.records import int_key
 from kode.core.store.sqlite import rows
 from kode.core.testing.conformance.store import Author
@@ -86,7 +87,7 @@ async def put(store: SqliteStore, n: int, outcomes: dict[int, str]) -> None:
 
 
 async def stored(store: SqliteStore) -> list[str]:
-    return [record.key for record in await store.scan("a", "message", "u", limit=99)]
+    return [record.key for record in await store.scan("a", Scan("message", "u", limit=99))]
 
 
 @ASYNCIO
@@ -187,7 +188,7 @@ async def test_writes_of_one_caller_land_in_order_though_it_is_cancelled_between
             scope.cancel()
     gate.go_on.set()
     await store.apply("a", (), [row("message", int_key(1), run=2)], ())  # as a driver that gives its lease back
-    (found,) = await store.scan("a", "message", "u", limit=9)
+    (found,) = await store.scan("a", Scan("message", "u", limit=9))
     assert found.columns["run"] == 2
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from kode.core.errors import KodeError, NotFoundError, UsageError
 from kode.core.store import Condition, Key, Record, SqliteStore
 from kode.core.store import plans as p
-from kode.core.store.plans import Get, Plan, Scan
+from kode.core.store.contract import Scan
+from kode.core.store.plans import Get, Plan
 from kode.core.store.records import int_key
 from kode.core.store.sqlite import reads, rows, sets
 from kode.core.store.sqlite.file import connect
@@ -318,7 +319,7 @@ async def test_a_poisoned_job_in_a_set_fails_alone(store: SqliteStore, poison: s
     expected: dict[int, Any] = {n: 1 if n % 5 == 4 else None for n in range(40)}
     assert outcomes == expected | {7: KeyError if poison == "column" else UsageError}
     for n in range(40):
-        found = await store.scan(f"{n}", "message", f"u{n}", limit=9)
+        found = await store.scan(f"{n}", Scan("message", f"u{n}", limit=9))
         assert [r.columns["at"] for r in found] == ([n] if expected[n] is None and n != 7 else [])
 
 

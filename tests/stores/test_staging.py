@@ -8,6 +8,7 @@ import pytest
 
 from kode.core.errors import ConflictError, StoreUnavailableError
 from kode.core.store import Commit, MemoryStore
+from kode.core.store.contract import Scan
 from kode.core.store.primitives import weight
 from kode.core.store.records import read_message
 from kode.core.testing.clock import VirtualClock
@@ -127,7 +128,7 @@ async def test_readers_and_the_next_commit_settle_what_is_named() -> None:
             assert [read_message(row).seq for row in loaded.window] == list(range(8))
         else:
             assert (await store.acquire("agent", "driver", 9)).version == 3
-        assert await store.scan("agent", "staged", "uid-1", limit=9) == []
+        assert await store.scan("agent", Scan("staged", "uid-1", limit=9)) == []
 
 
 async def test_a_settling_that_comes_late_changes_nothing() -> None:
@@ -138,7 +139,7 @@ async def test_a_settling_that_comes_late_changes_nothing() -> None:
     (header,) = await store.get("agent", [(await store.agents("", "", 1))[0].address])
     assert header is not None
     assert header.columns["staged"] is not None
-    rows = await store.scan("agent", "staged", "uid-1", limit=99)
+    rows = await store.scan("agent", Scan("staged", "uid-1", limit=99))
     author.state, author.version = commit.state, 3
     newer = open_call(0, result_seq=2)
     await author.commit(calls=[newer], state={"calls": (newer,)})
@@ -159,7 +160,7 @@ async def test_what_never_landed_is_swept_away() -> None:
     clock: Any = store.clock
     await clock.advance(3_700)
     assert (await store.prune("agent", before=0)).staged > 0
-    assert await store.scan("agent", "staged", "uid-1", limit=9) == []
+    assert await store.scan("agent", Scan("staged", "uid-1", limit=9)) == []
     author.version = 2
     await author.say("goes on")
 
@@ -171,7 +172,7 @@ async def test_a_loser_stops_before_it_has_written_anything() -> None:
     with pytest.raises(ConflictError):
         await store.commit(commit)
     assert store.count == 1
-    assert await store.scan("agent", "staged", "uid-1", limit=9) == []
+    assert await store.scan("agent", Scan("staged", "uid-1", limit=9)) == []
 
 
 async def test_rows_that_were_swept_from_under_a_slow_commit_refuse_it() -> None:
@@ -212,5 +213,5 @@ async def test_what_one_write_takes_is_bounded_by_bytes_too() -> None:
     await author.say(*texts)
     assert [getattr(m.blocks[0], "text", "") for m in (await store.read_messages("agent")).items] == texts
     assert len((await store.read_messages((await store.fork("agent", "fork", new_uid="u2")).agent_id)).items) == 42
-    assert await store.scan("agent", "staged", "uid-1", limit=9) == []
+    assert await store.scan("agent", Scan("staged", "uid-1", limit=9)) == []
     await store.erase("agent")

@@ -347,7 +347,7 @@ async def test_one_hub_per_agent_and_store() -> None:
 
 
 def test_the_type_of_an_iterator() -> None:
-    from kode.core.event.hub import Subscription
+    from kode.core.event.subscription import Subscription
 
     assert issubclass(Subscription, AsyncIterator)
 
@@ -355,7 +355,7 @@ def test_the_type_of_an_iterator() -> None:
 async def test_a_reader_who_had_read_it_all_notices_a_gap() -> None:
     """Another process wrote between two drives of this one: what it wrote is fetched from the store, not skipped."""
     hub = Hub("a")
-    hub.read = True
+    hub.has_readers = True
     hub.begin(0, print)
     hub.publish([Event("run_started", cursor=1)])
     read_all = hub.base + len(hub.log)

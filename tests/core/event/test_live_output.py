@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kode.core.clock import RealClock
 from kode.core.event.base import Envelope
-from kode.core.event.hub import MIN_LIVE, Hub, Subscription
+from kode.core.event.hub import MIN_LIVE, Hub
+from kode.core.event.subscription import Subscription
 from kode.core.kernel.events import Event
 from kode.core.store.memory import MemoryStore
 

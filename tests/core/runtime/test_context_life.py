@@ -23,6 +23,7 @@ from kode.core.provider.scripted import ScriptedProvider
 from kode.core.runtime.context.estimate import request_tokens
 from kode.core.store import JSONStore
 from kode.core.store.base import Store
+from kode.core.store.contract import Scan
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.crash import CrashPlan, crash_at, until_crash
 from kode.core.testing.ids import SeededIds
@@ -145,7 +146,7 @@ async def test_a_crash_at_every_point(world: World) -> None:
     points = len(plan.points)
     assert points > 60
     store = world.store()
-    made = len(await store.scan("a", "compaction", (await store.read_state("a")).uid, limit=99))
+    made = len(await store.scan("a", Scan("compaction", (await store.read_state("a")).uid, limit=99)))
     refused = [e for e in (await store.read_events("a", limit=999)).items if e.data.get("code") == "context_too_long"]
     assert made >= 3
     assert refused
@@ -162,7 +163,7 @@ async def test_a_crash_at_every_point(world: World) -> None:
         messages = (await store.read_messages("a", limit=100)).items
         check_history(messages)
         assert len(messages) == 14
-        rows = await store.scan("a", "compaction", state.uid, limit=99)
+        rows = await store.scan("a", Scan("compaction", state.uid, limit=99))
         assert made <= len(rows) <= made + 1, "one that was recorded is not made again"
 
 

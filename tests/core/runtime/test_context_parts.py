@@ -27,7 +27,7 @@ from kode.core.runtime.context.estimate import MEDIA_TOKENS, Size, request_token
 from kode.core.runtime.context.shorten import shorten
 from kode.core.runtime.context.showing import Showing
 from kode.core.runtime.context.summary import HEAD, digest_of, transcript
-from kode.core.runtime.context.window import bounds_of
+from kode.core.runtime.context.window import window_bounds
 
 IMAGE = MediaBlock("image", "image/png", data="AAAA", name="a.png")
 
@@ -310,5 +310,5 @@ def test_a_transcript_fits_into_its_room() -> None:
     ],
 )
 def test_bounds(policy: ContextPolicy, output: int | None, most: int, target: int, message: int) -> None:
-    bounds = bounds_of(policy, ScriptedProvider(window_tokens=100_000, capabilities=Capabilities()), output)
+    bounds = window_bounds(policy, ScriptedProvider(window_tokens=100_000, capabilities=Capabilities()), output)
     assert (bounds.most, bounds.target, bounds.message) == (most, target, message)

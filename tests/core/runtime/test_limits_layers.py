@@ -16,7 +16,7 @@ from kode.core.kernel.limits import Limits, named
 from kode.core.kernel.message import Json, TextBlock, Usage
 from kode.core.provider.script import Gate, call, say
 from kode.core.runtime.agent import Agent
-from kode.core.runtime.birth import bounds_of
+from kode.core.runtime.birth import inbox_bounds
 from kode.core.runtime.pool import AgentPool
 from kode.core.runtime.sending import enqueue
 from kode.core.store.open import open_store
@@ -197,7 +197,7 @@ async def test_a_changed_limit_is_seen_by_the_next_step(lab: Any, tmp_path: Path
         assert named(again.limits) == ("tool_timeout_s", "max_steps_per_run", "max_inbox")
         loaded = await theirs.load("a")
         assert loaded is not None
-        assert loaded.bounds == bounds_of(again.limits)
+        assert loaded.bounds == inbox_bounds(again.limits)
         assert (await again.run("go")).steps == 4
         kinds = await lab.kinds()
         assert kinds.count("limits_changed") == 1

@@ -83,7 +83,7 @@ async def test_a_pool_that_ended_leaves_the_other_ones_bell(lab: Any) -> None:
         await agent.send("hello")
         await lab.clock.advance(0)
         assert (await lab.texts())[-1] == "assistant: re hello"
-    assert list(agent.hub.calls) == []
+    assert list(agent.hub.listeners) == []
     await agent.send("nobody hears")
     await lab.clock.advance(0)
     assert len(await lab.texts()) == 2

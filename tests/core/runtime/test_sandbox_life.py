@@ -128,7 +128,7 @@ async def test_who_is_told_to_stop_does_not_wait_for_a_sandbox(world: World, lab
         running = lab.later(tasks, agent.drive)
         await lab.clock.advance(1.0)
         agent.stop()
-        assert (await lab.pass_until(running, 0.1, 20)).stop == "told"
+        assert (await lab.pass_until(running, 0.1, 20)).stop == "stopped"
     assert world.open == set()
 
 

@@ -46,4 +46,4 @@ async def test_a_mailbox_wakes_its_reader_once_for_what_came_together_and_after_
         tasks.start_soon(box.wait)
         await anyio.wait_all_tasks_blocked()
         box.stop()
-    assert (box.look, box.told, len(box.take())) == (True, True, 1)
+    assert (box.look, box.stopping, len(box.take())) == (True, True, 1)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from kode.core.store import Loaded, MemoryStore, Store, ahead, plans
-from kode.core.store.plans import Get, Scan
+from kode.core.store.contract import MOST, Scan
+from kode.core.store.plans import Get
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, item
 
@@ -43,10 +44,8 @@ class Journeys:
                 return await self._answer(get), [await self._answer(scan) for scan in scans]
             case Get(keys):
                 return await self.store.get("agent", keys)
-            case Scan(kind, uid, prefix, after, before, limit, reverse):
-                return await self.store.scan(
-                    "agent", kind, uid, prefix=prefix, after=after, before=before, limit=limit, reverse=reverse
-                )
+            case Scan():
+                return await self.store.scan("agent", ask)
         raise AssertionError(ask)
 
     async def now(self) -> Loaded | None:
@@ -92,7 +91,7 @@ async def test_what_is_loaded_is_of_one_moment(author: Author, overtaken: int) -
 
 async def test_a_window_of_many_pages_is_two_journeys(author: Author) -> None:
     way = Journeys(author.store)
-    await author.say(*["more"] * (2 * plans.SCAN + 1))
+    await author.say(*["more"] * (2 * MOST + 1))
 
     async def alone(_journey: int) -> None:
         pass
@@ -100,7 +99,7 @@ async def test_a_window_of_many_pages_is_two_journeys(author: Author) -> None:
     loaded = await way.load(alone)
     assert loaded == await way.now()
     assert loaded is not None
-    assert len(loaded.window) == 2 * plans.SCAN + 2
+    assert len(loaded.window) == 2 * MOST + 2
     assert len(way.made) == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from kode.core.clock import RealClock
 from kode.core.errors import ConflictError, UsageError
-from kode.core.store import JSONStore, MemoryStore, SqliteStore, Store
+from kode.core.store import JSONStore, MemoryStore, SqliteStore, Store, base
+from kode.core.store.primitives import Records
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, text_of
 from kode.core.testing.faulty import FaultyStore
@@ -81,3 +83,19 @@ async def test_a_commit_goes_on_where_another_server_took_over() -> None:
         author.version = 1
         with pytest.raises(ConflictError, match="has version 2, not 1"):
             await author.say("twice")
+
+
+def test_where_a_method_stands_is_told() -> None:
+    """Who looks for one of a `Store`'s methods finds its file at the head of ``base``."""
+    rows = re.finditer(r"\* `(\w+)`, ``([\w/]+)``: ([\w, ]+)", " ".join(str(base.__doc__).split()))
+    told = {(row[1], "kode.core.store." + row[2].replace("/", ".")): sorted(row[3].strip().split(", ")) for row in rows}
+    there = {
+        (layer.__name__, layer.__module__): sorted(
+            name
+            for name, value in vars(layer).items()
+            if not name.startswith("_") and (layer is Records or not getattr(value, "__isabstractmethod__", False))
+        )
+        for layer in Store.__mro__[1:]
+        if layer.__module__.startswith("kode.")
+    }
+    assert told == {place: names for place, names in there.items() if names}

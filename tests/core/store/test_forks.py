@@ -13,6 +13,7 @@ from kode.core.errors import AgentExistsError, ConflictError, NotFoundError, Sto
 from kode.core.kernel.window import Range, Window
 from kode.core.store import MemoryStore, Store
 from kode.core.store import records as rec
+from kode.core.store.contract import Scan
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author
 from kode.core.testing.faulty import FaultyStore
@@ -32,11 +33,11 @@ async def test_many_forks_from_one_read(clock: VirtualClock) -> None:
     store.calls.clear()
     await store.fork("a", "g", new_uid="u-g")
     assert many == store.calls["read_plan"]
-    wanted = [replace(row, uid="") for row in await inner.scan("g", "message", "u-g", limit=99)]
+    wanted = [replace(row, uid="") for row in await inner.scan("g", Scan("message", "u-g", limit=99))]
     for n in range(5):
-        assert [replace(row, uid="") for row in await inner.scan("f", "message", f"u-{n}", limit=99)] == wanted
+        assert [replace(row, uid="") for row in await inner.scan("f", Scan("message", f"u-{n}", limit=99))] == wanted
         assert (await inner.check_consistency(f"f/{n}")).ok
-    assert await inner.scan("", "staged", "", limit=9) == []
+    assert await inner.scan("", Scan("staged", "", limit=9)) == []
 
 
 async def test_forks_of_a_snapshot_and_again(store: Store) -> None:
@@ -69,7 +70,7 @@ async def test_none_is_made_of_what_makes_no_sense(store: Store) -> None:
         await store.batch_fork("nobody", {"b": "u-b"})
     assert not await store.exists("b")
     assert await store.remains("b", "u-b") == {}
-    assert await store.scan("", "staged", "", limit=9) == []
+    assert await store.scan("", Scan("staged", "", limit=9)) == []
 
 
 async def test_a_fork_that_is_overtaken_hinders_no_other(store: Store) -> None:
@@ -122,7 +123,7 @@ async def talker(store: Store) -> Author:
 async def whole_fork(store: Store) -> None:
     state, found = await store.read_state("f"), await store.check_consistency("f")
     assert (state.next_seq, found.problems) == (1_200, ())
-    assert await store.scan("", "staged", "", limit=9) == []
+    assert await store.scan("", Scan("staged", "", limit=9)) == []
 
 
 async def test_a_fork_begins_anew_when_its_source_is_pruned(store: Store) -> None:
@@ -144,7 +145,7 @@ async def test_a_fork_gives_up_where_a_prune_comes_again(store: Store) -> None:
     assert left == [0]
     assert not await store.exists("f")
     assert await store.remains("f", "u-f") == {}
-    assert await store.scan("", "staged", "", limit=9) == []
+    assert await store.scan("", Scan("staged", "", limit=9)) == []
     await store.fork("a", "f", new_uid="u-f")
     await whole_fork(store)
 
@@ -156,7 +157,7 @@ async def test_no_fork_of_who_is_erased_meanwhile(store: Store) -> None:
     with pytest.raises(NotFoundError):
         await store.fork("a", "f", new_uid="u-f")
     assert await store.remains("f", "u-f") == {}
-    assert await store.scan("", "staged", "", limit=9) == []
+    assert await store.scan("", Scan("staged", "", limit=9)) == []
 
 
 async def test_a_fork_whose_snapshots_lose_their_documents(store: Store) -> None:
@@ -189,10 +190,10 @@ async def test_a_fork_that_broke_off_is_begun_anew(store: Store) -> None:
     with pytest.raises(StoreUnavailableError):
         await store.fork("a", "f", new_uid="u-f")
     assert (left, await store.exists("f")) == ([0], False)
-    assert len(await store.scan("f", "message", "u-f", limit=99)) == 10
+    assert len(await store.scan("f", Scan("message", "u-f", limit=99))) == 10
     await store.fork("a", "f", new_uid="u-f", at="s")
     assert (await store.check_consistency("f")).problems == ()
-    assert len(await store.scan("f", "message", "u-f", limit=99)) == 5
+    assert len(await store.scan("f", Scan("message", "u-f", limit=99))) == 5
 
 
 async def test_a_fork_that_another_goes_on_with_is_not_cleared(memory: Store) -> None:
@@ -212,7 +213,7 @@ async def test_a_fork_that_another_goes_on_with_is_not_cleared(memory: Store) ->
     store.apply = late  # type: ignore[method-assign]
     await store.fork("a", "f", new_uid="u-f")
     assert (await store.check_consistency("f")).problems == ()
-    assert len(await store.scan("f", "message", "u-f", limit=99)) == 10
+    assert len(await store.scan("f", Scan("message", "u-f", limit=99))) == 10
 
 
 async def test_two_forks_begun_in_one_moment_are_told_apart(memory: Store) -> None:
@@ -235,7 +236,7 @@ async def test_two_forks_begun_in_one_moment_are_told_apart(memory: Store) -> No
     store.apply = late  # type: ignore[method-assign]
     with pytest.raises(ConflictError, match="came between"):
         await store.fork("a", "f", new_uid="u-f")
-    assert len(await store.scan("f", "message", "u-f", limit=99)) == 10
+    assert len(await store.scan("f", Scan("message", "u-f", limit=99))) == 10
 
 
 # ---- only what is meant --------------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ async def test_a_wrong_id_erases_nobody(store: Store) -> None:
             assert await store.erase(wrong, uid="u-a") == "u-a"
     assert await kept(store) == before
     assert (await store.check_consistency("a")).ok
-    assert await store.scan("", "staged", "", limit=9) == []
+    assert await store.scan("", Scan("staged", "", limit=9)) == []
 
 
 async def test_an_erasure_of_one_half_made_is_of_that_agent_alone(memory: Store) -> None:
@@ -272,7 +273,7 @@ async def test_an_erasure_of_one_half_made_is_of_that_agent_alone(memory: Store)
     assert await store.remains("a", "u-a")
     assert await store.erase("a", uid="u-a") == "u-a"
     assert await store.remains("a", "u-a") == {}
-    assert await store.scan("", "staged", "", limit=9) == []
+    assert await store.scan("", Scan("staged", "", limit=9)) == []
 
 
 async def test_whose_lease_is_renewed_meanwhile_does_not_expire(store: Store, clock: VirtualClock) -> None:

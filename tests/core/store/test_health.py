@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -12,14 +14,14 @@ from typing import Any
 import anyio
 import pytest
 
-from kode.core.errors import NotFoundError
+from kode.core.errors import NotFoundError, RecordCorruptError
 from kode.core.kernel.events import Event
 from kode.core.kernel.message import BlobBlock, Json, MediaBlock, Message, TextBlock, ToolResultBlock, ToolUseBlock
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.window import Range, Snapshot, Window
 from kode.core.store import MemoryStore, SqliteStore, Store
 from kode.core.store import records as rec
-from kode.core.store.contract import Key, Kind, Record
+from kode.core.store.contract import Key, Kind, Record, Scan
 from kode.core.store.records import codec
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, compaction, item, open_call, open_effect, run_record
@@ -38,7 +40,7 @@ async def test_a_store_that_is_well(store: Store) -> None:
     assert (health.agents, health.due) == (2, 1)
     assert (health.read_s, health.write_s) == (0.0, 0.0)  # the clock stands still
     assert (await store.check_health(count_to=1)).agents == 1
-    assert await store.scan("", "staged", "", limit=9) == []
+    assert await store.scan("", Scan("staged", "", limit=9)) == []
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,7 @@ CALL = rec.call_key("1.1.0")
         ("inbox", M(2), body(b"1{}"), {("unreadable", f"inbox u-a/{M(2)}")}),
         ("consumed", "consumed", key("waits"), {("order", f"inbox u-a/{M(2)}")}),
         ("consumed", "consumed", column(position=None), {("unreadable", "consumed u-a/consumed")}),
-        ("lease", "", column(fence="x"), set()),
+        ("lease", "", column(fence="x"), {("unreadable", "lease u-a/")}),
         ("lease", "", column(holder="h", until="x"), {("unreadable", "lease u-a/")}),
     ],
 )
@@ -263,7 +265,7 @@ async def test_each_kind_of_damage_is_named(
 ) -> None:
     store = MemoryStore(clock)
     await whole(store)
-    place = at if at is not None else (await store.scan("a", kind, "u-a", limit=1))[0].key
+    place = at if at is not None else (await store.scan("a", Scan(kind, "u-a", limit=1)))[0].key
     (row,) = await store.get("a", [Key(kind, "u-a", place)])
     assert row is not None
     changed = broken(row)
@@ -273,11 +275,11 @@ async def test_each_kind_of_damage_is_named(
         [] if changed is None else [changed],
         [row.address] if changed is None or changed.key != row.key else [],
     )
-    before = {kind: await store.scan("a", kind, "u-a", limit=99) for kind in rec.COLUMNS}
+    before = {kind: await store.scan("a", Scan(kind, "u-a", limit=99)) for kind in rec.COLUMNS}
     found = await store.check_consistency("a")
     assert {(problem.code, problem.record) for problem in found.problems} == problems
     assert all(len(problem.what) > 10 for problem in found.problems)
-    assert {kind: await store.scan("a", kind, "u-a", limit=99) for kind in rec.COLUMNS} == before
+    assert {kind: await store.scan("a", Scan(kind, "u-a", limit=99)) for kind in rec.COLUMNS} == before
 
 
 async def test_a_header_that_breaks_the_rules_or_cannot_be_read(store: Store) -> None:
@@ -291,6 +293,67 @@ async def test_a_header_that_breaks_the_rules_or_cannot_be_read(store: Store) ->
     await store.apply("a", [], [replace(header, body=b"5{}")], [])
     (problem,) = (await store.check_consistency("a")).problems
     assert (problem.code, problem.record) == ("unreadable", "header /a")
+
+
+def counted(name: str, to: int) -> Break:
+    return lambda row: replace(row, body=re.sub(rb'("%b":)\d+' % name.encode(), rb"\g<1>%d" % to, row.body))
+
+
+@pytest.mark.parametrize(
+    ("kind", "broken"),
+    [
+        *(("header", column(**{name: to})) for name in ("version", "seen") for to in (-1, 2**60, 2**63 - 1)),
+        *(("header", column(**{name: to})) for name in ("created_at", "updated_at") for to in (-1, 2**63 - 1)),
+        ("header", column(seen=None)),
+        *(("header", column(dedupe_us=to)) for to in (-1, 2**63 - 1)),
+        ("header", column(agent_id="another")),
+        *(("header", counted(f"next_{what}", to)) for what in ("seq", "cursor", "run") for to in (-1, 2**60, 10**30)),
+        *(("lease", column(**{name: to})) for name in ("fence", "takes") for to in (-1, 2**60, 2**63 - 1, None)),
+    ],
+)
+async def test_a_count_that_nobody_can_go_on_from_is_damage(clock: VirtualClock, kind: Kind, broken: Break) -> None:
+    """It is said of the record, not of what the caller gave; nothing is written on it, and the agent is listed."""
+    store = MemoryStore(clock)
+    await whole(store)
+    place = Key("header", "", "a") if kind == "header" else Key("lease", "u-a", "")
+    (row,) = await store.get("a", [place])
+    assert row is not None
+    changed = broken(row)
+    assert changed is not None
+    assert changed != row
+    await store.apply("a", [], [changed], [])
+    calls: list[Any] = [store.load("a")]
+    if changed.body != row.body:
+        with pytest.raises(RecordCorruptError):
+            rec.header_counters(changed)
+    if kind == "header":
+        calls += [store.prune("a", before=None, keep_messages=1, keep_events=1)]
+    else:
+        calls += [store.acquire("a", "me", 5), store.lease_of("a")]
+    for call in calls:
+        with pytest.raises(RecordCorruptError) as corrupt:
+            await call
+        assert corrupt.value.fields["kind"] == kind
+    assert await store.get("a", [place]) == [changed]
+    assert len(await store.list_agents()) == 1
+
+
+async def test_what_a_header_counts_too_far_takes_no_room(clock: VirtualClock) -> None:
+    """As many numbers as it says would not fit into memory."""
+    store = MemoryStore(clock)
+    await whole(store)
+    (header,) = await store.get("a", [Key("header", "", "a")])
+    assert header is not None
+    broken = counted("next_seq", 1_000_000)(header)
+    assert broken is not None
+    await store.apply("a", [], [broken], [])
+    tracemalloc.start()
+    try:
+        (gap,) = [problem for problem in (await store.check_consistency("a")).problems if problem.code == "gap"]
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert gap.what == "999996 of messages 0 to 999999: 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, …."
 
 
 async def test_a_commit_on_its_way_is_left_alone(store: Store, clock: VirtualClock) -> None:
@@ -320,11 +383,11 @@ async def test_an_agent_at_work_is_looked_at_again(clock: VirtualClock) -> None:
     author = await whole(store)
     scan, times = store.scan, [2]
 
-    async def busy(agent_id: str, kind: Kind, uid: str, **options: Any) -> list[Record]:
-        if kind == "events" and times[0]:
+    async def busy(agent_id: str, ask: Scan) -> list[Record]:
+        if ask.kind == "events" and times[0]:
             times[0] -= 1
             await author.say("more")
-        return await scan(agent_id, kind, uid, **options)
+        return await scan(agent_id, ask)
 
     store.scan = busy  # type: ignore[method-assign]
     found = await store.check_consistency("a")

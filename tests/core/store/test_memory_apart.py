@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kode.core.store.contract import Key, Record
+from kode.core.store.contract import Key, Record, Scan
 from kode.core.store.memory import MemoryStore
 
 DOCUMENT = Key("document", "u", "note/x")
@@ -24,7 +24,7 @@ async def test_records_are_apart_from_those_who_put_and_read_them() -> None:
     columns["at"] = -1
     for _ in range(2):
         (got,) = await store.get("a", [DOCUMENT])
-        (found,) = await store.scan("a", "document", "u", limit=9)
+        (found,) = await store.scan("a", Scan("document", "u", limit=9))
         assert got is not None
         assert (got.columns["at"], found.columns["at"]) == (1, 1)
         spoil(got, found)

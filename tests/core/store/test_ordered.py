@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from kode.core.errors import RecordCorruptError, SchemaTooNewError, StoreError, StoreUnavailableError
 from kode.core.store import Condition, Due, Key, OrderedMap, OrderedStore, Store
+from kode.core.store.contract import Scan
 from kode.core.store.ordered import Transaction, place
 from kode.core.store.ordered.shortkeys import ShortKeys
 from kode.core.testing.clock import VirtualClock
@@ -198,7 +199,9 @@ async def test_neighbours_in_name_are_no_neighbours_in_the_map(store: OrderedSto
         await store.drop("a", gone)
         del mine[gone]
         for uid in uids:
-            assert await store.scan("a", "message", uid, limit=9) == [one for one in mine.values() if one.uid == uid]
+            assert await store.scan("a", Scan("message", uid, limit=9)) == [
+                one for one in mine.values() if one.uid == uid
+            ]
 
 
 async def test_a_header_is_not_overwritten_that_cannot_be_read(store: OrderedStore, held: SortedMap) -> None:
@@ -264,7 +267,7 @@ async def test_those_who_write_at_once_share_a_transaction(store: OrderedStore, 
         for n in range(50):
             tasks.start_soon(keep, store, [row("message", f"{n}")])
     assert held.written <= before + 2
-    assert len(await store.scan("a", "message", "u", limit=99)) == 50
+    assert len(await store.scan("a", Scan("message", "u", limit=99))) == 50
 
 
 async def test_one_that_fails_hinders_nobody(store: OrderedStore, held: SortedMap) -> None:
@@ -314,7 +317,7 @@ async def test_what_may_have_landed_is_not_done_again() -> None:
             for n in range(5):
                 tasks.start_soon(create, n)
         assert told == ["unknown"] * 5
-        assert len(await store.scan("a", "message", "u", limit=9)) == 5
+        assert len(await store.scan("a", Scan("message", "u", limit=9))) == 5
 
 
 async def test_a_transaction_that_the_engine_rolled_back_is_run_again() -> None:

@@ -22,7 +22,7 @@ from kode.core.kernel.window import Range, Snapshot, Window
 from kode.core.kernel.words import StopReason
 from kode.core.store import MemoryStore, Store
 from kode.core.store import records as rec
-from kode.core.store.contract import Key
+from kode.core.store.contract import Key, Scan
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, compaction, item, open_call
 from kode.core.testing.faulty import Fault, FaultyStore
@@ -118,7 +118,9 @@ async def test_events_runs_and_snapshots_by_count(store: Store) -> None:
 async def test_a_fork_past_a_prune_is_refused_and_forks_stay(store: Store) -> None:
     await history(store, snapshot("s", 5, 3))
     await store.fork("a", "b", new_uid="u-b")
-    before = [await store.scan("b", kind, "u-b", limit=99) for kind in rec.COLUMNS if kind not in ("header", "lease")]
+    before = [
+        await store.scan("b", Scan(kind, "u-b", limit=99)) for kind in rec.COLUMNS if kind not in ("header", "lease")
+    ]
     await store.prune("a", before=None, keep_snapshots=0, keep_messages=0)
     # Someone kept the name of a snapshot that was taken out of the way: put it back, it shows what is gone.
     await store.apply("a", [], [rec.snapshot_record("u-a", snapshot("s", 5, 3))], [])
@@ -127,7 +129,9 @@ async def test_a_fork_past_a_prune_is_refused_and_forks_stay(store: Store) -> No
     assert error.value.code == "pruned"
     assert not (await store.check_consistency("a")).ok
     await store.erase("a")
-    after = [await store.scan("b", kind, "u-b", limit=99) for kind in rec.COLUMNS if kind not in ("header", "lease")]
+    after = [
+        await store.scan("b", Scan(kind, "u-b", limit=99)) for kind in rec.COLUMNS if kind not in ("header", "lease")
+    ]
     assert after == before
     assert (await store.check_consistency("b")).ok
 
@@ -149,7 +153,7 @@ async def test_a_prune_that_broke_off_shows_nothing_and_goes_on(clock: VirtualCl
     store.faults.append(Fault("apply", nth=1, times=None))
     with pytest.raises(Exception, match="refused"):
         await store.prune("a", before=None, keep_messages=0)
-    assert len(await inner.scan("a", "message", "u-a", limit=99)) == 10
+    assert len(await inner.scan("a", Scan("message", "u-a", limit=99))) == 10
     assert await kept(inner) == ([6, 7, 8, 9], [], [])
     assert [f.seq for f in (await inner.query_messages()).items] == [6, 7, 8, 9]
     assert (await inner.check_consistency("a")).ok  # what is still to go is no fault
@@ -166,8 +170,8 @@ async def test_a_snapshot_that_cannot_be_read_keeps_all(store: Store) -> None:
     for options in ({"keep_messages": 0}, {"keep_snapshots": 0}):
         with pytest.raises(RecordCorruptError, match="u-a/s"):
             await store.prune("a", before=None, **options)  # type: ignore[arg-type]
-    assert len(await store.scan("a", "message", "u-a", limit=99)) == 10
-    assert len(await store.scan("a", "snapshot", "u-a", limit=99)) == 1
+    assert len(await store.scan("a", Scan("message", "u-a", limit=99))) == 10
+    assert len(await store.scan("a", Scan("snapshot", "u-a", limit=99))) == 1
 
 
 # ---- agents whose time is over -------------------------------------------------------------------------------

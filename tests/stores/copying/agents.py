@@ -7,7 +7,7 @@ from typing import Any
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.window import Snapshot, Window
 from kode.core.store import Store
-from kode.core.store.contract import Key, Record
+from kode.core.store.contract import Key, Record, Scan
 from kode.core.store.copying import Verified, What
 from kode.core.store.plans import header_key
 from kode.core.testing.conformance.store.author import AT, Author, compaction, item, open_call, run_record
@@ -50,7 +50,7 @@ async def everything(store: Store, agent_id: str = "team/one") -> dict[Key, tupl
     found = [first]
     for kind in ("message", "call", "events", "inbox", "consumed", "run", "compaction", "snapshot", "document", "blob",
                  "staged"):  # fmt: skip
-        found += await store.scan(agent_id, kind, str(first.columns["uid"]), limit=10_000)
+        found += await store.scan(agent_id, Scan(kind, str(first.columns["uid"]), limit=10_000))
     return {row.address: (dict(row.columns), row.body) for row in found}
 
 

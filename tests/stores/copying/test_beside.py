@@ -8,7 +8,7 @@ import pytest
 from tests.stores.copying.agents import everything, fill, outcome
 
 from kode.core.store import MemoryStore, Store
-from kode.core.store.contract import Record
+from kode.core.store.contract import Record, Scan
 from kode.core.store.copying import copy_store
 from kode.core.store.records import orphan_record
 from kode.core.testing.clock import VirtualClock
@@ -22,9 +22,9 @@ class Busy(MemoryStore):
     author: Author | None = None
     enqueues = False
 
-    async def scan(self, agent_id: str, kind: Any, uid: str, **options: Any) -> list[Record]:
-        rows = await super().scan(agent_id, kind, uid, **options)
-        if kind == "run" and self.times > 0 and self.author is not None:
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
+        rows = await super().scan(agent_id, ask)
+        if ask.kind == "run" and self.times > 0 and self.author is not None:
             self.times -= 1
             if self.enqueues:
                 await self.enqueue(agent_id, item(f"new {self.times}", not_before=AT - 1 - self.times))
@@ -53,7 +53,7 @@ async def test_a_source_that_never_rests_is_reported(target: Store, clock: Virtu
         assert [one.what for one in report.problems] == ["changing"]
         assert not await target.exists("team/one")
         assert await target.remains("team/one", source.author.state.uid) == {}
-        assert await target.scan("", "staged", "", limit=9) == []
+        assert await target.scan("", Scan("staged", "", limit=9)) == []
         await copy_store(source, target)
 
 

@@ -11,7 +11,7 @@ from tests.stores.copying.agents import everything, fill, header, outcome
 
 from kode.core.errors import StoreUnavailableError, UsageError
 from kode.core.store import JSONStore, MemoryStore, SqliteStore, Store
-from kode.core.store.contract import Condition, Key, Record
+from kode.core.store.contract import Condition, Key, Record, Scan
 from kode.core.store.copying import Outcome, copy_store, verify_copy
 from kode.core.store.copying.work import PAGE
 from kode.core.store.plans import lease_key
@@ -63,7 +63,7 @@ async def test_every_record_arrives_as_it_was(of: str, into: str, tmp_path: Path
         fork = await everything(source, "team/one/fork")
         assert report.size == sum(len(body) for _, body in [*ours.values(), *fork.values()])
         assert (await verify_copy(source, target)).counts == {"same": 2}
-        assert [row.key for row in await target.scan("", "staged", "", limit=9)] == []
+        assert [row.key for row in await target.scan("", Scan("staged", "", limit=9))] == []
         assert (await target.check_consistency("team/one/fork")).problems == (
             await source.check_consistency("team/one/fork")
         ).problems
@@ -159,7 +159,7 @@ async def test_a_dry_run_writes_nothing(source: Store, target: Store) -> None:
     assert (outcome(report), report.dry_run) == ({"copied": 1, "conflict": 1}, True)
     assert outcome(await copy_store(source, target, dry_run=True, replace=True)) == {"copied": 1, "replaced": 1}
     assert [info.uid for info in await target.list_agents()] == ["somebody else"]
-    assert await target.scan("", "staged", "", limit=9) == []
+    assert await target.scan("", Scan("staged", "", limit=9)) == []
 
 
 async def test_bad_arguments(source: Store, target: Store) -> None:
@@ -185,7 +185,7 @@ async def test_another_agent_of_that_name_stays(source: Store, target: Store) ->
     assert outcome(replaced) == {"replaced": 1}
     assert await everything(source) == await everything(target)
     assert await target.remains("team/one", "another") == {}
-    assert await target.scan("", "staged", "", limit=9) == []
+    assert await target.scan("", Scan("staged", "", limit=9)) == []
 
 
 @pytest.mark.parametrize(("newer", "word"), [("source", "older"), ("target", "newer")])
@@ -237,7 +237,7 @@ async def test_verify_sees_every_record(source: Store, clock: VirtualClock, harm
     for kind in ("message", "call", "events", "inbox", "consumed", "run", "compaction", "snapshot", "document", "blob"):
         async with MemoryStore(clock) as target:
             await copy_store(source, target)
-            (row, *_) = await target.scan("team/one", kind, author.state.uid, limit=1)
+            (row, *_) = await target.scan("team/one", Scan(kind, author.state.uid, limit=1))
             name, value = next(iter(row.columns.items()))
             changed = {
                 "body": replace(row, body=row.body[:-1] + b"?"),

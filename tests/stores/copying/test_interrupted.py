@@ -10,7 +10,7 @@ from tests.stores.copying.agents import everything, fill, outcome
 
 from kode.core.errors import KodeError, StoreUnavailableError
 from kode.core.store import MemoryStore, Store
-from kode.core.store.contract import Condition, Key, Record
+from kode.core.store.contract import Condition, Key, Record, Scan
 from kode.core.store.copying import copy_store
 from kode.core.store.copying.contents import PAGE_BYTES
 from kode.core.store.layers.orphans import ORPHANED_FOR
@@ -82,7 +82,7 @@ async def test_a_crash_at_every_write_leaves_all_or_nothing(there: str, clock: V
                 await target.sweep()
                 assert await target.remains("team/one", "another") == {}
                 assert clock.now() > clock_was
-            assert await target.scan("", "staged", "", limit=9) == []
+            assert await target.scan("", Scan("staged", "", limit=9)) == []
     assert at > 6
 
 
@@ -111,7 +111,7 @@ async def test_a_deletion_that_broke_off_in_the_target_is_finished(clock: Virtua
         target.at = 0
         assert outcome(await copy_store(source, target)) == {"copied": 1}
         assert await everything(source) == await everything(target)
-        assert await target.scan("", "staged", "", limit=9) == []
+        assert await target.scan("", Scan("staged", "", limit=9)) == []
 
 
 async def test_a_long_copy_is_not_swept_away(source: Store, clock: VirtualClock) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.stores.copying.agents import fill
 
 from kode.core.store import JSONStore, open_store
+from kode.core.store.contract import Scan
 from kode.core.store.copying import copy_store, verify_copy
 
 pytestmark = [pytest.mark.integration, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
@@ -88,4 +89,4 @@ async def test_killed_copies_go_on(kind: str, kills: int, tmp_path: Path) -> Non
         assert report.ok
         assert sum(report.counts.values()) == AGENTS
         assert (await verify_copy(one, other)).counts == {"same": AGENTS}
-        assert await other.scan("", "staged", "", limit=9) == []
+        assert await other.scan("", Scan("staged", "", limit=9)) == []

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from tests.stores.copying.agents import everything, fill, header, outcome
 
 from kode.core.store import MemoryStore, Store
-from kode.core.store.contract import Record
+from kode.core.store.contract import Record, Scan
 from kode.core.store.copying import copy_store
 from kode.core.store.copying.contents import FIRST, PAGE_BYTES, Pages
 from kode.core.testing.clock import VirtualClock
@@ -45,10 +43,10 @@ async def test_few_blobs_and_few_large_messages_are_in_memory_at_once(clock: Vir
         most: dict[str, int]
         reading = 0
 
-        async def scan(self, agent_id: str, kind: Any, uid: str, **options: Any) -> list[Record]:
-            rows = await super().scan(agent_id, kind, uid, **options)
+        async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
+            rows = await super().scan(agent_id, ask)
             size = sum(len(row.body) for row in rows)
-            self.most[kind] = max(self.most.get(kind, 0), size)
+            self.most[ask.kind] = max(self.most.get(ask.kind, 0), size)
             return rows
 
     async with Watched(clock) as source, MemoryStore(clock) as target:

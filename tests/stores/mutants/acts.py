@@ -233,9 +233,8 @@ class SharedWithWriters(MemoryStore):
 class SharedWithReaders(MemoryStore):
     """It hands out the very dictionary that it keeps."""
 
-    async def scan(self, agent_id, kind, uid, **options):  # type: ignore[no-untyped-def]
-        found = await super().scan(agent_id, kind, uid, **options)
-        return [self._row(kind, uid, record.key) for record in found]
+    async def scan(self, agent_id, ask):  # type: ignore[no-untyped-def]
+        return [self._row(ask.kind, ask.uid, record.key) for record in await super().scan(agent_id, ask)]
 
 
 @wrong("round-trip", "a_put_replaces_the_whole_record")

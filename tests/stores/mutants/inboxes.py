@@ -57,9 +57,9 @@ class PositionsAreCounted(Appending):
 class InboxByText(MemoryStore):
     """Positions sort as decimal text: 10 before 2."""
 
-    async def scan(self, agent_id, kind, uid, **given):  # type: ignore[no-untyped-def]
-        found = await super().scan(agent_id, kind, uid, **given)
-        return sorted(found, key=lambda row: str(key_int(row.key))) if kind == "inbox" else found
+    async def scan(self, agent_id, ask):  # type: ignore[no-untyped-def]
+        found = await super().scan(agent_id, ask)
+        return sorted(found, key=lambda row: str(key_int(row.key))) if ask.kind == "inbox" else found
 
 
 @wrong(

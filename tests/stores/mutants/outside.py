@@ -16,7 +16,7 @@ from tests.stores.mutants.table import wrong
 
 from kode.core.clock import Clock
 from kode.core.store import MemoryStore
-from kode.core.store.contract import Appended, Condition, Due, Key, Record
+from kode.core.store.contract import Appended, Condition, Due, Key, Record, Scan
 from kode.core.store.records import int_key
 from kode.core.store.rules import holds
 
@@ -312,11 +312,11 @@ class JoinedKeys(MemoryStore):
 class OffsetPages(MemoryStore):
     """Reads a scan in pages of 50 by offset, while others change what lies before."""
 
-    async def scan(self, agent_id: str, kind: Any, uid: str, *, limit: int, **given: Any) -> list[Record]:
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
         found: list[Record] = []
-        while len(found) < limit:
-            rows = await super().scan(agent_id, kind, uid, limit=2**40, **given)
-            found += (page := rows[len(found) : min(len(found) + 50, limit)])
+        while len(found) < ask.limit:
+            rows = await super().scan(agent_id, replace(ask, limit=2**40))
+            found += (page := rows[len(found) : min(len(found) + 50, ask.limit)])
             if len(page) < 50:
                 break
             await checkpoint()

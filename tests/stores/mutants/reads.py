@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+from dataclasses import replace
 from typing import Any
 
 from tests.stores.mutants.table import wrong
 
 from kode.core.store import Due, MemoryStore, Record
+from kode.core.store.contract import Scan
 
 MANY = 10**9
 
@@ -15,11 +17,11 @@ MANY = 10**9
 class Scanning(MemoryStore):
     """It scans in its own way; what is not given is as it should be."""
 
-    async def scan(self, agent_id: str, kind: Any, uid: str, **given: Any) -> list[Record]:
-        return await super().scan(agent_id, kind, uid, **self.asked(**given))
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
+        return await super().scan(agent_id, self.asked(ask))
 
-    def asked(self, **given: Any) -> Any:
-        return given
+    def asked(self, ask: Scan) -> Scan:
+        return ask
 
 
 # ---- scan --------------------------------------------------------------------------------------------------
@@ -29,10 +31,10 @@ class Scanning(MemoryStore):
 class OneBoundForTwo(MemoryStore):
     """`key >= max(prefix, after)`: right for a prefix, and one too many for `after`."""
 
-    async def scan(self, agent_id, kind, uid, *, prefix="", after="", **given):  # type: ignore[no-untyped-def]
-        found = await super().scan(agent_id, kind, uid, prefix=prefix, after=after, **given)
-        first = self._row(kind, uid, after) if prefix and after.startswith(prefix) else None
-        return [first, *found][: given["limit"]] if first is not None and not given.get("reverse") else found
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
+        found = await super().scan(agent_id, ask)
+        first = self._row(ask.kind, ask.uid, ask.after) if ask.prefix and ask.after.startswith(ask.prefix) else None
+        return [first, *found][: ask.limit] if first is not None and not ask.reverse else found
 
 
 @wrong(
@@ -44,8 +46,8 @@ class OneBoundForTwo(MemoryStore):
 class BeforeInclusive(Scanning):
     """`<=` for `<`."""
 
-    def asked(self, **given: Any) -> Any:
-        return {**given, "before": given["before"] and given["before"] + "\0"} if "before" in given else given
+    def asked(self, ask: Scan) -> Scan:
+        return replace(ask, before=ask.before and ask.before + "\0")
 
 
 @wrong(
@@ -54,24 +56,24 @@ class BeforeInclusive(Scanning):
 class OneTooMany(Scanning):
     """It reads one more to see whether there is more."""
 
-    def asked(self, **given: Any) -> Any:
-        return {**given, "limit": given["limit"] + 1}
+    def asked(self, ask: Scan) -> Scan:
+        return replace(ask, limit=ask.limit + 1)
 
 
 @wrong("paging", "a_scan_gives_as_many_as_asked_for")
 class AThousandAtMost(Scanning):
     """The engine's page is taken for all there is."""
 
-    def asked(self, **given: Any) -> Any:
-        return {**given, "limit": min(1_000, given["limit"])}
+    def asked(self, ask: Scan) -> Scan:
+        return replace(ask, limit=min(1_000, ask.limit))
 
 
 @wrong("paging", "a_scan_gives_as_many_as_asked_for")
 class AMegabyteAtMost(MemoryStore):
     """The engine's page ends at a megabyte."""
 
-    async def scan(self, agent_id, kind, uid, **given):  # type: ignore[no-untyped-def]
-        found = await super().scan(agent_id, kind, uid, **given)
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
+        found = await super().scan(agent_id, ask)
         while sum(len(row.body) for row in found) > 2**20 and len(found) > 1:
             found.pop()
         return found
@@ -81,17 +83,17 @@ class AMegabyteAtMost(MemoryStore):
 class NeverReverse(Scanning):
     """It knows one direction."""
 
-    def asked(self, **given: Any) -> Any:
-        return {**given, "reverse": False}
+    def asked(self, ask: Scan) -> Scan:
+        return replace(ask, reverse=False)
 
 
 @wrong("paging", "limit_in_reverse_takes_the_last")
 class ReversesThePage(MemoryStore):
     """It takes the first, and turns them round."""
 
-    async def scan(self, agent_id, kind, uid, *, reverse=False, **given):  # type: ignore[no-untyped-def]
-        found = await super().scan(agent_id, kind, uid, **given)
-        return found[::-1] if reverse else found
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
+        found = await super().scan(agent_id, replace(ask, reverse=False))
+        return found[::-1] if ask.reverse else found
 
 
 @wrong(
@@ -103,10 +105,10 @@ class ReversesThePage(MemoryStore):
 class BoundsTurnRound(MemoryStore):
     """In reverse it takes `after` for the upper bound."""
 
-    async def scan(self, agent_id, kind, uid, *, after="", before=None, reverse=False, **given):  # type: ignore[no-untyped-def]
-        if reverse and after and before:
-            after, before = "", after
-        return await super().scan(agent_id, kind, uid, after=after, before=before, reverse=reverse, **given)
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
+        if ask.reverse and ask.after and ask.before:
+            ask = replace(ask, after="", before=ask.after)
+        return await super().scan(agent_id, ask)
 
 
 class Sorting(MemoryStore):
@@ -115,9 +117,9 @@ class Sorting(MemoryStore):
     def place(self, key: str) -> Any:
         raise NotImplementedError
 
-    async def scan(self, agent_id, kind, uid, *, limit, reverse=False, **given):  # type: ignore[no-untyped-def]
-        found = await super().scan(agent_id, kind, uid, limit=MANY, **given)
-        return sorted(found, key=lambda row: self.place(row.key), reverse=reverse)[:limit]
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
+        found = await super().scan(agent_id, replace(ask, limit=MANY, reverse=False))
+        return sorted(found, key=lambda row: self.place(row.key), reverse=ask.reverse)[: ask.limit]
 
 
 @wrong("paging", "the_order_is_that_of_utf_8_bytes")
@@ -140,30 +142,30 @@ class Collation(Sorting):
 class PrefixIsAPattern(MemoryStore):
     """`LIKE prefix || '%'`."""
 
-    async def scan(self, agent_id, kind, uid, *, prefix="", limit, **given):  # type: ignore[no-untyped-def]
-        found = await super().scan(agent_id, kind, uid, limit=MANY, **given)
-        pattern = prefix.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
+        found = await super().scan(agent_id, replace(ask, prefix="", limit=MANY))
+        pattern = ask.prefix.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
         pattern = pattern.replace("%", "*").replace("_", "?") + "*"
-        return [row for row in found if fnmatch.fnmatchcase(row.key, pattern)][:limit]
+        return [row for row in found if fnmatch.fnmatchcase(row.key, pattern)][: ask.limit]
 
 
 @wrong("paging", "a_prefix_at_the_end_of_all_characters")
 class PrefixEndsTooEarly(MemoryStore):
     """It takes U+FFFF for the end of all characters."""
 
-    async def scan(self, agent_id, kind, uid, *, prefix="", **given):  # type: ignore[no-untyped-def]
-        found = await super().scan(agent_id, kind, uid, prefix=prefix, **given)
-        return [row for row in found if not prefix or row.key < prefix + "\uffff"]
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
+        found = await super().scan(agent_id, ask)
+        return [row for row in found if not ask.prefix or row.key < ask.prefix + "\uffff"]
 
 
 @wrong("paging", "a_record_without_a_key_is_in_no_scan")
 class ScansWithoutAKey(MemoryStore):
     """The record without a key is the first of all."""
 
-    async def scan(self, agent_id, kind, uid, *, after="", **given):  # type: ignore[no-untyped-def]
-        found = await super().scan(agent_id, kind, uid, after=after, **given)
-        first = self._row(kind, uid, "")
-        return found if first is None or after else [first, *found]
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
+        found = await super().scan(agent_id, ask)
+        first = self._row(ask.kind, ask.uid, "")
+        return found if first is None or ask.after else [first, *found]
 
 
 @wrong(
@@ -172,8 +174,8 @@ class ScansWithoutAKey(MemoryStore):
 class MarksByAgent(MemoryStore):
     """Marks are looked for where no agent lies."""
 
-    async def scan(self, agent_id, kind, uid, **given):  # type: ignore[no-untyped-def]
-        return [] if (agent_id, kind, uid) == ("", "staged", "") else await super().scan(agent_id, kind, uid, **given)
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
+        return [] if (agent_id, ask.kind, ask.uid) == ("", "staged", "") else await super().scan(agent_id, ask)
 
 
 # ---- agents ------------------------------------------------------------------------------------------------

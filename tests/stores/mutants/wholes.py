@@ -10,6 +10,7 @@ from tests.stores.mutants.table import wrong
 
 from kode.core.errors import ConflictError, NotFoundError
 from kode.core.store import MemoryStore, Record
+from kode.core.store.contract import Scan
 from kode.core.store.plans import header_key
 
 # ---- repetition --------------------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ class OneVersionOfADocument(MemoryStore):
 
     async def commit(self, commit):  # type: ignore[no-untyped-def]
         for body in commit.documents:
-            rows = await self.scan("", "document", commit.state.uid, prefix=f"{body.kind}/{body.name}/", limit=9)
+            rows = await self.scan("", Scan("document", commit.state.uid, prefix=f"{body.kind}/{body.name}/", limit=9))
             await self.apply("", (), (), [row.address for row in rows])
         return await super().commit(commit)
 
@@ -299,8 +300,8 @@ def _readable(row: Record) -> bool:
 class LeavesOutTheDamaged(MemoryStore):
     """What cannot be read is not there."""
 
-    async def scan(self, agent_id, kind, uid, **given):  # type: ignore[no-untyped-def]
-        return [row for row in await super().scan(agent_id, kind, uid, **given) if _readable(row)]
+    async def scan(self, agent_id, ask):  # type: ignore[no-untyped-def]
+        return [row for row in await super().scan(agent_id, ask) if _readable(row)]
 
 
 @wrong("corruption", "a_body_that_is_broken_in_any_way")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kode.core.store import Condition, Key, Record
+from kode.core.store.contract import Scan
 from kode.core.store.records import COLUMNS, int_key
 from kode.core.testing.conformance.store.author import Author, head, item, row
 from kode.store.postgres import PostgresStore, alone, rows
@@ -162,7 +163,7 @@ async def test_a_long_inbox_is_read_whole_and_in_parts(stores: list[PostgresStor
     await asyncio.gather(*[store.enqueue(author.id, item(f"i{n}", kind="interrupt")) for n in range(1_100)])
     positions = [int_key(n) for n in range(1, 1_101)]
     for after, limit in (("", 3), (positions[4], 5), ("", 0), (positions[-1], 5)):
-        found = await store.scan(author.id, "inbox", author.state.uid, after=after, limit=limit)
+        found = await store.scan(author.id, Scan("inbox", author.state.uid, after=after, limit=limit))
         start = bisect_right(positions, after)
         assert [record.key for record in found] == positions[start : start + limit]
     assert len(await store.read_inbox(author.id, author.state.uid)) == 1_100

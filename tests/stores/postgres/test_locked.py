@@ -11,6 +11,7 @@ import pytest
 
 from kode.core.errors import StoreUnavailableError
 from kode.core.store import Key
+from kode.core.store.contract import Scan
 from kode.core.testing.conformance.store.author import Author, head, item, row
 from kode.store.postgres import PostgresStore
 
@@ -75,7 +76,7 @@ async def test_others_go_on_while_it_waits_and_it_goes_on_when_it_may(
         await asyncio.gather(*begun)
     waiting = await store.read_inbox("a1", "u1")
     assert [(one.id, one.position) for one in waiting] == [(f"i{n}", n + 1) for n in range(4)]
-    assert [len(await store.scan(f"a{n}", "message", f"u{n}", limit=99)) for n in (0, 2, 3, 4)] == [1, 1, 6, 3]
+    assert [len(await store.scan(f"a{n}", Scan("message", f"u{n}", limit=99))) for n in (0, 2, 3, 4)] == [1, 1, 6, 3]
 
 
 async def test_in_the_end_it_says_which_agent_it_is(

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from kode.core.store import Condition, Key
+from kode.core.store.contract import Scan
 from kode.core.store.records import int_key
 from kode.core.testing.conformance.store.author import Author, head, item, row
 from kode.store.postgres import PostgresStore
@@ -113,7 +114,10 @@ async def work(store: PostgresStore) -> None:
     for _ in range(2):
         await store.enqueue("agent", item("a"))
     assert len(await store.read_inbox("agent", "uid-1")) == 1
-    assert len(await store.scan("agent", "message", "uid-1", prefix="1", before=int_key(2), limit=9, reverse=True)) == 2
+    assert (
+        len(await store.scan("agent", Scan("message", "uid-1", prefix="1", before=int_key(2), limit=9, reverse=True)))
+        == 2
+    )
     assert (await store.load("agent")) is not None
     assert await store.lease_of("agent") is not None
     assert "other" in {one.agent_id for one in await store.due(now + 10**12, 9)}

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from kode.core.store import Key
-from kode.core.store.plans import Get, Scan
+from kode.core.store.contract import Scan
+from kode.core.store.plans import Get
 from kode.core.testing.conformance.store.author import Author, item, row
 from kode.store.postgres import PostgresStore
 from kode.store.postgres.reads import MOST, Merged, Together

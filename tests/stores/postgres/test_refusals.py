@@ -23,7 +23,7 @@ from tests.stores.postgres.test_opening import at
 
 from kode.core.errors import KodeError, StoreError, StoreUnavailableError, UsageError
 from kode.core.store import Condition, Key, Lease, Question, open_store
-from kode.core.store.contract import Footing
+from kode.core.store.contract import Footing, Scan
 from kode.core.store.layers.forks import Copy
 from kode.core.store.plans import Get
 from kode.core.testing.conformance.store import Author
@@ -349,10 +349,12 @@ def _calls(store: PostgresStore, author: Author) -> dict[str, Callable[[], Any]]
         "fork": lambda: store.fork("agent", "b", new_uid="uid-b"),
         "get": lambda: store.get("agent", [key]),
         "get_blob": lambda: store.get_blob("agent", "0" * 64),
+        "leases_of": lambda: store.leases_of(["agent"]),
         "load_document": lambda: store.load_document("agent", "kind"),
         "load_snapshot": lambda: store.load_snapshot("agent", "s"),
         "prune": lambda: store.prune("agent", before=None),
         "put_blob": lambda: store.put_blob("agent", b"x"),
+        "read_call": lambda: store.read_call("agent", "1.1.0"),
         "read_document": lambda: store.read_document("agent", "kind", "name"),
         "read_inbox": lambda: store.read_inbox("agent", "uid-1"),
         "read_plan": lambda: store.read_plan("agent", _plan(key)),
@@ -363,7 +365,7 @@ def _calls(store: PostgresStore, author: Author) -> dict[str, Callable[[], Any]]
         "save_document": lambda: store.save_document("agent", "kind", "name", {}),
         "save_messages": lambda: store.save_messages("agent", []),
         "save_snapshot": lambda: store.save_snapshot("agent", "s"),
-        "scan": lambda: store.scan("agent", "message", "uid-1", limit=9),
+        "scan": lambda: store.scan("agent", Scan("message", "uid-1", limit=9)),
         "select": lambda: store.select(Question("header", "agent_id")),
         "set_expiry": lambda: store.set_expiry("agent", 1),
         "settle": lambda: store.settle("agent", head("agent", "uid-1", staged="s")),

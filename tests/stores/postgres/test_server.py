@@ -14,8 +14,8 @@ from tests.stores.postgres.server import PostgresServer
 
 from kode.core.errors import KodeError, StoreUnavailableError
 from kode.core.store import Condition, Key, Record
+from kode.core.store.contract import Scan
 from kode.core.store.layers.forks import Copy
-from kode.core.store.plans import Scan
 from kode.core.store.records import int_key
 from kode.core.store.support.questions import Question, Test
 from kode.core.testing.conformance.store import Author
@@ -81,7 +81,7 @@ async def test_a_write_that_cannot_be_hinders_nobody_else(store: PostgresStore) 
         for n in range(8):
             tasks.start_soon(put, n)
     assert outcomes == {n: "bad_value" if n == 3 else "ok" for n in range(8)}
-    assert len(await store.scan("", "message", "u", limit=99)) == 7
+    assert len(await store.scan("", Scan("message", "u", limit=99))) == 7
 
 
 async def test_look_ups_are_answered_from_an_index(store: PostgresStore, db: Any) -> None:
@@ -247,10 +247,10 @@ async def test_nothing_is_copied_for_who_has_lost_his_mark(store: PostgresStore)
     marks = [row("staged", uid, "", at=at) for uid, at in (("mine", 5), ("taken", 6))]
     await store.apply("a", (), marks, ())
     copies = [Copy(uid, uid, Condition("equals", Key("staged", "", uid), "at", 5)) for uid in ("mine", "taken", "none")]
-    read = await store.scan("a", "message", "u", limit=9)
+    read = await store.scan("a", Scan("message", "u", limit=9))
     assert await store.copy_rows(read, copies) == [True, False, False]
     assert [
-        [one.key for one in await store.scan("a", "message", uid, limit=9)] for uid in ("mine", "taken", "none")
+        [one.key for one in await store.scan("a", Scan("message", uid, limit=9))] for uid in ("mine", "taken", "none")
     ] == [
         ["11", "12"],
         [],

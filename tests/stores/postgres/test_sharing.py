@@ -19,6 +19,7 @@ from kode.core.clock import RealClock
 from kode.core.kernel.limits import Limits
 from kode.core.runtime.lease import Holding
 from kode.core.store import Condition, Key, Store
+from kode.core.store.contract import Scan
 from kode.core.testing.conformance.store import Author
 from kode.core.testing.conformance.store.author import row
 from kode.store.postgres import PostgresStore
@@ -258,4 +259,4 @@ async def test_a_cancelled_write_whose_connection_breaks_is_followed_by_the_next
         gone = Condition("absent", Key("message", "u", "11"))
         assert await store.apply("agent", [gone], [row("message", "12", "u")], ()) is None
     await db.close()
-    assert [one.key for one in await store.scan("agent", "message", "u", limit=9)] == ["12"]
+    assert [one.key for one in await store.scan("agent", Scan("message", "u", limit=9))] == ["12"]

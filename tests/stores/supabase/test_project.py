@@ -17,6 +17,7 @@ from tests.stores.supabase.conftest import MAX_ROWS, Project, sign
 
 from kode.core.errors import SchemaTooNewError, StoreError, StoreUnavailableError, UsageError
 from kode.core.store import open_store
+from kode.core.store.contract import Scan
 from kode.core.testing.conformance.store import Author
 from kode.store.postgres import PostgresStore
 from kode.store.supabase import SupabaseStore
@@ -373,7 +374,7 @@ async def test_ranges_come_in_pages_bounded_by_count_and_bytes(
         await author.create()
         for n in range(12):
             await author.say("x" * 1_000 if n % 4 else "y" * 9_000, events=1)
-        whole = await store.scan("agent", "message", "uid-1", limit=100)
+        whole = await store.scan("agent", Scan("message", "uid-1", limit=100))
         asked: list[Any] = []
         read = store._read
 
@@ -386,10 +387,10 @@ async def test_ranges_come_in_pages_bounded_by_count_and_bytes(
             monkeypatch.setattr(rows, "PAGE", page)
             monkeypatch.setattr(rows, "PAGE_BYTES", page_bytes)
             asked.clear()
-            assert await store.scan("agent", "message", "uid-1", limit=100) == whole
+            assert await store.scan("agent", Scan("message", "uid-1", limit=100)) == whole
             assert len(asked) == requests
-            assert await store.scan("agent", "message", "uid-1", limit=100, reverse=True) == whole[::-1]
-            assert await store.scan("agent", "message", "uid-1", limit=7) == whole[:7]
+            assert await store.scan("agent", Scan("message", "uid-1", limit=100, reverse=True)) == whole[::-1]
+            assert await store.scan("agent", Scan("message", "uid-1", limit=7)) == whole[:7]
 
 
 async def test_an_agent_is_loaded_in_two_requests(project: Project, bare: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,8 +65,8 @@ Yes = Annotated[
 BaseUrl = Annotated[
     str | None, typer.Option("--base-url", metavar="URL", help="Where the provider's API is, such as a local server.")
 ]
-_FILES = ("sqlite", "json")
-"""Schemes of stores that are a path on this machine."""
+_FILES: Final = {"sqlite": ("",), "json": ("kode.json", "agents")}
+"""Schemes of stores that are a path on this machine, and what is below it where one is."""
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
@@ -81,7 +81,7 @@ def store_at(url: str | None, folder: Path | None = None, *, make: bool = False)
     Args:
         url: As given; None: that of the folder.
         folder: Default: the working folder.
-        make: Whether it may be new. Else a path that is not there is an error: it would be an empty store.
+        make: Whether it may be new. Else a path without a store is an error: it would be an empty one.
 
     Raises:
         NotFoundError: ``no_store``.
@@ -94,7 +94,7 @@ def store_at(url: str | None, folder: Path | None = None, *, make: bool = False)
     if parts.scheme not in _FILES:
         return store
     path = Path(unquote(parts.path[1:] if url.startswith(f"{parts.scheme}://") else parts.path))
-    if not make and not path.exists():
+    if not make and not any((path / name).exists() for name in _FILES[parts.scheme]):
         raise NotFoundError(
             f"There is no store at {str(path)!r}; `kode run` makes one, or name another with --store or KODE_STORE.",
             code="no_store",

@@ -16,8 +16,8 @@ from kode.cli.opening import AgentId, AsJson, StoreUrl, letterbox, store_at
 from kode.cli.screen import plain_console
 from kode.cli.visible import inline
 from kode.core import Agent, Envelope
+from kode.core.event import Subscription
 from kode.core.event.base import Position
-from kode.core.event.hub import Subscription
 from kode.core.kernel.events import Channel
 
 __all__ = ["events"]

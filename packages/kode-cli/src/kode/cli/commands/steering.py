@@ -51,7 +51,7 @@ def decide(
         try:
             return await handle.decide(call, decision, by=by or who(), note=note, input=changed, n=asked.get(call))
         except DuplicateIdError:
-            text = f"Call {call!r} was decided already, and otherwise; that decision stands."
+            text = f"Call {call!r} was decided already, by somebody else or otherwise; that decision stands."
             raise UsageError(text, code="decided", call=call) from None
 
     put(agent, store, as_json, f"{decision} {call}", act)

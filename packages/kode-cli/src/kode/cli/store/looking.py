@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import anyio
 import typer
@@ -21,12 +21,15 @@ from kode.core.store.open import redact
 __all__ = ["Ids", "check", "conformance", "every_id", "stats"]
 
 PAGE = 500
+PATIENCE_S: Final = 15.0
+"""Longer than stores repeat what fails (10 s): then they say why."""
+_LOSSES: Final = {"power": "loss of power", "process": "kill -9, not loss of power"}
 
 
 def _no_url(given: Any) -> Any:
     """Refuse a store where ids are wanted: counted as an id it would be an agent that is not there."""
     for text in [given] if isinstance(given, str) else given or ():
-        if "://" in text:
+        if "://" in text or text.startswith(("json:.", "json:/")):
             raise UsageError(f"{redact(text)!r} is a store and no agent; give it as --store URL.", code="bad_agent_id")
     return given
 
@@ -84,7 +87,7 @@ async def _check(url: str | None, ids: list[str] | None) -> tuple[Health, list[C
     found: list[Consistency] = []
     failed: dict[str, str] = {}
     async with store_at(url) as store:
-        health = await store.check_health(thorough=True)
+        health = await store.check_health(timeout_s=PATIENCE_S, thorough=True)
         # What cannot be counted cannot be listed, and `health` says why.
         for agent_id in ids or ([] if health.agents is None else await every_id(store)):
             try:
@@ -101,7 +104,7 @@ def _say_health(health: Health) -> None:
         for what, seconds in (("read", health.read_s), ("write", health.write_s))
         if seconds is not None
     )
-    typer.echo(f"{health.store} {works} · durable against loss of {health.durability} · {took}")
+    typer.echo(f"{health.store} {works} · durable against {_LOSSES[health.durability]} · {took}")
     for problem in health.problems:
         typer.echo(f"  {inline(problem)}")
 

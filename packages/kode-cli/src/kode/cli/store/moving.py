@@ -96,7 +96,10 @@ def import_(
         str, Option(metavar="PROVIDER:NAME", help="The model they go on with.", envvar="KODE_MODEL", show_default=False)
     ] = "",
     prompt: Annotated[
-        Path | None, Option("--prompt", metavar="FILE", help="Their system prompt.", show_default=False)
+        Path | None,
+        Option(
+            "--prompt", metavar="FILE", help="Their system prompt.", show_default=False, exists=True, dir_okay=False
+        ),
     ] = None,
     tools: Annotated[
         str, Option(metavar="NAMES", help="Their tools, with commas: fs_read,bash_run.", show_default=False)

@@ -9,7 +9,8 @@ from kode.core.lazy import exports
 if TYPE_CHECKING:
     from kode.core.event.base import Envelope, Position
     from kode.core.event.family import FamilySubscription
-    from kode.core.event.hub import Hub, Subscription, switchboard
+    from kode.core.event.hub import Hub, switchboard
+    from kode.core.event.subscription import Subscription
 
 __getattr__, __dir__ = exports(
     __name__,
@@ -18,7 +19,7 @@ __getattr__, __dir__ = exports(
         "FamilySubscription": "family",
         "Hub": "hub",
         "Position": "base",
-        "Subscription": "hub",
+        "Subscription": "subscription",
         "switchboard": "hub",
     },
 )

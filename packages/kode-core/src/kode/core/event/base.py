@@ -8,12 +8,13 @@ code points of that block). It is the id to use for server-sent events.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from kode.core.errors import UsageError
-from kode.core.kernel.events import Channel, Event
+from kode.core.kernel.events import CHANNEL, Channel, Event
 
-__all__ = ["Envelope", "Position"]
+__all__ = ["Envelope", "Position", "wanted_types"]
 
 _POSITION = re.compile(r"(\d{1,18})(?::(\d{1,18})\.(\d{1,18})\.(\d{1,9})\.(\d{1,12}))?\Z", re.ASCII)
 
@@ -90,3 +91,26 @@ class Envelope:
     def id(self) -> str:
         """``position`` as text: the SSE id."""
         return str(self.position)
+
+
+def wanted_types(channels: Collection[Channel] | None, kinds: Collection[str] | None) -> frozenset[str] | None:
+    """Return the event types that a reader is handed; None: all.
+
+    Raises:
+        UsageError: ``bad_filter``: a channel or type that does not exist would wait for ever.
+    """
+    known = set(CHANNEL.values())
+    strange = sorted({*(c for c in channels or () if c not in known), *(k for k in kinds or () if k not in CHANNEL)})
+    if strange:
+        raise UsageError(
+            f"No channel or event type {', '.join(map(repr, strange))}; channels are {', '.join(sorted(known))}, "
+            f"types are {', '.join(sorted(CHANNEL))}.",
+            code="bad_filter",
+        )
+    if channels is None and kinds is None:
+        return None
+    return frozenset(
+        kind
+        for kind, channel in CHANNEL.items()
+        if (channels is None or channel in channels) and (kinds is None or kind in kinds)
+    )

@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 
 from kode.core.errors import NotFoundError
 from kode.core.event.base import Envelope
-from kode.core.event.hub import Subscription
+from kode.core.event.subscription import Subscription
 
 __all__ = ["FamilySubscription"]
 

@@ -8,7 +8,7 @@ behind than the log reaches reads the store and comes back: nothing durable is e
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,33 +16,31 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import anyio
 
-from kode.core.errors import UsageError
-from kode.core.event.base import Envelope, Position
-from kode.core.kernel.events import CHANNEL, Channel, Event
+from kode.core.event.base import Envelope, Position, wanted_types
+from kode.core.kernel.events import Event
 
 if TYPE_CHECKING:
     from kode.core.clock import Clock
     from kode.core.provider.assemble import Assembler
     from kode.core.store.base import Store
 
-__all__ = ["Hub", "Subscription", "on_call", "switchboard"]
+__all__ = ["Hub", "listen_for_rings", "switchboard"]
 
 _log = logging.getLogger("kode")
 
-PAGE = 500
 MIN_LIVE = 262_144
 
 
 class Hub:
     """Passive: a log, a bell for subscribers, and a bell for the driver."""
 
-    def __init__(self, agent_id: str, keep: int = 10_000, calls: Sequence[Callable[[str], None]] = ()) -> None:
+    def __init__(self, agent_id: str, keep: int = 10_000, listeners: Sequence[Callable[[str], None]] = ()) -> None:
         self.agent_id = agent_id
-        self.calls = calls
-        """What pools of this process want to hear: the id of an agent whom somebody rang for and nobody drives."""
+        self.listeners = listeners
+        """Pools of this process, who hear the id of an agent whom somebody rang for and nobody drives."""
         self.keep = keep
         self.log: list[Envelope] = []
-        self.read = False
+        self.has_readers = False
         """Somebody subscribed here once. Until then only what is not durable yet is kept: who comes reads the store."""
         self.base = 0
         """Index of ``log[0]`` in all that was ever published here."""
@@ -77,8 +75,8 @@ class Hub:
         if self.on_ring is not None:
             self.on_ring()
         else:
-            for call in tuple(self.calls):
-                call(self.agent_id)
+            for heard in tuple(self.listeners):
+                heard(self.agent_id)
         self.wake()
 
     # ---- for the driver
@@ -137,12 +135,12 @@ class Hub:
                 self._clear()
         if not events:
             return
-        if self.read or self._handlers:
+        if self.has_readers or self._handlers:
             for event in events:
                 envelope = Envelope(self.agent_id, event, event.cursor)
                 self.log.append(envelope)
-                self._call(envelope)
-        if self.read:
+                self._tell(envelope)
+        if self.has_readers:
             self._trim()
         else:
             self._clear()
@@ -156,13 +154,13 @@ class Hub:
         """Show a live event."""
         self.log.append(envelope)
         if self._handlers:
-            self._call(envelope)
+            self._tell(envelope)
         self._held += len(envelope.delta)
         if len(self.log) > 2 * self.keep or self._held > 2 * max(self.keep_live, MIN_LIVE):
             self._trim()
         self.wake()
 
-    def _call(self, envelope: Envelope) -> None:
+    def _tell(self, envelope: Envelope) -> None:
         for handler in tuple(self._handlers.get(envelope.event.type, ())):
             try:
                 handler(envelope)
@@ -192,7 +190,7 @@ class Hub:
         Raises:
             UsageError: ``bad_filter``: there is no such type.
         """
-        _wanted(None, (kind,))
+        wanted_types(None, (kind,))
         handlers = self._handlers.setdefault(kind, [])
         handlers.append(handler)
 
@@ -252,7 +250,7 @@ class _Board:
     """What this process has of one store object."""
 
     hubs: WeakValueDictionary[str, Hub] = field(default_factory=WeakValueDictionary)
-    calls: list[Callable[[str], None]] = field(default_factory=list)
+    listeners: list[Callable[[str], None]] = field(default_factory=list)
 
 
 _BOARDS: WeakKeyDictionary[Store, _Board] = WeakKeyDictionary()
@@ -270,182 +268,16 @@ def switchboard(store: Store, agent_id: str) -> Hub:
     board = _board(store)
     hub = board.hubs.get(agent_id)
     if hub is None:
-        hub = board.hubs[agent_id] = Hub(agent_id, calls=board.calls)
+        hub = board.hubs[agent_id] = Hub(agent_id, listeners=board.listeners)
     return hub
 
 
 @contextmanager
-def on_call(store: Store, call: Callable[[str], None]) -> Iterator[None]:
+def listen_for_rings(store: Store, heard: Callable[[str], None]) -> Iterator[None]:
     """Hear of the agents of a store whom somebody of this process rings for while nobody drives them."""
-    calls = _board(store).calls
-    calls.append(call)
+    listeners = _board(store).listeners
+    listeners.append(heard)
     try:
         yield
     finally:
-        calls.remove(call)
-
-
-class Subscription(AsyncIterator[Envelope]):
-    """An endless reader of an agent's events, in order, without gaps or repeats of durable ones.
-
-    ``async for envelope in subscription``; leave the loop whenever you like. It holds no task and nothing to close.
-
-    Args:
-        since: Go on behind this place; None: from now on, the text of a reply in progress included.
-        channels: Which channels; None: all.
-        kinds: Which event types; None: all.
-    """
-
-    def __init__(
-        self,
-        hub: Hub,
-        store: Store,
-        clock: Clock,
-        *,
-        since: Position | None,
-        start: int,
-        channels: Collection[Channel] | None = None,
-        kinds: Collection[str] | None = None,
-        poll_s: float = 1.0,
-    ) -> None:
-        self.hub = hub
-        hub.read = True
-        self.store = store
-        self.clock = clock
-        self.poll_s = poll_s
-        self.cursor = start if since is None else since.cursor
-        """Last durable event handed out or skipped by the filter."""
-        self.pruned = False
-        """Events that were asked for are stored no more; what was handed out begins behind them."""
-        self.types = _wanted(channels, kinds)
-        self.done: Callable[[], bool] | None = None
-        """When given and true with nothing left to read, iteration ends."""
-        self._index: int | None = None
-        self._resume = since
-        self._buffer: list[Envelope] = []
-        self._next = 0
-        if since is None or since.attempt is not None:
-            self._join()
-
-    def __aiter__(self) -> Subscription:
-        return self
-
-    async def __anext__(self) -> Envelope:
-        while self._next >= len(self._buffer):
-            if not await self._fill():
-                raise StopAsyncIteration
-        envelope = self._buffer[self._next]
-        self._next += 1
-        return envelope
-
-    async def _fill(self) -> bool:
-        """Read the next burst from the log, or a page from the store, or wait."""
-        self._buffer, self._next = [], 0
-        hub = self.hub
-        if self._index is None or self._index < hub.base:
-            self._join()
-        if self._index is not None and not self._buffer:
-            new = hub.log[self._index - hub.base :]
-            if self._follows(new):
-                self._index += len(new)
-                self._take(new)
-            else:
-                self._index = None
-            if not new and not hub.driven:
-                # Another process may write from here on; the log says nothing about that.
-                self._index = None
-        if self._buffer:
-            return True
-        if self._index is None and await self._read_store():
-            return True
-        if self.done is not None and self.done():
-            return False
-        await hub.wait(self.clock, None if hub.driven and self._index is not None else self.poll_s)
-        return True
-
-    def _follows(self, new: Sequence[Envelope]) -> bool:
-        """Whether the first durable event among these comes right behind what was read."""
-        for envelope in new:
-            if envelope.event.cursor:
-                return envelope.cursor <= self.cursor + 1
-        return True
-
-    async def _read_store(self) -> bool:
-        page = await self.store.read_events(self.hub.agent_id, after=self.cursor, limit=PAGE)
-        self.pruned = self.pruned or page.pruned
-        self._take([Envelope(self.hub.agent_id, event, event.cursor) for event in page.items])
-        return bool(page.items)
-
-    def _join(self) -> None:
-        """Step from the store into the live log, if they meet."""
-        hub = self.hub
-        self._index = hub.index_after(self.cursor)
-        if self._index is None:
-            return
-        resume, self._resume = self._resume, None
-        reply = hub.reply
-        if reply is not None and hub.cursor is not None and self.cursor >= hub.cursor:
-            self._index = hub.base + len(hub.log)
-            self._take(_text_so_far(hub, reply, resume))
-        elif resume is not None and resume.attempt is not None:
-            # The reply is complete, but not durable yet: what this reader was shown of it is still in the log.
-            self._index = hub.index_behind(self._index, resume)
-
-    def _take(self, new: Sequence[Envelope]) -> None:
-        types = self.types
-        cursor = self.cursor
-        taken = []
-        for envelope in new:
-            if envelope.event.cursor:
-                if envelope.cursor <= cursor:
-                    continue
-                cursor = envelope.cursor
-            if types is None or envelope.event.type in types:
-                taken.append(envelope)
-        self.cursor = cursor
-        self._buffer.extend(taken)
-
-
-def _text_so_far(hub: Hub, reply: Assembler, resume: Position | None) -> list[Envelope]:
-    """What the running attempt has shown, from where this reader left it."""
-    out = []
-    for shown in reply.so_far():
-        if shown.kind == "think" and not hub.show_thinking:
-            continue
-        known = max(len(shown.text) - hub.keep_live, 0)
-        if resume is not None and resume.attempt == hub.attempt:
-            if shown.block < resume.block:
-                continue
-            known = resume.offset if shown.block == resume.block else known
-        start = Event(f"{shown.kind}_chunk_start", step=hub.step)
-        chunk = Event(f"{shown.kind}_chunk", step=hub.step)
-        cursor = hub.cursor or 0
-        if resume is None or resume.attempt != hub.attempt or shown.block > resume.block:
-            out.append(Envelope(hub.agent_id, start, cursor, hub.attempt, shown.block, 0))
-        rest = shown.text[known:]
-        if rest:
-            out.append(Envelope(hub.agent_id, chunk, cursor, hub.attempt, shown.block, len(shown.text), rest))
-    return out
-
-
-def _wanted(channels: Collection[Channel] | None, kinds: Collection[str] | None) -> frozenset[str] | None:
-    """Types to hand out; None: all.
-
-    Raises:
-        UsageError: ``bad_filter``: a channel or type that does not exist would wait for ever.
-    """
-    known = set(CHANNEL.values())
-    strange = sorted({*(c for c in channels or () if c not in known), *(k for k in kinds or () if k not in CHANNEL)})
-    if strange:
-        raise UsageError(
-            f"No channel or event type {', '.join(map(repr, strange))}; channels are {', '.join(sorted(known))}, "
-            f"types are {', '.join(sorted(CHANNEL))}.",
-            code="bad_filter",
-        )
-    if channels is None and kinds is None:
-        return None
-    return frozenset(
-        kind
-        for kind, channel in CHANNEL.items()
-        if (channels is None or channel in channels) and (kinds is None or kind in kinds)
-    )
+        listeners.remove(heard)

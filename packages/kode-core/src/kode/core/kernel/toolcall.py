@@ -64,7 +64,8 @@ class Plan:
 
     verdict: Verdict
     tool_digest: str | None = None
-    """Beginning of the digest of the tool's definition at planning time."""
+    """Beginning of the digest of the tool's definition at planning time: for who asks later what was planned. Nothing
+    compares it; a call is run by the tool of its name that is there then, if that takes its input."""
     readonly: bool = False
     recovery: Recovery = "seal"
     timeout_s: float | None = None

@@ -17,15 +17,15 @@ from kode.core.kernel.events import Channel
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Json
 from kode.core.kernel.words import ResumeStrategy
+from kode.core.runtime.agenda import Agenda
 from kode.core.runtime.binding import Binding, bind
 from kode.core.runtime.birth import check_dependencies, create_agent, given, read_template, recipe_digest
-from kode.core.runtime.drive import Drive
+from kode.core.runtime.drive import DriveResult
 from kode.core.runtime.driver import Driver
 from kode.core.runtime.family import Family, drive_family
 from kode.core.runtime.media.door import admitted
 from kode.core.runtime.observing import catch_up
-from kode.core.runtime.outcome import driven
-from kode.core.runtime.planning import Planning
+from kode.core.runtime.outcome import drive_to_goal
 from kode.core.runtime.resident import Resident
 from kode.core.runtime.result import RunResult
 from kode.core.runtime.sending import Content, Sent, message_of, whole_number
@@ -39,7 +39,7 @@ from kode.core.template import AgentTemplate
 __all__ = ["Agent", "AgentView", "Content", "Sent"]
 
 
-class Agent(Watching, Steering, Planning):
+class Agent(Watching, Steering, Agenda):
     """A durable agent, by its id.
 
     Make one with ``create``, ``open``, ``resume`` or ``resume_or_create``; ``async with agent:`` closes its sandbox.
@@ -60,7 +60,7 @@ class Agent(Watching, Steering, Planning):
         if owns_deps:
             deps.owners.add(self)
         self._resident = resident
-        self.drivers: list[Driver | Family] = []
+        self.drives: list[Driver | Family] = []
         """At work, or asking for the lease. More than one: a pool's drive and its caller's own meet here."""
 
     # ---- making handles ---------------------------------------------------------------------------------------
@@ -227,7 +227,9 @@ class Agent(Watching, Steering, Planning):
 
         ``by_hand``: also if the agent is parked after too many crashes.
         """
-        return await driven(
+        if run is not None:
+            await self._state()  # it is still this one: a number says nothing of whose run it is
+        return await drive_to_goal(
             self, self._deps, run, until=until, margin_s=margin_s, wait=wait, **({"by_hand": True} if by_hand else {})
         )
 
@@ -242,7 +244,7 @@ class Agent(Watching, Steering, Planning):
             margin_s: Time before that in which nothing new is started; None: 2 s, or a tenth if that is less.
             wait: Follow somebody else who drives the agent; False: tell at once how it stands.
         """
-        return await driven(self, self._deps, sent, until=until, margin_s=margin_s, wait=wait)
+        return await drive_to_goal(self, self._deps, sent, until=until, margin_s=margin_s, wait=wait)
 
     def stream(
         self,
@@ -322,8 +324,8 @@ class Agent(Watching, Steering, Planning):
 
     def stop(self) -> None:
         """Have a drive of this handle rest at the next moment: tools get the grace, the agent stays resumable."""
-        for driver in self.drivers:
-            driver.stop()
+        for drive in self.drives:
+            drive.stop()
 
     async def close(self) -> None:
         """Let go of the sandbox and what is resident; the agent stays stored and can be opened again.
@@ -335,7 +337,7 @@ class Agent(Watching, Steering, Planning):
         self._resident = None
         owners = self._deps.owners
         try:
-            if not (self.drivers or self.gone):
+            if not (self.drives or self.gone):
                 await catch_up(self.agent_id, self._binding, self._deps, self.hub)
             await self._binding.close()
         finally:
@@ -358,11 +360,11 @@ class Agent(Watching, Steering, Planning):
     @property
     def driving(self) -> bool:
         """Whether this handle drives the agent just now, or is about to."""
-        return bool(self.drivers)
+        return bool(self.drives)
 
     def release_window(self) -> None:
         """Let the messages and events in memory go; they are read again when somebody needs them."""
-        if self._resident is not None and not self.drivers:
+        if self._resident is not None and not self.drives:
             self._resident.release()
             self.hub.forget()
 
@@ -375,20 +377,20 @@ class Agent(Watching, Steering, Planning):
         by_hand: bool = False,
         until: float | None = None,
         margin_s: float | None = None,
-    ) -> Drive:
+    ) -> DriveResult:
         """Drive until nothing is open, under a lease of our own; see ``Driver.run``. What a pool calls."""
         if self._owns_deps:
             self._deps.owners.add(self)  # it was closed, and is used again
         driver = Driver(
             self.agent_id, self.uid, self._resident, self._binding, self._deps, self.hub, self.limits, self.within
         )
-        self.drivers.append(driver)
+        self.drives.append(driver)
         try:
             with self._noting_gone():
                 return await driver.run(strategy=strategy, by_hand=by_hand, until=until, margin_s=margin_s)
         finally:
             self._resident = driver.resident
-            self.drivers.remove(driver)
+            self.drives.remove(driver)
 
     async def _household(self) -> Household:
         return Household(await self._state(), self.template, self.limits, self._deps)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 
 from kode.core.errors import IllegalInputError, RecordCorruptError
-from kode.core.kernel.inputs import ApprovalDecided, Instructed, Instruction
-from kode.core.kernel.state import State
+from kode.core.kernel.inputs import Instructed, Instruction
 from kode.core.store.base import Store
 from kode.core.store.records import item_input
 
-__all__ = ["asked", "check_in_time"]
+__all__ = ["read_instructions"]
 
 
-async def asked(store: Store, agent_id: str, uid: str) -> list[Instruction]:
+async def read_instructions(store: Store, agent_id: str, uid: str) -> list[Instruction]:
     """Return the instructions that wait in an agent's inbox, oldest first.
 
     Ask before the state is read: what is taken in between is then seen twice, and not missed.
@@ -25,18 +24,3 @@ async def asked(store: Store, agent_id: str, uid: str) -> list[Instruction]:
             if isinstance(input, Instructed):
                 found.append(input.what)
     return found
-
-
-def check_in_time(state: State, decision: ApprovalDecided, at: int) -> None:
-    """Check that a decision came before its question's deadline; how late the driver looks does not matter.
-
-    Raises:
-        IllegalInputError: It came too late; the question expires.
-    """
-    call = state.call(decision.call)
-    asked = None if call is None else call.approval
-    if asked is not None and asked.n == decision.n and asked.due_at is not None and asked.due_at <= at:
-        raise IllegalInputError(
-            f"The decision about call {decision.call} came after the deadline of question {asked.n}; it has expired.",
-            code="expired",
-        )

@@ -138,14 +138,14 @@ def _system(template: AgentTemplate, tools: Mapping[str, Tool], deps: Dependenci
     """The prompt, and below it what the tools say of themselves. Composed per agent; the template stays as it is."""
     manual = [f"**{tool.name}**\n{tool.prompt}" for tool in tools.values() if tool.prompt]
     if any(tool.spawns for tool in tools.values()):
-        told = [_told(deps.template_registry().get(name)) for name in template.subagents]
-        manual.append("**Sub-agents**\n" + ("\n".join(told) or "There are none."))
+        lines = [_describe(deps.template_registry().get(name)) for name in template.subagents]
+        manual.append("**Sub-agents**\n" + ("\n".join(lines) or "There are none."))
     if not manual:
         return template.system_prompt
     return "\n\n".join([template.system_prompt, "### Tools", *manual]).strip()
 
 
-def _told(template: AgentTemplate) -> str:
+def _describe(template: AgentTemplate) -> str:
     """A line about a sub-agent: its name and, if its metadata has one, its description."""
     metadata = parse(template.metadata or "{}")
     about = metadata.get("description") if isinstance(metadata, dict) else None

@@ -16,10 +16,10 @@ from kode.core.store.contract import Bounds, Commit, DocumentBody, Footing, Load
 from kode.core.template import AgentTemplate, decode_template, encode_template
 
 __all__ = [
-    "bounds_of",
     "check_dependencies",
     "create_agent",
     "given",
+    "inbox_bounds",
     "read_template",
     "recipe_digest",
     "stored_recipe",
@@ -56,7 +56,7 @@ async def create_agent(id: str, uid: str, recipe: AgentTemplate, config: AgentCo
         version=None,
         fence=None,
         at=at,
-        bounds=bounds_of(recipe.limits),
+        bounds=inbox_bounds(recipe.limits),
         events=(Event("agent_created", at, 1, data={"template": recipe.label}),),
         documents=(DocumentBody("template", "", text),),
     )
@@ -76,7 +76,7 @@ def _expiry(in_s: float | None, at: int) -> int | None:
     return at + round(in_s * 1_000_000)
 
 
-def bounds_of(limits: Limits) -> Bounds:
+def inbox_bounds(limits: Limits) -> Bounds:
     """The bounds that a store checks by itself."""
     # Columns hold plain numbers; a default is a kind of its own (`Limits`).
     return Bounds(int(limits.max_inbox), int(limits.max_message_bytes), float(limits.dedupe_for_s))

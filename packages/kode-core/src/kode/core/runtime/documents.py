@@ -10,7 +10,7 @@ from kode.core.store.base import Store
 from kode.core.store.contract import DocumentBody
 from kode.core.tools.documents import Changes, Documents
 
-__all__ = ["bodies", "documents_of", "said"]
+__all__ = ["bodies", "document_inputs", "documents_of"]
 
 
 def documents_of(resident: Resident, store: Store) -> Documents:
@@ -26,7 +26,7 @@ def documents_of(resident: Resident, store: Store) -> Documents:
     return Documents(named, read)
 
 
-def said(changes: Changes) -> tuple[DocumentsChanged, ...]:
+def document_inputs(changes: Changes) -> tuple[DocumentsChanged, ...]:
     """Tell the kernel of changes, if there are any."""
     if not changes:
         return ()

@@ -17,14 +17,14 @@ from kode.core.runtime.resident import Resident
 from kode.core.runtime.result import Question, open_of
 from kode.core.template import AgentTemplate
 
-__all__ = ["Drive", "Work"]
+__all__ = ["DriveResult", "Work"]
 
 
 @dataclass(slots=True)
-class Drive:
+class DriveResult:
     """What one drive did."""
 
-    stop: Literal["idle", "deadline", "told", "parked"] = "idle"
+    stop: Literal["idle", "deadline", "stopped", "parked"] = "idle"
     runs: dict[int, RunRecord] = field(default_factory=dict)
     """Records of runs that rested or ended, the last one of each."""
     answers: dict[int, Message] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Work:
         self.hub = hub
         self.limits = limits
         self.within = within
-        self.drive = Drive()
+        self.result = DriveResult()
         self.box = Mailbox()
         self.box.noted, binding.watched.unsaid = binding.watched.unsaid, []
 

@@ -21,8 +21,8 @@ from kode.core.errors import (
 from kode.core.kernel.events import Event
 from kode.core.kernel.inputs import Input, Parked, Resumed
 from kode.core.kernel.words import ResumeStrategy, StopReason
-from kode.core.runtime.birth import bounds_of, read_template, recipe_digest
-from kode.core.runtime.drive import Drive, Work
+from kode.core.runtime.birth import inbox_bounds, read_template, recipe_digest
+from kode.core.runtime.drive import DriveResult, Work
 from kode.core.runtime.lease import Holding, check_identity
 from kode.core.runtime.loop import Loop
 from kode.core.runtime.observing import BLINK_S, Observers
@@ -48,7 +48,7 @@ class Driver(Work):
         by_hand: bool = False,
         until: float | None = None,
         margin_s: float | None = None,
-    ) -> Drive:
+    ) -> DriveResult:
         """Drive until nothing is open.
 
         Args:
@@ -68,28 +68,28 @@ class Driver(Work):
         try:
             resident = await self._settle(holding)
             if resident.state.parked is not None and not by_hand:
-                self.drive.stop = "parked"
+                self.result.stop = "parked"
                 await self._acknowledge(resident, holding)
             else:
                 first = await self._first(resident, holding, strategy, by_hand)
                 await self._with_tasks(resident, holding, first, until, margin_s)
-            if self.drive.stop == "parked":
+            if self.result.stop == "parked":
                 state = resident.state
                 await answer_for(self.deps.store, state.parent, self.agent_id, "was parked after too many crashes")
         except BaseException as error:
             self.resident = None
             if isinstance(error, ConflictError | FencedError | LeaseLostError):
-                holding.lost = True
+                holding.over = True
             broken = isinstance(error, Exception) and not isinstance(error, _NO_BREAKDOWN)
             await holding.let_go(failed=broken)
             self.hub.rest()
             raise
-        self.drive.leave(resident)
+        self.result.leave(resident)
         await holding.let_go()
         self.hub.rest()
         # Nothing follows that the failures of observers could ride in: the next drive says it.
         self.binding.watched.unsaid += [event for event in self.box.noted if event.type == "hook_failed"]
-        return self.drive
+        return self.result
 
     async def _settle(self, holding: Holding) -> Resident:
         """Have the agent as it is now: what is resident, or loaded again if another version is stored."""
@@ -111,7 +111,7 @@ class Driver(Work):
             _, template, self.binding.recipe = await read_template(self.agent_id, self.deps)
             self.adopt(template)
         # What the store checks by itself follows the recipe, also where a fork or a revert brought an older one.
-        resident.bounds = bounds_of(self.binding.template.limits)
+        resident.bounds = inbox_bounds(self.binding.template.limits)
 
     async def _first(
         self, resident: Resident, holding: Holding, strategy: ResumeStrategy, by_hand: bool
@@ -122,7 +122,7 @@ class Driver(Work):
         if not (state.effects or state.parked or given_up):
             return []
         if holding.lease.takes > self.limits.max_recoveries and not by_hand and state.run is not None:
-            self.drive.stop = "parked"
+            self.result.stop = "parked"
             return [Parked(StopReason.CRASH_LOOP)]
         own = self.binding.sandbox
         if state.sandbox_ref is not None and (own is None or own.ref != state.sandbox_ref):

@@ -17,7 +17,7 @@ from kode.core.event.hub import Hub
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.state import Parent
 from kode.core.kernel.words import ResumeStrategy
-from kode.core.runtime.drive import Drive
+from kode.core.runtime.drive import DriveResult
 from kode.core.runtime.driver import Driver
 from kode.core.runtime.result import RunResult
 from kode.core.runtime.subagent import answer_for
@@ -31,7 +31,7 @@ class Member(Protocol):
     agent_id: str
     uid: str
     hub: Hub
-    drivers: list[Driver | Family]
+    drives: list[Driver | Family]
 
     @property
     def limits(self) -> Limits:
@@ -50,7 +50,7 @@ class Member(Protocol):
         by_hand: bool = False,
         until: float | None = None,
         margin_s: float | None = None,
-    ) -> Drive:
+    ) -> DriveResult:
         """Drive it alone."""
         ...
 
@@ -75,7 +75,7 @@ async def drive_family(
     margin_s: float | None = None,
     wait: bool = True,
     **first: Any,
-) -> Drive:
+) -> DriveResult:
     """Drive an agent, then the sub-agents that it waits for, until it has their answers or they all rest.
 
     ``first`` are further arguments of the first drive. Raises what ``Agent.drive`` does; or what kept a sub-agent from
@@ -85,7 +85,7 @@ async def drive_family(
     if drive.stop != "idle" or not (drive.children or drive.interrupted):
         return drive
     family = Family(agent, deps, until, margin_s, wait)
-    agent.drivers.append(family)
+    agent.drives.append(family)
     failure: Exception | None = None
     try:
         async with anyio.create_task_group() as tasks:
@@ -96,7 +96,7 @@ async def drive_family(
             finally:
                 tasks.cancel_scope.cancel()
     finally:
-        agent.drivers.remove(family)
+        agent.drives.remove(family)
     if failure is not None:
         raise failure
     return drive
@@ -136,12 +136,12 @@ class Family:
         """Something new is in the agent's inbox."""
         self.agent.hub.wake()
 
-    async def run(self, drive: Drive, tasks: TaskGroup) -> Drive:
+    async def run(self, drive: DriveResult, tasks: TaskGroup) -> DriveResult:
         """Go on until the agent waits for nobody, or all that it waits for rest."""
         while not (self._stopped or drive.stop != "idle"):
             self._begin(drive, tasks)
             self._news = False
-            if await self._called(drive):
+            if await self._is_due(drive):
                 drive = await self._drive(drive)
             elif self._running:
                 await self._pause()
@@ -158,7 +158,7 @@ class Family:
             self._news = False
             await self._pause()
         if drive.stop == "idle":
-            drive.stop = "told" if self._stopped else "deadline" if self._late and drive.children else "idle"
+            drive.stop = "stopped" if self._stopped else "deadline" if self._late and drive.children else "idle"
         return drive
 
     async def _pause(self) -> None:
@@ -166,14 +166,14 @@ class Family:
         if not self._news:
             await self.agent.hub.wait(self.deps.clock, self.agent.limits.due_poll_s)
 
-    async def _called(self, drive: Drive) -> bool:
+    async def _is_due(self, drive: DriveResult) -> bool:
         """Whether the agent itself has something to do."""
         store = self.deps.store
         if drive.due is not None and drive.due <= await store.now():
             return True
         return bool(await store.read_inbox(self.agent.agent_id, self.agent.uid, after=drive.seen))
 
-    async def _drive(self, before: Drive) -> Drive:
+    async def _drive(self, before: DriveResult) -> DriveResult:
         """Drive the agent once more; what comes of it is laid over what came before."""
         try:
             drive = await self.agent.drive(until=self.until, margin_s=self.margin_s)
@@ -189,7 +189,7 @@ class Family:
         drive.taken = {**before.taken, **drive.taken}
         return drive
 
-    def _begin(self, drive: Drive, tasks: TaskGroup) -> None:
+    def _begin(self, drive: DriveResult, tasks: TaskGroup) -> None:
         """Have those driven that are not yet."""
         waits = {wait.child: (call, wait.child_uid) for call, wait in drive.children.items() if wait.child}
         for id in {**waits, **dict.fromkeys(drive.interrupted)}:
@@ -201,7 +201,7 @@ class Family:
 
     async def _child(self, id: str, call: str | None, uid: str | None) -> None:
         try:
-            await self._child_driven(id, uid)
+            await self._drive_child(id, uid)
         except NotFoundError:
             if call is not None:
                 await self._answer_for(id, call)
@@ -213,7 +213,7 @@ class Family:
             self._news = True
             self.agent.hub.wake()
 
-    async def _child_driven(self, id: str, uid: str | None) -> None:
+    async def _drive_child(self, id: str, uid: str | None) -> None:
         child = await type(self.agent).open(id, self.deps)
         try:
             if uid is not None and child.uid != uid:

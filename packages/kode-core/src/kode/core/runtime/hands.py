@@ -1,4 +1,4 @@
-"""The hands of one drive: tasks that carry out effects, each of which puts one input into the mailbox."""
+"""The hands of one drive: tasks that carry out effects; the answer of each goes into the mailbox."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import anyio
 from anyio.abc import TaskGroup
 
 from kode.core.errors import KodeError
-from kode.core.kernel.effects import Deliver, Effect
+from kode.core.kernel.effects import CallModel, CompactHistory, Deliver, Effect, RunTool
+from kode.core.kernel.inputs import Input
 from kode.core.kernel.state import State
-from kode.core.runtime.effects.perform import perform
+from kode.core.runtime.effects.deliver import deliver
+from kode.core.runtime.effects.model import call_model
+from kode.core.runtime.effects.tool import run_tool
 from kode.core.runtime.effects.worker import Worker
 from kode.core.runtime.mailbox import Mailbox
 from kode.core.tools.base import is_failure
@@ -100,3 +103,28 @@ class Hands:
                 self.box.wake()
             self._idle.append(hand)
             await hand.wait()
+
+
+async def perform(worker: Worker, effect: Effect) -> Input | None:
+    """Do what the kernel asked for; None when it was dropped before it could answer.
+
+    Nothing is raised for what a model, a tool or another agent does; that is what answers are for. Cancellation passes
+    through, and then there is no answer.
+    """
+    try:
+        if isinstance(effect, CallModel):
+            return await call_model(worker, effect)
+        if isinstance(effect, RunTool):
+            return await run_tool(worker, effect)
+        if isinstance(effect, Deliver):
+            return await deliver(worker, effect)
+        return await _compact(worker, effect)
+    finally:
+        worker.forget(effect.id)
+
+
+async def _compact(worker: Worker, effect: CompactHistory) -> Input | None:
+    with anyio.CancelScope() as scope:
+        worker.enter(effect.id, scope)
+        return await worker.context.compact(effect)
+    return None

@@ -27,7 +27,7 @@ class Holding:
     That clock counts suspension and is read before the store is asked, so we never think it lasts longer than it does.
     """
 
-    __slots__ = ("_deps", "_reading", "_until", "ends", "lease", "lost", "term", "waiting")
+    __slots__ = ("_deps", "_reading", "_until", "ends", "lease", "over", "term", "waiting")
 
     def __init__(
         self,
@@ -41,8 +41,8 @@ class Holding:
         self._deps = deps
         self._until = until
         self.term = term
-        self.lost = False
-        """It is not ours any more, or was given back with a commit."""
+        self.over = False
+        """There is nothing to give back: it went back, or it is not ours any more."""
         self.waiting: Sequence[Item] = ()
         """What the store said of the inbox with the lease; it need not have looked."""
         self._set(lease, asked_at, reading)
@@ -111,7 +111,7 @@ class Holding:
 
     def gave_back(self, resident: Resident) -> None:
         """It went back with a commit: nobody has to release it, and the next drive may begin on what that left."""
-        self.lost = True
+        self.over = True
         left = released_record(replace(self.lease, until=0, takes=0))
         resident.footing = Footing(resident.agent_id, self.lease.uid, resident.version, resident.seen, left)
         resident.reading = self._reading
@@ -148,9 +148,9 @@ class Holding:
         ``failed``: this drive broke down; it counts as a take-over, so that an agent that breaks every driver is
         parked in the end.
         """
-        if self.lost:
+        if self.over:
             return
-        self.lost = True
+        self.over = True
         with self._deps.clock.move_on_after(_seconds(self._deps, self._until), shield=True):
             try:
                 await self._deps.store.release(self.lease, failed=failed)

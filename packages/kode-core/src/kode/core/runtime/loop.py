@@ -34,7 +34,7 @@ from kode.core.kernel.inputs import (
 from kode.core.kernel.limits import narrowed
 from kode.core.kernel.machine import Context, Transition, advance, next_due
 from kode.core.kernel.words import Status, StopReason
-from kode.core.runtime.documents import bodies, said
+from kode.core.runtime.documents import bodies, document_inputs
 from kode.core.runtime.drive import Work
 from kode.core.runtime.effects.worker import Worker
 from kode.core.runtime.hands import Hands
@@ -43,7 +43,7 @@ from kode.core.runtime.offers import Offers
 from kode.core.runtime.pace import Pace
 from kode.core.runtime.resident import Resident
 from kode.core.runtime.schedule import time_passed
-from kode.core.runtime.todos import told
+from kode.core.runtime.todos import todo_inputs
 from kode.core.store.contract import Commit, Committed
 
 if TYPE_CHECKING:
@@ -84,14 +84,14 @@ class Loop:
         self.holding = holding
         self.tasks = tasks
         self.box = work.box
-        self.drive = work.drive
+        self.result = work.result
         self.binding = work.binding
         self.deps = work.deps
         self.hub = work.hub
         self.clock = work.deps.clock
         self.store = work.deps.store
         self.worker = Worker(resident, work.binding, work.deps, work.hub, work.limits, work.box.noted.append)
-        self.worker.interrupted = work.drive.interrupted
+        self.worker.interrupted = work.result.interrupted
         self.pace = Pace(self.clock, holding, self.box, work.limits, until, margin_s)
         self.hands = Hands(self.worker, self.box, tasks)
         self.offers = Offers(work, resident, self.worker.documents)
@@ -106,13 +106,13 @@ class Loop:
         inputs = first + await self._ready()
         while True:
             inputs += await self._gather()
-            stopping = self.drive.stop != "idle"
-            if self.drive.stop == "deadline":
+            stopping = self.result.stop != "idle"
+            if self.result.stop == "deadline":
                 # Behind the inbox: a run that it starts rests as well, and can be told of.
                 inputs.append(DeadlineReached(StopReason.DEADLINE))
             step = await self._step(inputs, hold=stopping or self.pace.late)
             if stopping:
-                self.drive.unfinished = tuple(e.id for e in self.resident.state.effects if isinstance(e, RunTool))
+                self.result.unfinished = tuple(e.id for e in self.resident.state.effects if isinstance(e, RunTool))
             if stopping or step.released or (step.idle and not await self._look_again()):
                 return
             if not step.idle:
@@ -137,7 +137,7 @@ class Loop:
                 raise self.box.failure
             await self._keep_lease()
             late = await self._out_of_time()
-            if self.drive.stop != "idle":
+            if self.result.stop != "idle":
                 return late
         return []
 
@@ -194,7 +194,7 @@ class Loop:
         cut, full = await self.worker.context.look(inputs)
         context = Context(self.holding.now(), self.holding.lease.fence, self.work.limits, used, cut, full)
         changes = self.worker.documents.pending()
-        changed = [*said(changes), *told(changes, before, self.binding.template)]
+        changed = [*document_inputs(changes), *todo_inputs(changes, before, self.binding.template)]
         transition = advance(before, [*inputs, *self._sandbox(), *changed], context, hold=hold)
         state = transition.state
         idle = not state.effects and state.status is not Status.WORKING
@@ -205,7 +205,7 @@ class Loop:
         committed = await self._insist(partial(self.store.commit, commit))
         self.pace.committed(monotonic)
         self._adopt(transition, commit, committed)
-        if not (hold or self.box.told):  # whoever is told to stop meanwhile starts nothing that it would cancel
+        if not (hold or self.box.stopping):  # whoever is told to stop meanwhile starts nothing that it would cancel
             await self._start(transition.effects)
         return _Step(idle, committed.released)
 
@@ -280,18 +280,18 @@ class Loop:
 
     def _adopt(self, transition: Transition, commit: Commit, committed: Committed) -> None:
         """Become what is durable now, show it, and stop what is not wanted any more."""
-        resident, drive = self.resident, self.drive
+        resident, result = self.resident, self.result
         resident.take(transition, commit, committed)
         self._bound()
         self.offers.forget(commit.consumed)
         if committed.released:
             self.holding.gave_back(resident)
-        drive.taken.update(commit.taken)
+        result.taken.update(commit.taken)
         for record in transition.runs:
-            drive.runs[record.number] = record
+            result.runs[record.number] = record
             answer = None if record.answer_seq is None else resident.message(record.answer_seq)
             if answer is not None:
-                drive.answers[answer.seq] = answer
+                result.answers[answer.seq] = answer
         self.hub.publish(transition.events)
         self.hands.keep(transition.state.effects)
 
@@ -352,11 +352,11 @@ class Loop:
             await self._cancel_effects()
             return [*self.box.take(), DeadlineReached(StopReason.PROCESSING_TIMEOUT)]
         if self.pace.until is not None and self.pace.late:
-            self.drive.stop = "deadline"
+            self.result.stop = "deadline"
             await self._cancel_effects(self.pace.until - self.clock.monotonic())
             return self.box.take()
-        if self.box.told:
-            self.drive.stop = "told"
+        if self.box.stopping:
+            self.result.stop = "stopped"
             await self._cancel_effects()
         return []
 

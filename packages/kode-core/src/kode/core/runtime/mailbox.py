@@ -13,7 +13,7 @@ __all__ = ["Mailbox"]
 class Mailbox:
     """Synchronous to put in, one reader to wait. Nothing that is put in is ever lost between two takes."""
 
-    __slots__ = ("_bell", "_rung", "failure", "look", "noted", "posted", "tick", "told")
+    __slots__ = ("_bell", "_rung", "failure", "look", "noted", "posted", "stopping", "tick")
 
     def __init__(self) -> None:
         self.posted: list[Input] = []
@@ -22,8 +22,8 @@ class Mailbox:
         """Durable events that ride in the next commit."""
         self.look = False
         """Somebody enqueued: read the inbox."""
-        self.told = False
-        """Stop."""
+        self.stopping = False
+        """The drive shall stop."""
         self.tick = False
         """The metronome beat: look whether another process enqueued."""
         self.failure: Exception | None = None
@@ -35,7 +35,7 @@ class Mailbox:
     @property
     def full(self) -> bool:
         """Whether there is anything to act on."""
-        return bool(self.posted or self.look or self.told or self.tick or self.failure)
+        return bool(self.posted or self.look or self.stopping or self.tick or self.failure)
 
     def post(self, answer: Input) -> None:
         """Put an answer in."""
@@ -49,7 +49,7 @@ class Mailbox:
 
     def stop(self) -> None:
         """Say that the drive shall stop."""
-        self.told = True
+        self.stopping = True
         self.wake()
 
     def fail(self, error: Exception) -> None:

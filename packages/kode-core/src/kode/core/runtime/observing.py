@@ -18,7 +18,8 @@ from anyio.abc import TaskGroup
 
 from kode.core.errors import KodeError
 from kode.core.event.base import Envelope, Position
-from kode.core.event.hub import Hub, Subscription
+from kode.core.event.hub import Hub
+from kode.core.event.subscription import Subscription
 from kode.core.hook.asking import Asker, HookFailed, LateError, called
 from kode.core.hook.base import Hooks
 from kode.core.kernel.events import DURABLE, Event

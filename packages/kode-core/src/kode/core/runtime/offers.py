@@ -20,8 +20,8 @@ from kode.core.kernel.inputs import (
 )
 from kode.core.kernel.limits import laid_over, limits_of
 from kode.core.kernel.message import Json
-from kode.core.runtime.asked import check_in_time
-from kode.core.runtime.birth import bounds_of
+from kode.core.kernel.state import State
+from kode.core.runtime.birth import inbox_bounds
 from kode.core.runtime.drive import Work
 from kode.core.runtime.plan import plan_input
 from kode.core.runtime.schedule import take_timer
@@ -85,7 +85,7 @@ class Offers:
         try:
             input = item_input(item)
             if isinstance(input, ApprovalDecided):
-                check_in_time(self.resident.state, input, item.at)
+                _check_not_expired(self.resident.state, input, item.at)
         except (IllegalInputError, RecordCorruptError) as error:
             return _rejected(item.id, error.message)
         if isinstance(input, ApprovalDecided) and input.input is not None:
@@ -115,9 +115,24 @@ class Offers:
             return _rejected(input.item, error.message)
         body, binding.recipe = encode_template(recipe)
         self.documents.rewrite_recipe(body, binding.recipe)
-        self.resident.bounds = bounds_of(recipe.limits)
+        self.resident.bounds = inbox_bounds(recipe.limits)
         self.work.adopt(recipe)
         return input
+
+
+def _check_not_expired(state: State, decision: ApprovalDecided, at: int) -> None:
+    """Check that a decision came before its question's deadline; how late the driver looks does not matter.
+
+    Raises:
+        IllegalInputError: It came too late; the question expires.
+    """
+    call = state.call(decision.call)
+    asked = None if call is None else call.approval
+    if asked is not None and asked.n == decision.n and asked.due_at is not None and asked.due_at <= at:
+        raise IllegalInputError(
+            f"The decision about call {decision.call} came after the deadline of question {asked.n}; it has expired.",
+            code="expired",
+        )
 
 
 def _rejected(item: str, why: str) -> Noted:

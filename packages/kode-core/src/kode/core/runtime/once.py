@@ -58,7 +58,7 @@ async def apply_once(
                 release=not state.effects,
             )
         )
-        holding.lost = committed.released
+        holding.over = committed.released
         switchboard(deps.store, agent_id).publish(done.events)
         return state
     finally:

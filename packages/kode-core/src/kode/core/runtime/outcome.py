@@ -9,7 +9,7 @@ from kode.core.config import Dependencies
 from kode.core.errors import ConflictError, FencedError, LeaseLostError
 from kode.core.kernel.state import RunError, RunRecord
 from kode.core.kernel.words import StopReason
-from kode.core.runtime.drive import Drive
+from kode.core.runtime.drive import DriveResult
 from kode.core.runtime.family import Member, drive_family
 from kode.core.runtime.result import RunResult, open_of, result_of
 from kode.core.runtime.sending import Sent
@@ -17,7 +17,7 @@ from kode.core.store.base import Store
 from kode.core.store.contract import Key
 from kode.core.store.records import read_consumed
 
-__all__ = ["Goal", "driven", "told"]
+__all__ = ["Goal", "drive_to_goal", "find_result"]
 
 Goal: TypeAlias = Sent | int | None
 """What somebody waits for: the run that takes what was sent, a run by its number, or whatever there is to do."""
@@ -26,7 +26,7 @@ _RESTS = ("paused", "deadline", "queued")
 """Where a run may go on by now though nobody has driven it: somebody decided, or has time."""
 
 
-async def driven(
+async def drive_to_goal(
     agent: Member, deps: Dependencies, goal: Goal, *, until: float | None, wait: bool, **options: Any
 ) -> RunResult:
     """Drive an agent, or follow whoever drives it, until what is waited for ended or rests.
@@ -42,7 +42,7 @@ async def driven(
     look = isinstance(goal, int) or (goal is not None and goal.duplicate)
     while True:
         if look:
-            found = await told(deps.store, agent, goal)
+            found = await find_result(deps.store, agent, goal)
             if found.status not in _RESTS:
                 return found
         look = goal is not None
@@ -52,17 +52,17 @@ async def driven(
         except (LeaseLostError, ConflictError, FencedError):
             pass  # somebody else drives it
         if drive is not None and not _overlooked(goal, drive):
-            return await told(deps.store, agent, goal, drive)
+            return await find_result(deps.store, agent, goal, drive)
         seconds = agent.limits.due_poll_s
         if until is not None:
             seconds = min(seconds, until - deps.clock.monotonic())
         if not wait or seconds <= 0:
-            return await told(deps.store, agent, goal, drive)
+            return await find_result(deps.store, agent, goal, drive)
         with deps.clock.move_on_after(seconds):
             await agent.hub.rested(rests if drive is None else agent.hub.rests)
 
 
-def _overlooked(goal: Goal, drive: Drive) -> bool:
+def _overlooked(goal: Goal, drive: DriveResult) -> bool:
     """Whether the store did not show the drive what was sent, which lies in the inbox all the same."""
     return (
         isinstance(goal, Sent)
@@ -72,7 +72,7 @@ def _overlooked(goal: Goal, drive: Drive) -> bool:
     )
 
 
-async def told(store: Store, agent: Member, goal: Goal, drive: Drive | None = None) -> RunResult:
+async def find_result(store: Store, agent: Member, goal: Goal, drive: DriveResult | None = None) -> RunResult:
     """Tell how it stands with a message, a run, or the agent: from the drive that moved it, else from the store."""
     id = agent.agent_id
     number: int | None
@@ -107,7 +107,7 @@ async def _last(store: Store, id: str) -> int | None:
     return page.items[0].number if page.items else None
 
 
-def _just_now(id: str, drive: Drive, record: RunRecord) -> RunResult:
+def _just_now(id: str, drive: DriveResult, record: RunRecord) -> RunResult:
     """Tell of a run by the drive that moved it."""
     answer = None if record.answer_seq is None else drive.answers.get(record.answer_seq)
     result = result_of(id, record, answer, drive.unfinished)
@@ -115,10 +115,10 @@ def _just_now(id: str, drive: Drive, record: RunRecord) -> RunResult:
         return result
     children = {call: wait.child for call, wait in drive.children.items() if wait.child is not None}
     result = replace(result, questions=drive.questions, children=children)
-    return _in_time(result) if children and drive.stop == "deadline" else result
+    return _goes_on(result) if children and drive.stop == "deadline" else result
 
 
-async def _waits(store: Store, id: str, drive: Drive | None) -> RunResult:
+async def _waits(store: Store, id: str, drive: DriveResult | None) -> RunResult:
     """Nothing has taken it yet: it will, or it needs a person first."""
     state = await store.read_state(id)
     if drive is not None and drive.stop == "parked":
@@ -141,19 +141,19 @@ async def _stored(store: Store, id: str, number: int) -> RunResult:
         text = f"Run {number} ended, and its record was pruned: how is not known any more."
         return replace(_failed(id, "record_pruned", text, state.next_cursor - 1), run=number)
     if record is None:
-        return _in_time(RunResult(id, "deadline", run=number, cursor=state.next_cursor - 1, steps=state.step))
+        return _goes_on(RunResult(id, "deadline", run=number, cursor=state.next_cursor - 1, steps=state.step))
     result = await _as_recorded(store, id, record)
     if result.stop_reason is StopReason.CRASH_LOOP and state.parked is None:
-        return _in_time(result)  # somebody had it go on by hand
+        return _goes_on(result)  # somebody had it go on by hand
     if result.status != "paused":
         return result
     questions, children = open_of(state)
     if record.pending and not questions:
-        return _in_time(result)  # somebody decided, and drives it
+        return _goes_on(result)  # somebody decided, and drives it
     return replace(result, questions=questions, children=children)
 
 
-def _in_time(result: RunResult) -> RunResult:
+def _goes_on(result: RunResult) -> RunResult:
     """A run that goes on, but not within the time of who asks."""
     return replace(result, status="deadline", stop_reason=StopReason.DEADLINE)
 

@@ -64,8 +64,8 @@ class Places:
     def __iter__(self) -> Iterator[Agent]:
         return iter([place.agent for place in self._places.values() if place.agent is not None])
 
-    def get(self, agent_id: str) -> Agent | None:
-        """The agent of that id if it is open; that is a use."""
+    def use(self, agent_id: str) -> Agent | None:
+        """Note that an agent is used, which puts it last among those to be let go; the agent, if it is open."""
         place = self._places.get(agent_id)
         if place is None or place.agent is None or place.agent.gone:
             return None
@@ -88,11 +88,11 @@ class Places:
             NotFoundError, NotBoundError: As ``Agent.open``.
             UsageError: ``pool_full``: every place is taken by an agent at work; ``pool_closed``.
         """
-        known = self.get(agent_id)
+        known = self.use(agent_id)
         if known is not None:
             return known
         async with self._door(agent_id):
-            known = self.get(agent_id)
+            known = self.use(agent_id)
             if known is not None:
                 return known
             self._check_open()

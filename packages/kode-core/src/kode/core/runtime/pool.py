@@ -22,7 +22,7 @@ from anyio.abc import TaskGroup
 
 from kode.core.config import AgentConfig, Dependencies
 from kode.core.errors import NotFoundError, StoreError, UsageError
-from kode.core.event.hub import on_call
+from kode.core.event.hub import listen_for_rings
 from kode.core.kernel.effects import RunTool
 from kode.core.kernel.limits import Limits
 from kode.core.runtime.agent import Agent
@@ -126,7 +126,7 @@ class AgentPool:
             tasks = anyio.create_task_group()
             await tasks.__aenter__()
             stack.push_async_callback(self._end, tasks)
-            stack.enter_context(on_call(self.dependencies.store, self._turns.called))
+            stack.enter_context(listen_for_rings(self.dependencies.store, self._turns.heard))
             self._turns.begin(tasks, find=self.find, idle_s=self.idle_s)
             if received is not None:
                 tasks.start_soon(self._heed, received, tasks)

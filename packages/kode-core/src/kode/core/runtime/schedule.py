@@ -16,8 +16,9 @@ from kode.core.kernel.events import Event, preview
 from kode.core.kernel.history import LAST_MOMENT, MAX_TIMER_DATA, MAX_TIMER_WORDS, MAX_TIMERS, RESERVED
 from kode.core.kernel.inputs import Input, Instructed, Noted, TimePassed, TimerCancelled, TimerSet
 from kode.core.kernel.state import State, Timer
-from kode.core.runtime.asked import asked
+from kode.core.runtime.asked import read_instructions
 from kode.core.runtime.cron import EPOCH, first_time, next_time
+from kode.core.runtime.lease import check_identity
 from kode.core.runtime.sending import enqueue
 from kode.core.store.base import Store
 
@@ -121,7 +122,7 @@ class Scheduler:
         return tuple(timer for id, timer in timers.items() if not id.startswith(RESERVED))
 
     async def _timers(self) -> dict[str, Timer]:
-        waiting = await asked(self._store, self._agent_id, self._uid or (await self._state()).uid)
+        waiting = await read_instructions(self._store, self._agent_id, self._uid or (await self._state()).uid)
         timers = {timer.id: timer for timer in (await self._state()).timers}
         for what in waiting:
             if isinstance(what, TimerSet):
@@ -171,7 +172,10 @@ class Scheduler:
         await enqueue(self._store, self._agent_id, Instructed(self._ids.item_id(), what), uid=self._uid)
 
     async def _state(self) -> State:
-        return await self._store.read_state(self._agent_id)
+        state = await self._store.read_state(self._agent_id)
+        if self._uid is not None:
+            check_identity(state, self._uid)
+        return state
 
 
 def take_timer(asks: Instructed, what: TimerSet, now: int) -> Input:

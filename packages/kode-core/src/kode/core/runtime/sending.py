@@ -30,7 +30,6 @@ __all__ = [
     "content_blocks",
     "decide",
     "enqueue",
-    "json_option",
     "message_of",
     "whole_number",
 ]
@@ -102,7 +101,7 @@ def message_of(
         )
     if limits is not None and not isinstance(limits, Limits):
         raise UsageError(f"limits is {type(limits).__name__}; give Limits(…).", code="bad_option", option="limits")
-    data, trace = json_option("metadata", metadata), json_option("context", context)
+    data, trace = _json_option("metadata", metadata), _json_option("context", context)
     bounds = None if limits is None else limits_text(limits)
     return MessageReceived(item_id, content_blocks(message), kind, sender, data, trace, bounds)
 
@@ -147,14 +146,14 @@ async def decide(
     check_text(call=call, by=by, note=note)
     _check_lengths(by=by, note=note)
     whole_number("n", n)
-    changed = json_option("input", input)
+    changed = _json_option("input", input)
     state = await store.read_state(agent_id)
     if uid is not None:
         check_identity(state, uid)
     found = state.call(call)
     asked = None if found is None else found.approval
     if asked is None or asked.n != (1 if n is None else n):
-        return await _told_before(store, state, call, decision, by, 1 if n is None else n)
+        return await _decided_before(store, state, call, decision, by, 1 if n is None else n)
     if asked.kind == "recovery" and input is not None:
         raise UsageError(
             f"Call {call!r} may have run already, so its input cannot be changed; allow or deny it as it was.",
@@ -190,7 +189,7 @@ def _check_lengths(**given: str | None) -> None:
             )
 
 
-async def _told_before(store: Store, state: State, call: str, decision: str, by: str | None, n: int) -> Sent:
+async def _decided_before(store: Store, state: State, call: str, decision: str, by: str | None, n: int) -> Sent:
     """A decision that comes twice, for a delivery was repeated, counts once."""
     row = None
     if re.fullmatch(r"\d{1,15}\.\d{1,15}\.\d{1,15}", call):
@@ -246,7 +245,7 @@ def check_text(**given: str | None) -> None:
             raise UsageError(f"{name} is {value!r}; give a text or None.", code="bad_option", option=name)
 
 
-def json_option(name: str, value: Json | None) -> Json | None:
+def _json_option(name: str, value: Json | None) -> Json | None:
     """JSON text as it is stored.
 
     Raises:

@@ -17,14 +17,14 @@ from kode.core.clock import Reading
 from kode.core.config import AgentConfig, Dependencies
 from kode.core.errors import AgentExistsError, StoreUnavailableError, UsageError
 from kode.core.event.base import Position
-from kode.core.event.hub import Subscription
+from kode.core.event.subscription import Subscription
 from kode.core.kernel.events import Channel
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import Json
 from kode.core.runtime.agent import Agent
 from kode.core.runtime.binding import bind
 from kode.core.runtime.birth import LONGEST, recipe_digest, stored_recipe
-from kode.core.runtime.outcome import Goal, told
+from kode.core.runtime.outcome import Goal, find_result
 from kode.core.runtime.resident import Resident
 from kode.core.runtime.result import RunResult
 from kode.core.runtime.sending import Content, Sent
@@ -33,7 +33,7 @@ from kode.core.store.base import Store
 from kode.core.store.plans import no_agent
 from kode.core.template import AgentTemplate
 
-__all__ = ["FLOOR_S", "StatelessAgent"]
+__all__ = ["StatelessAgent"]
 
 FLOOR_S = 2.0
 """What the store gets to answer in all, however short a request's time is."""
@@ -307,28 +307,28 @@ class _Request:
     async def finish(self, sent: Sent) -> RunResult:
         """Drive until what was sent is done, or the time is over."""
         agent = await self.open()
-        return await self._driven(
+        return await self._drive(
             agent, sent, lambda: agent.finish(sent, until=self.until, margin_s=self.margin_s, wait=self.wait)
         )
 
     async def go_on(self, *, run: int | None = None, by_hand: bool = False) -> RunResult:
         """Drive what is there, or one run, until it rests or the time is over."""
         agent = await self.open()
-        return await self._driven(
+        return await self._drive(
             agent, run,
             lambda: agent.go_on(
                 until=self.until, margin_s=self.margin_s, wait=self.wait, by_hand=by_hand, run=run
             ),
         )  # fmt: skip
 
-    async def _driven(self, agent: Agent, goal: Goal, drive: Callable[[], Awaitable[RunResult]]) -> RunResult:
+    async def _drive(self, agent: Agent, goal: Goal, drive: Callable[[], Awaitable[RunResult]]) -> RunResult:
         """Drive; what did not come to rest in time is cancelled, and told as it is stored."""
         try:
             return await self._in_time(drive)
         except StoreUnavailableError as error:
             if error.code != "no_answer":
                 raise
-        return await self._in_time(lambda: told(self.deps.store, agent, goal), extra_s=LAST_WORD_S)
+        return await self._in_time(lambda: find_result(self.deps.store, agent, goal), extra_s=LAST_WORD_S)
 
     def wake(self) -> None:
         """Have followers in this process look."""

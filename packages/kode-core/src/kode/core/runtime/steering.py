@@ -94,7 +94,8 @@ class Steering(Handle):
 
     async def revert(self, id: str) -> None:
         """Show the model again what it was shown before a compaction, or at a snapshot; while no run is in progress."""
-        await revert(self.agent_id, self.uid, id, self._deps, self.limits)
+        with self._noting_gone():
+            await revert(self.agent_id, self.uid, id, self._deps, self.limits)
 
     async def snapshot(self, id: str | None = None, *, tags: Collection[str] = ()) -> str:
         """Name the present safe point, to fork from it later.
@@ -104,5 +105,6 @@ class Steering(Handle):
             LeaseLostError: Somebody drives the agent just now.
         """
         name = id or f"snap-{self._deps.ids.uid()}"
-        await apply_once(self.agent_id, self.uid, SnapshotTaken(name, tuple(tags)), self._deps, self.limits)
+        with self._noting_gone():
+            await apply_once(self.agent_id, self.uid, SnapshotTaken(name, tuple(tags)), self._deps, self.limits)
         return name

@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 
 from kode.core.errors import UsageError
 from kode.core.event.base import Envelope
-from kode.core.event.hub import Subscription
+from kode.core.event.subscription import Subscription
 from kode.core.runtime.result import RunResult
 
 __all__ = ["Stream"]

@@ -36,7 +36,7 @@ from kode.core.store.base import Store
 from kode.core.template import AgentTemplate
 from kode.core.tools.base import Suspended
 
-__all__ = ["Household", "Spawner", "answer_for", "at_work", "child_id", "delegated", "make_child", "remove"]
+__all__ = ["Household", "Spawner", "answer_for", "at_work", "delegated", "remove"]
 
 
 LEAST_TOKENS = 1_000
@@ -60,9 +60,9 @@ async def delegated(
     """Make a sub-agent that works for no call; its id. Nobody waits for its answer, so it counts as answered."""
     found = template if isinstance(template, AgentTemplate) else house.deps.template_registry().get(template)
     state = house.state
-    id = child_id(state.uid, f"d-{house.deps.ids.uid()}")
+    id = _child_id(state.uid, f"d-{house.deps.ids.uid()}")
     parent = Parent(state.agent_id, state.uid, "", _depth(house), answered=True)
-    await make_child(house, id, found, parent, model=model, tools=None if tools is None else tuple(tools))
+    await _make_child(house, id, found, parent, model=model, tools=None if tools is None else tuple(tools))
     return id
 
 
@@ -102,7 +102,7 @@ class Spawner:
         task = message_of(
             f"{state.uid}:{self.call}", prompt, sender=state.agent_id, context=None if run is None else run.context
         )
-        id = child_id(state.uid, self.call)
+        id = _child_id(state.uid, self.call)
         # Whoever is there already was judged when it was made; what is left of the budget is another sum by now.
         child = await _there(id, state, self.call, self.deps)
         if child is None:
@@ -110,7 +110,7 @@ class Spawner:
             config = _allowed(house, template)
             parent = Parent(state.agent_id, state.uid, self.call, _depth(house))
             with suppress(AgentExistsError):
-                await make_child(house, id, config, parent, model=model, tools=tools, limits=limits)
+                await _make_child(house, id, config, parent, model=model, tools=tools, limits=limits)
             child = await _there(id, state, self.call, self.deps)
         if child is None:
             raise UsageError(f"The sub-agent {id!r} was deleted before it could begin.", code="subagent_gone")
@@ -145,7 +145,7 @@ async def remove(store: Store, agent_id: str, uid: str | None = None) -> None:
     await answer_for(store, parent, agent_id, "was deleted")
 
 
-def child_id(uid: str, part: str) -> str:
+def _child_id(uid: str, part: str) -> str:
     """Name the sub-agent that works for a call of that identity."""
     return f"{uid}/{part}"
 
@@ -174,7 +174,7 @@ def _allowed(house: Household, name: str) -> AgentTemplate:
     return house.deps.template_registry().get(name)
 
 
-async def make_child(
+async def _make_child(
     house: Household,
     id: str,
     template: AgentTemplate,

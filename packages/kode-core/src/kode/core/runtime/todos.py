@@ -10,14 +10,14 @@ from kode.core.kernel.events import Event, preview
 from kode.core.kernel.history import TODO_TIMER
 from kode.core.kernel.inputs import Input, Instructed, Noted, TimerCancelled, TimerSet, TodosSet
 from kode.core.kernel.state import State
-from kode.core.runtime.asked import asked
+from kode.core.runtime.asked import read_instructions
 from kode.core.runtime.sending import enqueue
 from kode.core.store.base import Store
 from kode.core.template import AgentTemplate
 from kode.core.tools.documents import MAX_BYTES, TODOS, Changes, Documents
 from kode.core.tools.todos import Todo, TodoList, counted, read_todos, replaced, write_todos
 
-__all__ = ["read_list", "replace_list", "take_todos", "told"]
+__all__ = ["read_list", "replace_list", "take_todos", "todo_inputs"]
 
 SHOWN = 10
 """Open todos that a reminder names."""
@@ -30,7 +30,7 @@ SHOWN_CHARS = 50
 
 async def read_list(store: Store, agent_id: str, uid: str) -> TodoList:
     """Read the list, with what code has written and no driver has taken yet."""
-    waiting = await asked(store, agent_id, uid)
+    waiting = await read_instructions(store, agent_id, uid)
     document = await store.read_document(agent_id, TODOS, "")
     todos = read_todos(None if document is None else document.data)
     for what in waiting:
@@ -86,7 +86,7 @@ def take_todos(documents: Documents, asks: Instructed, what: TodosSet) -> Input:
     return asks
 
 
-def told(changes: Changes, state: State, template: AgentTemplate) -> list[Input]:
+def todo_inputs(changes: Changes, state: State, template: AgentTemplate) -> list[Input]:
     """Say that the list is another one, and when the model is reminded of what is open in it.
 
     The reminder is a timer by steps that begins again with each change of the list: so it is there after a crash, and
@@ -96,15 +96,15 @@ def told(changes: Changes, state: State, template: AgentTemplate) -> list[Input]
     if version is None:
         return []
     todos, every = read_todos(version.text), template.remind_todos_every
-    said: list[Input] = [Noted((Event("todo_changed", data={"by": todos.by, **counted(todos)}),))]
+    inputs: list[Input] = [Noted((Event("todo_changed", data={"by": todos.by, **counted(todos)}),))]
     if todos.open and every is not None:
         due = state.steps_total + every
         timer = TimerSet(TODO_TIMER, None, "reminder", _reminder(todos), due_step=due, every_steps=every)
         # Not an input of the driver's own: if there is no room for one more timer, that is no reason to stop.
-        said.append(Instructed(TODO_TIMER, timer))
+        inputs.append(Instructed(TODO_TIMER, timer))
     else:
-        said.append(TimerCancelled(TODO_TIMER))
-    return said
+        inputs.append(TimerCancelled(TODO_TIMER))
+    return inputs
 
 
 def _reminder(todos: TodoList) -> str:

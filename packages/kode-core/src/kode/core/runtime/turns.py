@@ -78,7 +78,7 @@ class Turns:
         self._queue(agent_id)
         self._admit()
 
-    def called(self, agent_id: str) -> None:
+    def heard(self, agent_id: str) -> None:
         """Somebody rang for an agent whom nobody drives: if its background work is ours, it has its turn."""
         if self.places.owns(agent_id):
             self.wake(agent_id)
@@ -165,7 +165,7 @@ class Turns:
                 self._failed(agent_id, error)
         finally:
             del self.driving[agent_id]
-            self.places.get(agent_id)
+            self.places.use(agent_id)
             self._ring()
         if (full or turn.again) and not self.places.closed:
             self.backoff.hasten(agent_id)
@@ -198,7 +198,7 @@ class Turns:
             self.backoff.over(agent_id)
             turn.again = error.code == "replaced"
         else:
-            turn.again = turn.again or (made_way and drive.stop == "told")
+            turn.again = turn.again or (made_way and drive.stop == "stopped")
             self.backoff.over(agent_id)
         finally:
             off()

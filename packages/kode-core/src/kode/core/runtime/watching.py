@@ -8,7 +8,8 @@ from typing import Any
 from kode.core.errors import NotFoundError, UsageError
 from kode.core.event.base import Position
 from kode.core.event.family import FamilySubscription
-from kode.core.event.hub import Subscription, switchboard
+from kode.core.event.hub import switchboard
+from kode.core.event.subscription import Subscription
 from kode.core.kernel.events import Channel
 from kode.core.runtime.handle import Handle
 from kode.core.runtime.lease import check_identity

@@ -13,8 +13,8 @@ from typing import Any, Final, TypeAlias
 
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.contract import Key, Lease, Loaded, Record
-from kode.core.store.plans import Get, Scan, lease_key, uid_of
+from kode.core.store.contract import Key, Lease, Loaded, Record, Scan
+from kode.core.store.plans import Get, lease_key, uid_of
 
 __all__ = ["Together", "load"]
 

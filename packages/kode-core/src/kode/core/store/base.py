@@ -4,11 +4,28 @@ Where things are: in this folder what callers and authors of stores meet, `contr
 `plans` and `rules`, the logic that every engine shares; in ``records`` what is stored, as bytes; in each other folder
 one store, or one way to another.
 
-The class is written in ``layers``, each on the one before: `Records` (what a store's author writes), `Reading`,
-`WatchSupport`, `Leasing`, `Staging`, `Writing`, `Amending`, `Orphans`, `Forking`, `Upkeep`. Beside each other on these
-stands in ``support`` what else a store is asked for: `HistorySupport`, `RetentionSupport`, `QuerySupport`,
-`StatsSupport`, `MetricsSupport`, `HealthSupport`; ``isinstance`` tells whether an object can do it. A store may
-override any method for speed; what it promises stays.
+A method stands in the file of its class. ``layers`` are written each on the one before (`Amending` has no method of its
+own that others may call); what is in ``support`` stands beside each other on these, and ``isinstance`` tells whether an
+object can do it. A store may override any method for speed; what it promises stays.
+
+* `Records`, ``primitives``: durability, max_batch, max_batch_bytes, same_host, open, close, now, apply,
+  apply_and_look, get, scan, append_inbox, due, agents, drop
+* `Reading`, ``layers/reading``: read_plan, load, exists, list_agents, read_state, read_messages, read_calls, read_call,
+  read_events, read_runs, read_run, consumed_by, read_inbox, list_snapshots, read_documents, read_document, get_blob
+* `WatchSupport`, ``layers/watch``: alone, watch, look
+* `Leasing`, ``layers/leases``: acquire, acquire_on, renew, release, lease_of, leases_of
+* `Staging`, ``layers/staging``: settle
+* `Writing`, ``layers/commits``: commit, enqueue, put_blob
+* `Orphans`, ``layers/orphans``: sweep
+* `Forking`, ``layers/forks``: fork, batch_fork, copy_rows
+* `Upkeep`, ``layers/upkeep``: delete, erase, remains
+* `HistorySupport`, ``support/history``: load_messages, load_messages_paginated, append_message, save_messages,
+  save_snapshot, load_snapshot, delete_snapshot, save_document, load_document, delete_document
+* `RetentionSupport`, ``support/retention``: prune, set_expiry, expire
+* `QuerySupport`, ``support/query``: query_agents, query_messages, query_tool_calls, select
+* `StatsSupport`, ``support/stats``: aggregate_stats
+* `MetricsSupport`, ``support/metrics``: measure, metrics
+* `HealthSupport`, ``support/health``: find_damage, check_health, check_consistency
 """
 
 from __future__ import annotations

@@ -88,6 +88,29 @@ class Record:
         return Key(self.kind, self.uid, self.key)
 
 
+MOST = 1_000
+"""Records that a scan gives at most, where nothing else is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Which records ``Records.scan`` is to read: those of a kind whose keys lie in a range, in the order of keys."""
+
+    kind: Kind
+    uid: str
+    """As in their keys."""
+    prefix: str = ""
+    """Their keys begin with it."""
+    after: str = ""
+    """Their keys are above it."""
+    before: str | None = None
+    """Their keys are below it; None: up to the last."""
+    limit: int = MOST
+    """Not more than so many; 0: none."""
+    reverse: bool = False
+    """Falling instead of rising, by the bytes of the keys' UTF-8: the last of the range first."""
+
+
 @quick
 @dataclass(frozen=True, slots=True)
 class Condition:

@@ -16,8 +16,9 @@ from urllib.parse import SplitResult
 from kode.core.clock import Clock
 from kode.core.errors import UsageError
 from kode.core.store.base import Store
-from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
+from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Scan
 from kode.core.store.open import redact, url_options
+from kode.core.store.plans import integer
 from kode.core.store.primitives import Durability, prefix_end
 from kode.core.store.rules import append, counted, free, judge
 
@@ -149,29 +150,21 @@ class MemoryStore(Store):
         rows = (self._row(key.kind, key.uid, key.key) for key in keys)
         return [None if row is None else _own(row) for row in rows]
 
-    async def scan(
-        self,
-        agent_id: str,
-        kind: Kind,
-        uid: str,
-        *,
-        prefix: str = "",
-        after: str = "",
-        before: str | None = None,
-        limit: int,
-        reverse: bool = False,
-    ) -> list[Record]:
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
         """See `Records.scan`."""
-        shelf = self._shelves.get((kind, uid))
+        shelf = self._shelves.get((ask.kind, ask.uid))
         if shelf is None:
             return []
         keys = shelf.keys
-        start = max(bisect_right(keys, after), bisect_left(keys, prefix))
-        stop = len(keys) if before is None else bisect_left(keys, before)
-        end = prefix_end(prefix)
+        start = max(bisect_right(keys, ask.after), bisect_left(keys, ask.prefix))
+        stop = len(keys) if ask.before is None else bisect_left(keys, ask.before)
+        end = prefix_end(ask.prefix)
         if end is not None:
             stop = min(stop, bisect_left(keys, end))
-        chosen = keys[max(start, stop - limit) : stop][::-1] if reverse else keys[start : min(stop, start + limit)]
+        if ask.reverse:
+            chosen = keys[max(start, stop - ask.limit) : stop][::-1]
+        else:
+            chosen = keys[start : min(stop, start + ask.limit)]
         return [_own(shelf.rows[key]) for key in chosen]
 
     async def due(self, now: int, limit: int, after: Due | None = None) -> list[Due]:
@@ -190,8 +183,8 @@ class MemoryStore(Store):
     async def agents(self, prefix: str, after: str, limit: int, tenant: str | None = None) -> list[Record]:
         """See `Records.agents`."""
         if tenant is None:
-            return await self.scan("", "header", "", prefix=prefix, after=after, limit=limit)
-        everyone = await self.scan("", "header", "", prefix=prefix, after=after, limit=len(self._wakes) + 2**62)
+            return await self.scan("", Scan("header", "", prefix=prefix, after=after, limit=limit))
+        everyone = await self.scan("", Scan("header", "", prefix=prefix, after=after, limit=len(self._wakes) + 2**62))
         return [record for record in everyone if record.columns["tenant"] == tenant][:limit]
 
     # ---- inside --------------------------------------------------------------------------------------------
@@ -225,9 +218,9 @@ class MemoryStore(Store):
         if before == after:
             return
         if old is not None and before is not None:
-            del self._wakes[bisect_left(self._wakes, (_int(before), old.key))]
+            del self._wakes[bisect_left(self._wakes, (integer(before), old.key))]
         if new is not None and after is not None:
-            insort(self._wakes, (_int(after), new.key))
+            insort(self._wakes, (integer(after), new.key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +257,3 @@ def _own(record: Record) -> Record:
     Not a read-only view: a plain dictionary of text and numbers is nothing that the garbage collector must look at.
     """
     return Record(record.kind, record.uid, record.key, dict(record.columns), record.body)
-
-
-def _int(value: Value) -> int:
-    """Read a column that holds a number; null counts as 0."""
-    return value if isinstance(value, int) else 0

@@ -11,24 +11,22 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeAlias, TypeVar
 
-from kode.core.errors import NotFoundError
+from kode.core.errors import NotFoundError, UsageError
 from kode.core.kernel.events import Event
 from kode.core.kernel.message import Message
 from kode.core.kernel.state import Document, RunRecord, State
 from kode.core.kernel.toolcall import Call
 from kode.core.kernel.window import Snapshot
 from kode.core.store import records as rec
-from kode.core.store.contract import DocumentBody, Footing, Item, Key, Kind, Lease, Loaded, Record, Value
+from kode.core.store.contract import MOST, DocumentBody, Footing, Item, Key, Kind, Lease, Loaded, Record, Scan, Value
 
-__all__ = ["Ask", "Get", "Page", "Plan", "Scan", "StagedFound"]
+__all__ = ["Ask", "Get", "Page", "Plan", "StagedFound"]
 
 T = TypeVar("T")
 C = TypeVar("C")
 
 CHUNK = 64
 """Records asked for before it is known how large they are."""
-SCAN = 1_000
-"""Most records asked for at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +36,6 @@ class Get:
     keys: tuple[Key, ...]
     lease: bool = False
     """The key is a header's, and its agent's lease is wanted next: who can, gives that too, at the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """Ask for records in order; the fields of `Records.scan`."""
-
-    kind: Kind
-    uid: str
-    prefix: str = ""
-    after: str = ""
-    before: str | None = None
-    limit: int = SCAN
-    reverse: bool = False
 
 
 Ask: TypeAlias = Get | Scan
@@ -101,7 +86,7 @@ def scan(ask: Scan) -> Plan[list[Record]]:
 
 
 def scan_all(ask: Scan) -> Plan[list[Record]]:
-    """Ask for a range until its end, `SCAN` records at a time."""
+    """Ask for a range until its end, `MOST` records at a time."""
     found: list[Record] = []
     while True:
         rows = yield from scan(ask)
@@ -212,7 +197,7 @@ def load(
     for part in state.window.bounded(state.next_seq):
         start, stop = max(part.start, state.first_seq), part.stop or 0
         if start < stop:
-            window += yield from scan_all(message_range(uid, start, stop, min(SCAN, stop - start + 1)))
+            window += yield from scan_all(message_range(uid, start, stop, min(MOST, stop - start + 1)))
     wake_at = header.columns["wake_at"]
     version, seen, held = integer(header.columns["version"]), integer(header.columns["seen"]), live(lease, header)
     return Loaded(
@@ -266,7 +251,7 @@ def bounded_scan(ask: Scan, limit: int, max_bytes: int) -> Plan[tuple[list[Recor
         last = found[-1].key
         ask = replace(ask, before=last) if ask.reverse else replace(ask, after=last)
         room = (max_bytes - used) * len(found) // max(used, 1)
-        chunk = min(limit - len(found), SCAN, max(room, 1))
+        chunk = min(limit - len(found), MOST, max(room, 1))
 
 
 def messages(
@@ -280,7 +265,7 @@ def messages(
     pruned = asked < min(start, stop)
     if start >= stop:
         return Page((), None, pruned)
-    ask = replace(message_range(state.uid, start, stop, SCAN), reverse=backwards)
+    ask = replace(message_range(state.uid, start, stop, MOST), reverse=backwards)
     rows, more = yield from bounded_scan(ask, limit, max_bytes)
     items = tuple(rec.read_message(row) for row in rows)
     return Page(items, items[-1].seq if more else None, pruned)
@@ -387,17 +372,34 @@ def document(agent_id: str, kind: str, name: str) -> Plan[DocumentBody | None]:
 
 def blob(agent_id: str, sha256: str) -> Plan[Record | None]:
     """See `Reading.get_blob`."""
-    header = yield from need_header(agent_id)
-    (row,) = yield from get(Key("blob", uid_of(header), sha256))
-    return row
+    return (yield from one(agent_id, "blob", sha256, None))
 
 
-def consumed_by(agent_id: str, item_id: str) -> Plan[int | None]:
+def call(agent_id: str, call_id: str, uid: str | None) -> Plan[Call | None]:
+    """See `Reading.read_call`."""
+    try:
+        key = rec.call_key(call_id)
+    except UsageError:
+        key = ""  # nothing lies there
+    row = yield from one(agent_id, "call", key, uid)
+    return None if row is None else rec.read_call(row)
+
+
+def consumed_by(agent_id: str, item_id: str, uid: str | None) -> Plan[int | None]:
     """See `Reading.consumed_by`."""
-    header = yield from need_header(agent_id)
-    (row,) = yield from get(Key("consumed", uid_of(header), item_id))
-    number = None if row is None else row.columns["run"]
-    return number if isinstance(number, int) else None
+    row = yield from one(agent_id, "consumed", item_id, uid)
+    return None if row is None else rec.read_consumed(row)[2] or 0
+
+
+def one(agent_id: str, kind: Kind, key: str, uid: str | None) -> Plan[Record | None]:
+    """Read a single record of an agent: in one round trip if its identity is told."""
+    if uid is None:
+        (row,) = yield from get(Key(kind, uid_of((yield from need_header(agent_id))), key))
+        return row
+    header, row = yield from get(header_key(agent_id), Key(kind, uid, key))
+    if uid_of(checked_header(agent_id, header)) != uid:
+        raise no_agent(agent_id)
+    return row
 
 
 def present(rows: Iterable[Record | None]) -> Iterable[Record]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from kode.core.errors import UsageError
-from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
+from kode.core.store.contract import Appended, Condition, Due, Key, Record, Scan
 
 __all__ = [
     "Durability",
@@ -120,24 +120,12 @@ class Records(ABC):
         """
 
     @abstractmethod
-    async def scan(
-        self,
-        agent_id: str,
-        kind: Kind,
-        uid: str,
-        *,
-        prefix: str = "",
-        after: str = "",
-        before: str | None = None,
-        limit: int,
-        reverse: bool = False,
-    ) -> list[Record]:
-        """Read records of a kind whose key begins with `prefix`, is above `after` and below `before`.
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
+        """Read a range of records of one kind; `Scan` says which.
 
-        At most `limit` (0: none), in rising order of keys (bytes of their UTF-8), or falling with `reverse`: the
-        last ones first. Fewer than `limit` means that there are no more. What is written meanwhile may be among them
-        or not; what stays is. A record whose key is "" is never among them. With `agent_id` "" and `uid` "" it reads
-        those of all agents, wherever they lie.
+        Fewer than its `limit` means that there are no more. What is written meanwhile may be among them or not; what
+        stays is. A record whose key is "" is never among them. With `agent_id` "" and a `uid` of "" it reads those of
+        all agents, wherever they lie.
         """
 
     @abstractmethod

@@ -22,9 +22,9 @@ from kode.core.store.contract import (
     Footing,
     Item,
     Key,
-    Kind,
     Lease,
     Record,
+    Scan,
 )
 from kode.core.store.plans import Plan
 
@@ -161,9 +161,9 @@ class WrappedStore(Store):
         """Hand on."""
         return await self.around("get", lambda: self.inner.get(agent_id, keys))
 
-    async def scan(self, agent_id: str, kind: Kind, uid: str, **options: Any) -> list[Record]:
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
         """Hand on."""
-        return await self.around("scan", lambda: self.inner.scan(agent_id, kind, uid, **options))
+        return await self.around("scan", lambda: self.inner.scan(agent_id, ask))
 
     async def due(self, now: int, limit: int, after: Due | None = None) -> list[Due]:
         """Hand on."""

@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 from kode.core.store import Commit, Due, Item, Key, Kind, Record
-from kode.core.store.contract import Value
-from kode.core.store.plans import Get, Scan, lease_key, uid_of
+from kode.core.store.contract import Scan, Value
+from kode.core.store.plans import Get, lease_key, uid_of
 from kode.core.store.primitives import prefix_end
 from kode.store.postgres.tables import LAYOUTS, sealed
 

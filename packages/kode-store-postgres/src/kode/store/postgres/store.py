@@ -20,7 +20,6 @@ from kode.core.store import (
     Enqueued,
     Item,
     Key,
-    Kind,
     Loaded,
     Question,
     Record,
@@ -29,9 +28,9 @@ from kode.core.store import (
     Store,
     ahead,
 )
-from kode.core.store.contract import Copy
+from kode.core.store.contract import Copy, Scan
 from kode.core.store.open import url_options
-from kode.core.store.plans import Get, Plan, Scan
+from kode.core.store.plans import Get, Plan
 from kode.core.store.server_time import ServerTime
 from kode.store.postgres import alone, copying, migrations, reads, rows, select
 from kode.store.postgres.batches import Batches
@@ -271,7 +270,7 @@ class PostgresStore(Store, SchemaSupport):
                 elif isinstance(ask, Get):
                     ask = plan.send([])
                 else:
-                    ask = plan.send([*await self._scan(ask)])
+                    ask = plan.send([*await self.scan(agent_id, ask)])
         except StopIteration as end:
             value: T = end.value
             return value
@@ -293,20 +292,15 @@ class PostgresStore(Store, SchemaSupport):
         records: list[Record | None] = found
         return records
 
-    async def scan(
-        self,
-        agent_id: str,
-        kind: Kind,
-        uid: str,
-        *,
-        prefix: str = "",
-        after: str = "",
-        before: str | None = None,
-        limit: int,
-        reverse: bool = False,
-    ) -> list[Record]:
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
         """See `Records.scan`."""
-        return await self._scan(Scan(kind, uid, prefix, after, before, limit, reverse))
+        if ask.kind == "inbox" and not ask.prefix and not ask.reverse:
+            # Every agent that works looks into its inbox now and then.
+            (found,) = await self._gather(reads.Together((ask,)))
+            waiting: list[Record] = found
+            return waiting
+        layout = LAYOUTS[ask.kind]
+        return [layout.record(ask.uid, row) for row in await self._read(reads.scan(self._there, ask))]
 
     async def due(self, now: int, limit: int, after: Due | None = None) -> list[Due]:
         """See `Records.due`."""
@@ -339,15 +333,6 @@ class PostgresStore(Store, SchemaSupport):
         return {row[0]: row[1] for row in await self._read(reads.sizes(self.schema))}
 
     # ---- inside --------------------------------------------------------------------------------------------
-
-    async def _scan(self, ask: Scan) -> list[Record]:
-        if ask.kind == "inbox" and not ask.prefix and not ask.reverse:
-            # Every agent that works looks into its inbox now and then.
-            (found,) = await self._gather(reads.Together((ask,)))
-            waiting: list[Record] = found
-            return waiting
-        layout = LAYOUTS[ask.kind]
-        return [layout.record(ask.uid, row) for row in await self._read(reads.scan(self._there, ask))]
 
     async def _read(self, statement: tuple[str, list[Any]]) -> list[Any]:
         sql, values = statement

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from kode.core.store import Appended, Condition, Key, Kind, Record
-from kode.core.store.plans import Scan
+from kode.core.store.contract import Scan
 from kode.core.store.primitives import prefix_end
 from kode.core.store.records import COLUMNS
 

@@ -21,7 +21,6 @@ from kode.core.store import (
     Enqueued,
     Item,
     Key,
-    Kind,
     Loaded,
     Record,
     SchemaStatus,
@@ -29,8 +28,9 @@ from kode.core.store import (
     Store,
     ahead,
 )
+from kode.core.store.contract import Scan
 from kode.core.store.open import redact, url_options
-from kode.core.store.plans import Get, Plan, Scan
+from kode.core.store.plans import Get, Plan
 from kode.core.store.server_time import ServerTime
 from kode.store.supabase import rows
 from kode.store.supabase import schema as shipped
@@ -256,20 +256,9 @@ class SupabaseStore(Store, SchemaSupport):
         asks = rows.gets(keys)
         return rows.found(keys, await self._read(asks))
 
-    async def scan(
-        self,
-        agent_id: str,
-        kind: Kind,
-        uid: str,
-        *,
-        prefix: str = "",
-        after: str = "",
-        before: str | None = None,
-        limit: int,
-        reverse: bool = False,
-    ) -> list[Record]:
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
         """See `Records.scan`."""
-        return await self._scan(Scan(kind, uid, prefix, after, before, limit, reverse))
+        return await self._scan(ask)
 
     async def due(self, now: int, limit: int, after: Due | None = None) -> list[Due]:
         """See `Records.due`."""

@@ -25,7 +25,7 @@ from kode.core.provider.media import LIKELY
 from kode.core.provider.wire.body import opaque_of, overlaid, stops
 from kode.core.provider.wire.wording import FOLLOWS, effort_of, in_loop, legal_name, set_apart, texts, unpacked
 
-__all__ = ["UNSIGNED", "request_body", "write_contents"]
+__all__ = ["UNSIGNED", "request_body"]
 
 UNSIGNED = "skip_thought_signature_validator"
 """What the vendor takes for the signature of a call that another model has made:
@@ -43,7 +43,7 @@ def request_body(request: ModelRequest, facts: GeminiFacts, *, name: str = "gemi
     Raises:
         UsageError: ``extra_body`` or a tool's schema is no JSON object, or there are too many stop sequences.
     """
-    body: dict[str, Any] = {"contents": write_contents(request, facts, name)}
+    body: dict[str, Any] = {"contents": _write_contents(request, facts, name)}
     wanted = request.output_schema
     held = wanted is not None and (facts.signs or not request.tools)
     system = [{"text": part.text} for part in request.system_parts if part.text]
@@ -149,7 +149,7 @@ class _Calls:
         return self._order.index(id) if id in self._order else len(self._order)
 
 
-def write_contents(request: ModelRequest, facts: GeminiFacts, name: str) -> list[dict[str, Any]]:
+def _write_contents(request: ModelRequest, facts: GeminiFacts, name: str) -> list[dict[str, Any]]:
     """Write the history; neighbours of one role become one content, and the user is first and last."""
     out: list[dict[str, Any]] = []
     calls = _Calls()

@@ -6,7 +6,7 @@ from kode.core.provider.base import MediaFile, Uploaded
 from kode.core.provider.wire.http import Http
 from kode.core.provider.wire.upload import odd_answer, sent_form
 
-__all__ = ["KEPT_S", "upload"]
+__all__ = ["upload"]
 
 KEPT_S = 30 * 24 * 3600
 """How long the vendor is asked to keep a file: the longest that it can be told."""

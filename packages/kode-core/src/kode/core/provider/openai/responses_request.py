@@ -26,7 +26,7 @@ from kode.core.provider.openai.strict import schema_of
 from kode.core.provider.wire.body import encode, opaque_of, overlaid
 from kode.core.provider.wire.wording import as_error, effort_of, in_loop, legal_id, legal_name, set_apart, texts
 
-__all__ = ["request_body", "write_input"]
+__all__ = ["request_body"]
 
 LEAST_TOKENS = 16
 """A smaller bound on the reply is refused."""
@@ -55,7 +55,7 @@ def request_body(request: ModelRequest, dialect: Dialect, *, official: bool = Fa
             code="no_stop_sequences",
         )
     thinks = not request.model.rpartition("/")[2].lower().startswith(_PLAIN)
-    body: dict[str, Any] = {"model": request.model, "input": write_input(request, name, thinks=thinks)}
+    body: dict[str, Any] = {"model": request.model, "input": _write_input(request, name, thinks=thinks)}
     system = "\n\n".join(part.text for part in request.system_parts if part.text)
     wanted = request.output_schema
     given: dict[str, Any] = {
@@ -112,7 +112,7 @@ def _choice(choice: ToolChoice | None) -> Any:
 # ---- the history -------------------------------------------------------------------------------------------
 
 
-def write_input(request: ModelRequest, name: str, *, thinks: bool = True) -> list[Item]:
+def _write_input(request: ModelRequest, name: str, *, thinks: bool = True) -> list[Item]:
     """Write the history as items.
 
     Args:

@@ -12,7 +12,7 @@ from kode.core.provider.failure import provider_error
 from kode.core.provider.wire.frames import load
 from kode.core.provider.wire.http import EventStream, Http
 
-__all__ = ["answered", "file_name", "in_form", "odd_answer", "sent_form"]
+__all__ = ["answered", "file_name", "odd_answer", "sent_form"]
 
 _SUFFIXES = {
     # Vendors tell files apart by the end of their names too.
@@ -32,7 +32,7 @@ async def sent_form(
     Raises:
         ProviderError: It was refused.
     """
-    body, kind = in_form(fields, file)
+    body, kind = _in_form(fields, file)
     return await answered(http.post(url, body, plain={**(plain or {}), "content-type": kind}), http.who)
 
 
@@ -56,7 +56,7 @@ def odd_answer(who: str) -> Exception:
     return provider_error("protocol", f"{who} took a file, but did not say under which id.", provider=who)
 
 
-def in_form(fields: Mapping[str, str], file: MediaFile) -> tuple[bytes, str]:
+def _in_form(fields: Mapping[str, str], file: MediaFile) -> tuple[bytes, str]:
     """Write the body and its content type; the boundary is one that the file does not hold."""
     digest = sha256(file.data).hexdigest()
     boundary = f"kode-{digest}"

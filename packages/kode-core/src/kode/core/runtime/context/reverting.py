@@ -11,7 +11,7 @@ from kode.core.kernel.window import Compaction, Range, Window
 from kode.core.runtime.lease import check_identity
 from kode.core.runtime.once import apply_once
 from kode.core.store.base import Store
-from kode.core.store.contract import Key
+from kode.core.store.contract import Key, Scan
 from kode.core.store.records import read_compaction
 
 __all__ = ["compactions_of", "revert"]
@@ -24,7 +24,7 @@ async def compactions_of(store: Store, agent_id: str, uid: str) -> tuple[Compact
     found: list[Compaction] = []
     after = ""
     while True:
-        rows = await store.scan(agent_id, "compaction", uid, after=after, limit=PAGE)
+        rows = await store.scan(agent_id, Scan("compaction", uid, after=after, limit=PAGE))
         found += map(read_compaction, rows)
         if len(rows) < PAGE:
             return tuple(sorted(found, key=lambda one: (one.at, one.stop)))

@@ -37,7 +37,7 @@ from kode.core.runtime.context.showing import Showing
 from kode.core.runtime.context.summary import HEAD, MAX_OUTPUT, PROMPT, Asked, Summariser, digest_of, transcript
 from kode.core.runtime.resident import Resident
 
-__all__ = ["NOTHING", "Bounds", "ContextWindow", "bounds_of"]
+__all__ = ["NOTHING", "ContextWindow", "WindowBounds", "window_bounds"]
 
 NOTHING: tuple[CompactionRequested | None, bool] = (None, False)
 MAX_SUMMARY = 4_000
@@ -49,7 +49,7 @@ OUTPUT = 4_096
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class WindowBounds:
     """The policy's bounds for one model, in tokens."""
 
     most: int
@@ -62,13 +62,13 @@ class Bounds:
         return min(MAX_SUMMARY, max(self.target // 4, 50))
 
 
-def bounds_of(policy: ContextPolicy, provider: Provider, max_output: int | None = None) -> Bounds:
+def window_bounds(policy: ContextPolicy, provider: Provider, max_output: int | None = None) -> WindowBounds:
     """Fill in what the policy leaves to us."""
     window = provider.window_tokens
     reserve = min(max_output or provider.capabilities.max_output_tokens or OUTPUT, window // 4)
     most = policy.max_tokens or max(window * 4 // 5 - reserve, 100)
     target = min(policy.target_tokens or most // 2, most)
-    return Bounds(most, target, policy.max_message_tokens or max(most // 2, 50))
+    return WindowBounds(most, target, policy.max_message_tokens or max(most // 2, 50))
 
 
 @dataclass(slots=True)
@@ -79,14 +79,14 @@ class ContextWindow:
     binding: Binding
     deps: Dependencies
     note: Callable[[Event], None]
-    bounds: Bounds = field(init=False)
+    bounds: WindowBounds = field(init=False)
     showing: Showing = field(init=False)
     _fixed: int | None = None
     _stuck: bool = False
 
     def __post_init__(self) -> None:
         policy, template = self.policy, self.binding.template
-        self.bounds = bounds_of(policy, self.binding.provider, template.max_output_tokens)
+        self.bounds = window_bounds(policy, self.binding.provider, template.max_output_tokens)
         # What was found is known as long as the messages are in memory, from drive to drive.
         self.showing = self.resident.showing(policy.keep_media, self.bounds.message)
 

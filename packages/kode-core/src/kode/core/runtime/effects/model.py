@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import anyio
 
-from kode.core.errors import ProviderError
+from kode.core.errors import ProviderError, UsageError
 from kode.core.event.base import Envelope
+from kode.core.jsontext import canonical
 from kode.core.kernel.effects import Attempt, CallModel
 from kode.core.kernel.events import Event, preview
 from kode.core.kernel.inputs import Input, ModelFailed, ModelReplied, PlannedCall
-from kode.core.kernel.message import Message, Usage
+from kode.core.kernel.message import Json, Message, TextBlock, ToolUseBlock, Usage
 from kode.core.kernel.state import RunError
+from kode.core.kernel.words import StopReason
 from kode.core.provider.assemble import Assembler, Reply, Shown
 from kode.core.provider.base import ModelRequest
 from kode.core.provider.failure import provider_error, stop_for
 from kode.core.provider.retry import RetryPolicy, next_delay
 from kode.core.runtime.effects.cap import cap
 from kode.core.runtime.effects.worker import Worker
-from kode.core.runtime.output import structured
 from kode.core.runtime.plan import plan_calls
 from kode.core.tools.base import is_failure
 
@@ -77,7 +78,7 @@ async def _replied(worker: Worker, effect: CallModel) -> Input:
         return ModelFailed(effect.id, final, stop_for(error), asking.unused + asking.last)
     planned = await plan_calls(worker.binding, reply, chain, worker.resident.state)
     calls = tuple(_bounded(worker, call) for call in planned)
-    output = None if worker.binding.output is None else structured(reply, worker.note)
+    output = None if worker.binding.output is None else _structured(reply, worker.note)
     return ModelReplied(
         effect.id, reply.blocks, reply.stop, reply.usage + asking.unused, calls,
         reply.provider, reply.model, str(asking.attempt), output, tokens=await worker.context.counted(request, reply),
@@ -89,6 +90,25 @@ def _bounded(worker: Worker, call: PlannedCall) -> PlannedCall:
     if call.answer is None:
         return call
     return replace(call, answer=cap(call.answer, worker.limits.max_tool_result_bytes)[0])
+
+
+def _structured(reply: Reply, note: Callable[[Event], None]) -> Json | None:
+    """The JSON value that a final reply consists of; None while calls are open, or if it was cut off or is no JSON.
+
+    The provider makes the model keep to the schema; what is checked here is that there is a value to hand on. A reply
+    that is none stays readable as text, and an event says so (``bad_output``).
+    """
+    if reply.stop is not StopReason.END_TURN or any(isinstance(block, ToolUseBlock) for block in reply.blocks):
+        return None
+    text = "".join(block.text for block in reply.blocks if isinstance(block, TextBlock)).strip()
+    if text.startswith("```") and text.endswith("```"):
+        # Models without a mode for it put JSON into a fence, with or without a word behind the opening one.
+        text = text[3:-3].removeprefix("json").strip()
+    try:
+        return canonical(text)
+    except UsageError as error:
+        note(Event("error", preview=error.message, data={"code": "bad_output", "phase": "model"}))
+        return None
 
 
 async def _ask_often(worker: Worker, asking: _Asking, request: ModelRequest) -> Reply:

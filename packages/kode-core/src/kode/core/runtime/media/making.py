@@ -9,7 +9,7 @@ from kode.core.config import Dependencies
 from kode.core.provider.base import MediaFile
 from kode.core.runtime.media.shelf import Shelf
 
-__all__ = ["MAKERS", "MAX_FRAMES"]
+__all__ = ["MAKERS"]
 
 MAX_FRAMES: Final = 600
 """Pictures of one video; no API takes many more in one request."""

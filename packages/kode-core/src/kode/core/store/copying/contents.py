@@ -15,9 +15,9 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, TypeAlias
 
 from kode.core.store import plans
-from kode.core.store.contract import Kind, Record
+from kode.core.store.contract import Kind, Record, Scan
 from kode.core.store.layers.reading import Reading
-from kode.core.store.plans import Plan, Scan, header_key, lease_key
+from kode.core.store.plans import Plan, header_key, lease_key
 from kode.core.store.records.columns import COLUMNS
 
 __all__ = ["KINDS", "PAGE_BYTES", "Contents", "Pages", "frame", "read_contents"]

@@ -15,10 +15,10 @@ from kode.core.errors import ConflictError, LeaseLostError
 from kode.core.store import plans
 from kode.core.store import records as rec
 from kode.core.store.base import Store
-from kode.core.store.contract import Condition, Key, Kind, Lease, Record
+from kode.core.store.contract import MOST, Condition, Key, Kind, Lease, Record, Scan
 from kode.core.store.copying.contents import KINDS, PAGE_BYTES, Pages
 from kode.core.store.layers.orphans import ORPHANED_FOR
-from kode.core.store.plans import SCAN, Plan, Scan, header_key, integer, lease_key, uid_of
+from kode.core.store.plans import Plan, header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import portions
 
 __all__ = ["Placing"]
@@ -122,7 +122,7 @@ class Placing:
         """
         self._waiting += rows
         self._size += sum(len(row.body) for row in rows)
-        if len(self._waiting) >= SCAN or self._size >= PAGE_BYTES:
+        if len(self._waiting) >= MOST or self._size >= PAGE_BYTES:
             await self.flush()
 
     async def flush(self) -> None:
@@ -184,7 +184,7 @@ class Placing:
 
     @property
     def _most(self) -> int:
-        return self._target.max_batch or SCAN
+        return self._target.max_batch or MOST
 
     def _marking(self, now: int) -> Record:
         return rec.orphan_record(self._uid, self._agent_id, "fork", now)

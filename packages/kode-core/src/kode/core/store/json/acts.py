@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from kode.core.store import rules
-from kode.core.store.contract import Appended, Condition, Key, Kind, Record
-from kode.core.store.plans import Scan
+from kode.core.store.contract import Appended, Condition, Key, Kind, Record, Scan
 
 __all__ = ["Act", "View", "append", "apply", "apply_and_look"]
 

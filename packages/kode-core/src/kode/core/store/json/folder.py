@@ -295,6 +295,7 @@ class Folder:
         try:
             return _stamp(os.lstat(self._journal))
         except FileNotFoundError:
+            os.lstat(os.path.dirname(self.path))  # no agent is not the same as no store
             return _NOTHING
 
     def _fresh(self, patience_s: float | None = None) -> Index:

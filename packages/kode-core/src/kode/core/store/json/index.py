@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from kode.core.store.contract import Kind, Record
+from kode.core.store.contract import Kind, Record, Scan
 from kode.core.store.json.lines import Address, Line, Place
-from kode.core.store.plans import Scan
 from kode.core.store.primitives import prefix_end
 
 __all__ = ["MUTABLE", "Index", "Segment"]

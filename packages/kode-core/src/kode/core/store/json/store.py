@@ -20,7 +20,7 @@ import anyio
 from kode.core.clock import Clock, RealClock
 from kode.core.errors import StoreError, StoreUnavailableError, UsageError
 from kode.core.store.base import Store
-from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
+from kode.core.store.contract import Appended, Condition, Due, Key, Record, Scan
 from kode.core.store.json import acts, names
 from kode.core.store.json.acts import Act, View
 from kode.core.store.json.disk import Disk, map_errors
@@ -29,7 +29,7 @@ from kode.core.store.json.opening import prepare
 from kode.core.store.json.view import FolderView
 from kode.core.store.lanes import Job, Lanes
 from kode.core.store.open import check_durability, local_options, redact
-from kode.core.store.plans import Plan, Scan, integer
+from kode.core.store.plans import Plan, integer
 from kode.core.store.primitives import Durability
 
 __all__ = ["JSONStore"]
@@ -198,21 +198,9 @@ class JSONStore(Store):
         """See `Records.get`."""
         return await self._read(agent_id, lambda view: view.get(keys))
 
-    async def scan(
-        self,
-        agent_id: str,
-        kind: Kind,
-        uid: str,
-        *,
-        prefix: str = "",
-        after: str = "",
-        before: str | None = None,
-        limit: int,
-        reverse: bool = False,
-    ) -> list[Record]:
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
         """See `Records.scan`. Of all agents it reads headers and marks of orphans."""
-        ask = Scan(kind, uid, prefix, after, before, limit, reverse)
-        if agent_id or uid:
+        if agent_id or ask.uid:
             return await self._read(agent_id, lambda view: view.scan(ask))
         return await self._run(self._readers, lambda: self._scan_all(ask))
 

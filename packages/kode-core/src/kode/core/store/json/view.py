@@ -9,12 +9,12 @@ from typing import Any, Final, Self, TypeVar
 from zlib import crc32
 
 from kode.core.errors import RecordCorruptError
-from kode.core.store.contract import Key, Kind, Record
+from kode.core.store.contract import Key, Kind, Record, Scan
 from kode.core.store.json import names
 from kode.core.store.json.disk import open_file
 from kode.core.store.json.index import HELD, Index
 from kode.core.store.json.lines import Address, Place, Raw, read_record
-from kode.core.store.plans import Get, Plan, Scan, finish
+from kode.core.store.plans import Get, Plan, finish
 
 __all__ = ["FolderView", "held", "read_at"]
 

@@ -19,10 +19,10 @@ from kode.core.kernel.state import Ancestor, State
 from kode.core.kernel.window import Snapshot
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.contract import Bounds, Commit, Condition, Copy, Key, Kind, Record
+from kode.core.store.contract import Bounds, Commit, Condition, Copy, Key, Kind, Record, Scan
 from kode.core.store.layers.leases import TRIES
 from kode.core.store.layers.orphans import Orphans
-from kode.core.store.plans import Plan, Scan, header_key, integer, lease_key, uid_of
+from kode.core.store.plans import Plan, header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id, check_name, portions
 
 __all__ = ["Forking"]

@@ -6,10 +6,20 @@ compared with that, whether the lease is held, lapsed or given back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import anyio
+
 from kode.core.clock import Clock
-from kode.core.errors import LeaseLostError, StoreUnavailableError
+from kode.core.errors import (
+    KodeError,
+    LeaseLostError,
+    NotFoundError,
+    RecordCorruptError,
+    SchemaTooNewError,
+    StoreUnavailableError,
+)
 from kode.core.store import plans
 from kode.core.store import records as rec
 from kode.core.store.contract import Condition, Footing, Item, Lease, Record
@@ -130,6 +140,29 @@ class Leasing(WatchSupport):
         check_agent_id(agent_id)
         header, record = await self._header_and_lease(agent_id)
         return self._live_lease(record, header, await self.now())
+
+    async def leases_of(self, agent_ids: Sequence[str]) -> dict[str, Lease | None]:
+        """Do `lease_of` for many, asked all at once, so that a store may read them together; in the order given.
+
+        Who is not there, or cannot be read, is not in the answer: nobody can drive it.
+        """
+        found: dict[str, Lease | None] = {}
+        errors: list[KodeError] = []
+
+        async def look(agent_id: str) -> None:
+            try:
+                found[agent_id] = await self.lease_of(agent_id)
+            except (NotFoundError, RecordCorruptError, SchemaTooNewError):
+                pass
+            except KodeError as error:
+                errors.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for agent_id in agent_ids:
+                tasks.start_soon(look, agent_id)
+        if errors:
+            raise errors[0]
+        return {agent_id: found[agent_id] for agent_id in agent_ids if agent_id in found}
 
     # ---- inside --------------------------------------------------------------------------------------------
 

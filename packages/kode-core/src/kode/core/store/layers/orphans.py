@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from kode.core.clock import Clock
 from kode.core.errors import ConflictError, RecordCorruptError, SchemaTooNewError
-from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.contract import Condition, Record
+from kode.core.store.contract import MOST, Condition, Record, Scan
 from kode.core.store.layers.amend import Amending
 from kode.core.store.layers.leases import TRIES
 from kode.core.store.plans import header_key, integer, uid_of
@@ -38,11 +37,11 @@ class Orphans(Amending):
         now = self._swept_at = await self._time()
         count, after = 0, ""
         while True:
-            marks = await self.scan("", "staged", "", after=after, limit=plans.SCAN)
+            marks = await self.scan("", Scan("staged", "", after=after, limit=MOST))
             for mark in marks:
                 if integer(mark.columns["at"]) < now - ORPHANED_FOR:
                     count += await self._finish(mark, now)
-            if len(marks) < plans.SCAN:
+            if len(marks) < MOST:
                 return count
             after = marks[-1].key
 

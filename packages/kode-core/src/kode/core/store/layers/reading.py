@@ -44,17 +44,7 @@ class Reading(Records):
                 if isinstance(ask, Get):
                     ask = plan.send(await self.get(agent_id, ask.keys))
                 else:
-                    rows = await self.scan(
-                        agent_id,
-                        ask.kind,
-                        ask.uid,
-                        prefix=ask.prefix,
-                        after=ask.after,
-                        before=ask.before,
-                        limit=ask.limit,
-                        reverse=ask.reverse,
-                    )
-                    ask = plan.send(list(rows))
+                    ask = plan.send(list(await self.scan(agent_id, ask)))
         except StopIteration as end:
             value: T = end.value
             return value
@@ -157,9 +147,23 @@ class Reading(Records):
         """Read what became of a run; None while nothing is recorded of it, or when it was pruned."""
         return await self._settled(agent_id, lambda: plans.run(agent_id, number))
 
-    async def consumed_by(self, agent_id: str, item_id: str) -> int | None:
-        """Tell which run took an inbox item; None when none has, or it is no longer remembered."""
-        return await self._settled(agent_id, lambda: plans.consumed_by(agent_id, item_id))
+    async def read_call(self, agent_id: str, call_id: str, *, uid: str | None = None) -> Call | None:
+        """Read one call by its id, ``run.step.n``; None if there is none of that id, or it was pruned.
+
+        Raises:
+            NotFoundError: No such agent, or not of that `uid`.
+        """
+        return await self._settled(agent_id, lambda: plans.call(agent_id, call_id, uid))
+
+    async def consumed_by(self, agent_id: str, item_id: str, *, uid: str | None = None) -> int | None:
+        """Tell which run took an inbox item: its number, or 0 when it is used up and no run took it.
+
+        None: it waits, or nothing is known of it, never or no longer (`Bounds.dedupe_for_s`).
+
+        Raises:
+            NotFoundError: No such agent, or not of that `uid`.
+        """
+        return await self._settled(agent_id, lambda: plans.consumed_by(agent_id, item_id, uid))
 
     async def read_inbox(self, agent_id: str, uid: str, *, after: int = 0) -> tuple[Item, ...]:
         """Read what waits beyond a position, the oldest first; nothing if the agent is gone."""

@@ -17,9 +17,9 @@ from dataclasses import replace
 from kode.core.errors import StoreError, StoreUnavailableError
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.contract import Commit, Condition, Key, Record
+from kode.core.store.contract import MOST, Commit, Condition, Key, Record, Scan
 from kode.core.store.layers.leases import TRIES, Leasing
-from kode.core.store.plans import Scan, header_key, uid_of
+from kode.core.store.plans import header_key, uid_of
 from kode.core.store.primitives import portions, weight
 
 __all__ = ["Staging"]
@@ -106,7 +106,7 @@ class Staging(Leasing):
 
     @property
     def _most(self) -> int:
-        return self.max_batch or plans.SCAN
+        return self.max_batch or MOST
 
     def _fits(self, rows: Sequence[Record | Key]) -> bool:
         if self.max_batch is not None and len(rows) > self.max_batch:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from kode.core.errors import ConflictError, LeaseLostError, NotFoundError, StoreError
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.contract import Condition, Kind, Record
+from kode.core.store.contract import Condition, Kind, Record, Scan
 from kode.core.store.layers.forks import COPIED, Forking
 from kode.core.store.layers.leases import TRIES, unchanged
-from kode.core.store.plans import Plan, Scan, header_key, lease_key, uid_of
+from kode.core.store.plans import Plan, header_key, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id
 
 __all__ = ["Upkeep"]

@@ -15,6 +15,7 @@ import anyio
 
 from kode.core.clock import Clock, RealClock
 from kode.core.errors import StoreUnavailableError
+from kode.core.store.contract import Scan
 from kode.core.store.layers.reading import Reading
 from kode.core.store.plans import header_key, uid_of
 from kode.core.store.primitives import check_agent_id
@@ -131,7 +132,7 @@ class WatchSupport(Reading):
         if header is None:
             return "gone"
         uid = uid_of(header)
-        last = await self.scan(agent_id, "inbox", uid, limit=1, reverse=True)
+        last = await self.scan(agent_id, Scan("inbox", uid, limit=1, reverse=True))
         return uid, header.columns["version"], [row.key for row in last]
 
     # ---- inside --------------------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final, TypeVar
 
-from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
+from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Scan
 from kode.core.store.ordered.map import Transaction
-from kode.core.store.plans import Ask, Get, Scan
+from kode.core.store.plans import Ask, Get
 from kode.core.store.records import COLUMNS, key_int
 from kode.core.store.records.codec import corrupt
 from kode.core.store.rules import append, counted, free, judge

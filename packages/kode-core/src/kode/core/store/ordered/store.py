@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from kode.core.clock import Clock
 from kode.core.store.base import Store
-from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
+from kode.core.store.contract import Appended, Condition, Due, Key, Record, Scan
 from kode.core.store.ordered.engine import Engine
 from kode.core.store.ordered.map import OrderedMap
 from kode.core.store.ordered.rows import first
-from kode.core.store.plans import Get, Plan, Scan, finish
+from kode.core.store.plans import Get, Plan, finish
 
 __all__ = ["OrderedStore"]
 
@@ -100,21 +100,9 @@ class OrderedStore(Store):
         """See `Records.get`."""
         return await self._engine.read(lambda rows: rows.answer(Get(tuple(keys))))
 
-    async def scan(
-        self,
-        agent_id: str,
-        kind: Kind,
-        uid: str,
-        *,
-        prefix: str = "",
-        after: str = "",
-        before: str | None = None,
-        limit: int,
-        reverse: bool = False,
-    ) -> list[Record]:
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
         """See `Records.scan`."""
-        ask = Scan(kind, uid, prefix, after, before, limit, reverse)
-        return await self._engine.read(lambda rows: first(rows.scan(ask), limit))
+        return await self._engine.read(lambda rows: first(rows.scan(ask), ask.limit))
 
     async def due(self, now: int, limit: int, after: Due | None = None) -> list[Due]:
         """See `Records.due`."""

@@ -111,7 +111,7 @@ def _moment(value: Any) -> int:
             return max(round(datetime.fromisoformat(value).timestamp() * 1_000_000), 0)
         except (ValueError, OverflowError):
             return 0
-    return max(round(number(value) * 1_000), 0) if number(value) < 1e14 else 0
+    return max(round(number(value) * 1_000), 0)
 
 
 def _first(origin: Origin) -> int:
@@ -195,12 +195,12 @@ def _audit(said: dict[str, Any]) -> list[Audit]:
     trail = said.get("auditTrail")
     lines = []
     for line in trail if isinstance(trail, list) else []:
-        if isinstance(line, dict) and line.get("state") in CallStatus.__members__:
+        if isinstance(line, dict) and str(line.get("state")) in CallStatus.__members__:
             note = line.get("note")
             lines.append(
                 Audit(
                     _moment(line.get("timestamp")),
-                    CallStatus(line["state"]),
+                    CallStatus(str(line["state"])),
                     well_formed(note) if isinstance(note, str) else None,
                 )
             )
@@ -265,17 +265,15 @@ def _snapshots(origin: Origin, history: History, state: State) -> list[Snapshot]
     found: dict[str, Snapshot] = {}
     named = tuple((document.kind, document.name, document.digest) for document in state.documents)
     for raw in origin.snapshots:
-        said = raw.get("messages")
-        seq = None
-        if isinstance(said, list) and said == origin.messages[: len(said)]:
-            seq = history.starts[len(said)]
+        id, count = raw["id"], raw["messages"]
+        seq = None if count is None else history.starts[count]
         try:
-            check_name("snapshot id", raw["id"])
+            check_name("snapshot id", id)
         except UsageError:
             seq = None
-        if seq is None:
+        if seq is None or id is None:
             origin.left["snapshots of what is not the beginning of the history"] += 1
             continue
         at = _moment(raw.get("createdAt")) or state.created_at
-        found[raw["id"]] = Snapshot(raw["id"], seq, at, Window(), named, ("imported",), template=state.template)
+        found[id] = Snapshot(id, seq, at, Window(), named, ("imported",), template=state.template)
     return list(found.values())

@@ -67,7 +67,7 @@ def content_of(value: Any) -> tuple[ResultContent, ...]:
 
 
 def _media(raw: dict[str, Any], opaque: Json | None) -> MediaBlock | None:
-    kind = raw.get("type")
+    kind = str(raw.get("type"))
     if kind == "image_url" and isinstance(raw.get("image_url"), dict):
         kind, raw = "image", raw["image_url"]
     if kind not in MEDIA:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any, Final
 
 from kode.core.jsontext import well_formed
@@ -59,13 +60,12 @@ def _event(kind: str, said: dict[str, Any], at: int, cursor: int, calls: Mapping
     data: dict[str, Scalar] = {"imported": True}
     shown: dict[str, Any] = {**{name: call[name] for name in ("name", "state") if name in call}, **said}
     data |= {well_formed(name): _short(value) for name, value in shown.items() if name not in APART}
-    step = said.get("step")
     return Event(
         kind,
         at=at,
         cursor=cursor,
         run=use.run if use else 0,
-        step=use.step if use else int(step) if isinstance(step, int) and step >= 0 else 0,
+        step=use.step if use else max(int(number(said.get("step"))), 0),
         call=f"{use.run}.{use.step}.{use.n}" if use else None,
         preview=None if text is None else preview(well_formed(text)),
         data=data,
@@ -73,7 +73,7 @@ def _event(kind: str, said: dict[str, Any], at: int, cursor: int, calls: Mapping
 
 
 def _short(value: Any) -> Scalar:
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and isfinite(value)):
         return value
     text = well_formed(value if isinstance(value, str) else json.dumps(value))
     return text if len(text) <= MOST_DATA else text[: MOST_DATA - 1] + "…"

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from kode.core.errors import StoreError
+
 __all__ = ["Origin", "find_origins", "read_origin"]
 
 CHANNELS: Final = ("progress", "control", "monitor")
@@ -23,6 +25,12 @@ INSIDE: Final = frozenset({"runtime", "events", "history", "snapshots"})
 """Folders that are part of an agent; any other may be a fork, which lies in its parent's folder."""
 POOL: Final = "__pool_meta__"
 """No agent: the list of those that ran when a pool was shut down."""
+MAX_FILE_BYTES: Final = 1 << 30
+"""More than the predecessor could read again: it took files into one string."""
+MAX_DEPTH: Final = 200
+"""Folders within folders. Only a fork of a fork of a fork lies deep, and its path ends at the system's limit."""
+MAX_NUMBER: Final = 1e14
+"""Milliseconds until the year 5138. No moment, position or step is beyond it; times are kept in 64 bits."""
 
 
 @dataclass(slots=True)
@@ -37,6 +45,7 @@ class Origin:
     calls: list[dict[str, Any]] = field(default_factory=list)
     todos: Any = None
     snapshots: list[dict[str, Any]] = field(default_factory=list)
+    """Where their messages are the beginning of the agent's, ``messages`` is how many; else None."""
     events: list[dict[str, Any]] = field(default_factory=list)
     """Envelopes, in the order of time."""
     left: Counter[str] = field(default_factory=Counter)
@@ -51,6 +60,8 @@ def find_origins(base: Path) -> Iterator[tuple[str, Path]]:
     """Find the agents below a folder, forks in their parents' folders too; by id, in order."""
     for place, folders, files in os.walk(base):
         path = Path(place)
+        if len(path.parts) - len(base.parts) >= MAX_DEPTH:
+            folders.clear()
         agent = path != base and ("meta.json" in files or _has_messages(path))
         folders[:] = sorted(name for name in folders if name != POOL and not (agent and name in INSIDE))
         if agent:
@@ -66,6 +77,7 @@ def read_origin(agent_id: str, path: Path) -> Origin:
 
     Raises:
         OSError: The system refuses it.
+        StoreError: ``leads_out``, ``too_large``: a file that is not to be read.
     """
     origin = Origin(agent_id, path)
     origin.meta = mapping(_value(origin, path / "meta.json"))
@@ -76,7 +88,9 @@ def read_origin(agent_id: str, path: Path) -> Origin:
     for name in _names(path / "snapshots", ".json"):
         snapshot = _value(origin, name)
         if isinstance(snapshot, dict):
-            origin.snapshots.append({"id": name.stem, **snapshot})
+            # Each holds a copy of the whole history; all of them at once would fill the memory.
+            count = _beginning_of(origin.messages, snapshot.get("messages"))
+            origin.snapshots.append({"id": name.stem, **snapshot, "messages": count})
     origin.events = _events(origin, path / "events")
     if (runtime / "media-cache.json").is_file():
         origin.left["media cache"] += 1
@@ -102,6 +116,21 @@ def _text(origin: Origin, path: Path) -> str | None:
     """Read a file; None if there is none. What is no regular file (a pipe would never end) counts as none."""
     if not path.is_file():
         return None
+    # Whoever made the folder must not choose what else of this machine ends in the store.
+    if not path.resolve().is_relative_to(origin.path.resolve()):
+        raise StoreError(
+            f"{str(path)!r} is a link, or lies in one, that leads out of its agent's folder; put the file there.",
+            code="leads_out",
+            path=str(path),
+        )
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise StoreError(
+            f"{str(path)!r} has {size} bytes; a file of the predecessor has at most {MAX_FILE_BYTES}. Move it away.",
+            code="too_large",
+            path=str(path),
+            size=size,
+        )
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -158,6 +187,10 @@ def _logged(origin: Origin, stem: Path) -> list[Any]:
     return []
 
 
+def _beginning_of(messages: list[Any], said: Any) -> int | None:
+    return len(said) if isinstance(said, list) and said == messages[: len(said)] else None
+
+
 def _beginning(text: str) -> list[Any]:
     """Read the entries of a list up to where it is torn."""
     found: list[Any] = []
@@ -206,5 +239,6 @@ def mapping(value: Any) -> dict[str, Any]:
 
 
 def number(value: Any) -> float:
-    """A number as it is, anything else as 0."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+    """A number as it is, anything else as 0, also what cannot be a moment or a place."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
+    return value if usable else 0

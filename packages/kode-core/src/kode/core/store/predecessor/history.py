@@ -12,6 +12,8 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from operator import itemgetter
 from typing import Any, Final
 
 from kode.core.kernel.message import Block, Json, Message, Role, TextBlock, ToolResultBlock, ToolUseBlock
@@ -158,8 +160,10 @@ def _result(
     given: list[tuple[int, ToolResultBlock]], taken: set[int], after: int, before: int
 ) -> ToolResultBlock | None:
     """Find the first result behind a use, before its id is used again."""
-    for index, block in given:
-        if after < index <= before and id(block) not in taken:
+    for index, block in islice(given, bisect_right(given, after, key=itemgetter(0)), None):
+        if index > before:
+            break
+        if id(block) not in taken:
             taken.add(id(block))
             return block
     return None

@@ -7,6 +7,7 @@ it again makes the same agent, identity and all.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ from typing import Final
 
 import anyio
 
-from kode.core.errors import KodeError, NotFoundError
+from kode.core.errors import KodeError, NotFoundError, UsageError
 from kode.core.store.base import Store
 from kode.core.store.copying import Outcome, copy_store
 from kode.core.store.memory import MemoryStore
@@ -95,12 +96,9 @@ async def import_predecessor(
         )
     wanted = None if agents is None else set(agents)
     report = Imported(dry_run=dry_run)
-    used: set[str] = set()
-    for found_as, folder in found:
+    for (found_as, folder), agent_id in zip(found, _fitting([name for name, _ in found]), strict=True):
         if wanted is not None and found_as not in wanted:
             continue
-        agent_id = _fitting(found_as, used)
-        used.add(agent_id)
         one = await _import(agent_id, found_as, folder, store, recipe, replace, dry_run)
         report.agents.append(one)
         if on_agent is not None:
@@ -120,8 +118,8 @@ async def _import(
     try:
         origin = await anyio.to_thread.run_sync(read_origin, found_as, folder)
         made = build(agent_id, origin, recipe(origin))
-    except (OSError, KodeError) as error:
-        why = error.message if isinstance(error, KodeError) else f"Its folder cannot be read: {error.strerror}."
+    except (OSError, KodeError, RecursionError) as error:
+        why = error.message if isinstance(error, KodeError) else f"Its folder cannot be read: {_reason(error)}."
         return ImportedAgent(agent_id, found_as, Outcome(agent_id, "failed", why), {}, {}, {})
     async with MemoryStore() as scratch:
         await scratch.apply(agent_id, (), made.records, ())
@@ -139,6 +137,10 @@ async def _import(
     )
 
 
+def _reason(error: OSError | RecursionError) -> str | None:
+    return error.strerror if isinstance(error, OSError) else "a file nests too deep"
+
+
 def _positive(counts: Counter[str]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
@@ -146,13 +148,23 @@ def _positive(counts: Counter[str]) -> dict[str, int]:
 _BAD: Final = re.compile(r"[^A-Za-z0-9._:@/-]")
 
 
-def _fitting(found_as: str, used: set[str]) -> str:
-    """Give an id that is one here: the same, where possible."""
-    agent_id = _BAD.sub("_", found_as)[:MAX_AGENT_ID].rstrip("/")
-    count = 1
-    base = agent_id[: MAX_AGENT_ID - 6]
-    while agent_id in used:
-        count += 1
-        agent_id = f"{base}_{count}"
-    check_agent_id(agent_id)
+def _fitting(found: list[str]) -> list[str]:
+    """Give each an id that is one here: its own where possible, which nobody else gets then."""
+    used = {found_as for found_as in found if _is_id(found_as)}
+    return [found_as if found_as in used else _another(found_as, used) for found_as in found]
+
+
+def _another(found_as: str, used: set[str]) -> str:
+    base = _BAD.sub("_", found_as)[: MAX_AGENT_ID - 6].rstrip("/.") or "_"
+    tries = (base if count == 1 else f"{base}_{count}" for count in itertools.count(1))
+    agent_id = next(one for one in tries if one not in used)
+    used.add(agent_id)
     return agent_id
+
+
+def _is_id(text: str) -> bool:
+    try:
+        check_agent_id(text)
+    except UsageError:
+        return False
+    return True

@@ -21,6 +21,7 @@ __all__ = [
     "call_prefix",
     "column",
     "corrupt",
+    "counter",
     "document_key",
     "fill",
     "int_key",
@@ -197,6 +198,14 @@ def whole(value: Value) -> int:
     if type(value) is int:
         return value
     raise TypeError(f"a column holds {type(value).__name__} where a number must be")
+
+
+def counter(value: Value) -> int:
+    """Take a number that is counted on, or becomes a key: one that `int_key` can write."""
+    n = whole(value)
+    if 0 <= n < _KEY_END:
+        return n
+    raise ValueError(f"what is counted stands at {n}, not from 0 to 2**60 - 1")
 
 
 def maybe_whole(value: Value) -> int | None:

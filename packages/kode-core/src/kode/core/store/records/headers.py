@@ -12,6 +12,7 @@ from kode.core.store.records import codec
 from kode.core.store.records.columns import (
     call_key,
     column,
+    counter,
     fill,
     maybe_column,
     maybe_text,
@@ -70,7 +71,11 @@ def header_record(commit: Commit, *, version: int, wake_at: int | None, staged: 
 def read_header(record: Record, calls: Sequence[Call]) -> State:
     """Read a state; ``calls`` are those of ``header_call_keys``, in any order, more do no harm."""
     body: codec.HeaderBody = read_body(record, "header")
-    columns, state = record.columns, body.state
+    columns, state = record.columns, _counted(body.state)
+    if columns["agent_id"] != record.key:
+        raise ValueError("it names another agent")
+    counter(columns["version"])
+    counter(columns["seen"])
     by_id = {call.id: call for call in calls} if body.calls else {}
     missing = [id for id in body.calls if id not in by_id]
     if missing:
@@ -81,8 +86,8 @@ def read_header(record: Record, calls: Sequence[Call]) -> State:
         state,
         agent_id=text(columns["agent_id"]),
         uid=text(columns["uid"]),
-        created_at=whole(columns["created_at"]),
-        updated_at=whole(columns["updated_at"]),
+        created_at=counter(columns["created_at"]),
+        updated_at=counter(columns["updated_at"]),
         template=text(columns["template"]),
         tenant=maybe_text(columns["tenant"]),
         expires_at=maybe_whole(columns["expires_at"]),
@@ -111,7 +116,13 @@ def header_recipe(record: Record) -> Document | None:
 @reader
 def header_counters(record: Record) -> State:
     """Read the part of a state that is in the body of its header; the rest is unset."""
-    state: State = read_body(record, "header").state
+    return _counted(read_body(record, "header").state)
+
+
+def _counted(state: State) -> State:
+    """Give a state that can be gone on from: what it counts is in range, as everything that it numbers must be."""
+    for n in (state.next_seq, state.next_cursor, state.next_run):
+        counter(n)
     return state
 
 
@@ -122,7 +133,7 @@ def read_bounds(record: Record) -> Bounds:
     return Bounds(
         whole(columns["max_inbox"]),
         whole(columns["max_message_bytes"]),
-        whole(columns["dedupe_us"]) / 1_000_000,
+        counter(columns["dedupe_us"]) / 1_000_000,
     )
 
 
@@ -170,8 +181,9 @@ def _lease(lease: Lease, holder: str | None) -> Record:
 def read_lease(record: Record, agent_id: str, version: int) -> Lease | None:
     """Read a lease; None if nobody holds it. Whether it has lapsed is for who knows the time."""
     columns = record.columns
-    holder = maybe_text(columns["holder"])
+    holder, until = maybe_text(columns["holder"]), whole(columns["until"])
+    # The next one counts on from these, also when nobody holds it.
+    fence, takes = counter(columns["fence"]), counter(columns["takes"])
     if holder is None:
         return None
-    fence, until, takes = whole(columns["fence"]), whole(columns["until"]), whole(columns["takes"])
     return Lease(agent_id, record.uid, holder, fence, until, version, takes)

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from kode.core.store.contract import Key, Kind, Record
-from kode.core.store.plans import Ask, Get, Plan, Scan
+from kode.core.store.contract import Key, Kind, Record, Scan
+from kode.core.store.plans import Ask, Get, Plan
 from kode.core.store.sqlite import rows, sets
 
 __all__ = ["Reading", "run"]

@@ -15,8 +15,8 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
-from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Value
-from kode.core.store.plans import Ask, Get, Plan, Scan, T, finish
+from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Scan, Value
+from kode.core.store.plans import Ask, Get, Plan, T, finish, integer
 from kode.core.store.primitives import prefix_end
 from kode.core.store.records import COLUMNS, int_key, key_int
 from kode.core.store.records.codec import corrupt
@@ -32,7 +32,6 @@ __all__ = [
     "drop",
     "due",
     "get",
-    "integer",
     "joined",
     "put",
     "put_all",
@@ -306,8 +305,3 @@ def drop(db: sqlite3.Connection, uid: str) -> bool:
         if db.execute(table.drop, (uid,)).rowcount >= DROPPED:
             return False
     return True
-
-
-def integer(value: Value) -> int:
-    """Read a column that holds a number; null counts as 0."""
-    return value if isinstance(value, int) else 0

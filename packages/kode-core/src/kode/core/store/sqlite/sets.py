@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, TypeAlias, TypeVar
 
-from kode.core.store.contract import Appended, Condition, Key, Kind, Record, Value
-from kode.core.store.plans import Scan
+from kode.core.store.contract import Appended, Condition, Key, Kind, Record, Scan, Value
+from kode.core.store.plans import integer
 from kode.core.store.records import int_key
 from kode.core.store.sqlite import rows
 
@@ -263,9 +263,9 @@ def _append(db: sqlite3.Connection, works: dict[int, Append]) -> dict[int, Appen
         if n in known:
             continue
         item = works[n].item
-        position = rows.integer(headers[n]["seen"]) + 1
+        position = integer(headers[n]["seen"]) + 1
         puts.append(Record("inbox", uid, int_key(position), item.columns, item.body))
-        wakes.append((works[n].agent_id, max(works[n].now, rows.integer(item.columns["not_before"]))))
+        wakes.append((works[n].agent_id, max(works[n].now, integer(item.columns["not_before"]))))
         answers[n] = Appended("new", position)
     wake = _text(wakes)
     rows.put_all(db, puts)
@@ -278,8 +278,8 @@ def _fits(work: Append, header: dict[str, Value]) -> bool:
     """Whether an item is for this agent and within its bounds, if nothing waits there."""
     if work.item.uid not in ("", header["uid"]):
         return False
-    largest, most = rows.integer(header["max_message_bytes"]), rows.integer(header["max_inbox"])
-    return not work.bounded or (rows.integer(work.item.columns["size"]) <= largest and most > 0)
+    largest, most = integer(header["max_message_bytes"]), integer(header["max_inbox"])
+    return not work.bounded or (integer(work.item.columns["size"]) <= largest and most > 0)
 
 
 # ---- statements --------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from kode.core.clock import Clock
 from kode.core.errors import StoreError, UsageError
 from kode.core.store import plans
 from kode.core.store.base import Store
-from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record
+from kode.core.store.contract import Appended, Condition, Due, Key, Record, Scan
 from kode.core.store.open import check_durability, local_options, local_path
-from kode.core.store.plans import Plan, Scan
+from kode.core.store.plans import Plan
 from kode.core.store.primitives import Durability
 from kode.core.store.sqlite import damage, reads, rows
 from kode.core.store.sqlite.file import Place
@@ -181,20 +181,8 @@ class SqliteStore(Store):
         """See `Records.get`."""
         return await self._read(reads.Reading(plans.get(*keys), short=True))
 
-    async def scan(
-        self,
-        agent_id: str,
-        kind: Kind,
-        uid: str,
-        *,
-        prefix: str = "",
-        after: str = "",
-        before: str | None = None,
-        limit: int,
-        reverse: bool = False,
-    ) -> list[Record]:
+    async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
         """See `Records.scan`."""
-        ask = Scan(kind, uid, prefix, after, before, limit, reverse)
         return await self._read(lambda db: rows.scan(db, ask))
 
     async def due(self, now: int, limit: int, after: Due | None = None) -> list[Due]:

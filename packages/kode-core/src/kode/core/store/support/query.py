@@ -21,7 +21,7 @@ from kode.core.kernel.state import State
 from kode.core.kernel.toolcall import Call
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.contract import AgentInfo, Kind, Record
+from kode.core.store.contract import MOST, AgentInfo, Kind, Record, Scan
 from kode.core.store.layers.reading import Reading
 from kode.core.store.plans import header_key, uid_of
 from kode.core.store.records.columns import maybe_whole, reader, text, whole
@@ -199,9 +199,9 @@ class QuerySupport(Reading):
             return
         after = ""
         while True:
-            found = await self.agents(prefix, after, plans.SCAN)
+            found = await self.agents(prefix, after, MOST)
             yield [row for row in found if _passes(row, tests)]
-            if len(found) < plans.SCAN:
+            if len(found) < MOST:
                 return
             after = found[-1].key
             await checkpoint()  # a store in memory never lets others run by itself
@@ -215,9 +215,9 @@ class QuerySupport(Reading):
             await self.settle(header.key, header)
         after = ""
         while True:
-            rows = await self.scan(header.key, kind, uid_of(header), after=after, limit=plans.SCAN)
+            rows = await self.scan(header.key, Scan(kind, uid_of(header), after=after, limit=MOST))
             yield rows
-            if len(rows) < plans.SCAN:
+            if len(rows) < MOST:
                 return
             after = rows[-1].key
             await checkpoint()

@@ -10,12 +10,12 @@ from kode.core.kernel.state import State
 from kode.core.kernel.window import Snapshot, Window
 from kode.core.store import plans
 from kode.core.store import records as rec
-from kode.core.store.contract import Condition, Key, Kind, Record
+from kode.core.store.contract import MOST, Condition, Key, Kind, Record, Scan
 from kode.core.store.layers.amend import Amendment, standing
 from kode.core.store.layers.leases import TRIES
 from kode.core.store.layers.orphans import ORPHANED_FOR
 from kode.core.store.layers.upkeep import Upkeep
-from kode.core.store.plans import Plan, Scan, header_key, integer
+from kode.core.store.plans import Plan, header_key, integer
 from kode.core.store.primitives import check_agent_id, portions
 from kode.core.store.support.query import QuerySupport
 from kode.core.store.support.questions import Question, Test
@@ -262,7 +262,7 @@ def _old_events_end(uid: str, floor: int, before: int, cursor: int) -> Plan[int]
 def _old_messages_end(uid: str, floor: int, before: int, stop: int) -> Plan[int]:
     """Find the first message, from the oldest on, that is not from before a moment or not below a number."""
     while floor < stop:
-        rows = yield from plans.scan(plans.message_range(uid, floor, stop, min(plans.SCAN, stop - floor)))
+        rows = yield from plans.scan(plans.message_range(uid, floor, stop, min(MOST, stop - floor)))
         for row in rows:
             if integer(row.columns["at"]) >= before:
                 return floor

@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from kode.core.errors import NotFoundError
 from kode.core.store.base import Store
+from kode.core.store.contract import Scan
 from kode.core.store.records import COLUMNS, int_key
 from kode.core.testing.conformance.store.author import A, Author, StoreCase, item, keep, loaded, one_loop, row, text_of
 
@@ -114,7 +115,7 @@ class CancellationContract(StoreCase):
             async with anyio.create_task_group() as tasks:
                 for n in range(30):
                     tasks.start_soon(put, n)
-        there = {found.key for found in await store.scan(A, "message", "u", limit=99)}
+        there = {found.key for found in await store.scan(A, Scan("message", "u", limit=99))}
         assert {n for n in range(30) if n % 3} <= done
         assert {int_key(n) for n in done} <= there
 
@@ -136,7 +137,7 @@ class CancellationContract(StoreCase):
                 for _ in range(turn // 4):
                     await checkpoint()
                 scopes[turn % 4].cancel()
-            there = {found.key for found in await store.scan(A, "message", "u", limit=99)}
+            there = {found.key for found in await store.scan(A, Scan("message", "u", limit=99))}
             assert {*keys} - {keys[turn % 4]} <= {*done} <= there
 
     async def test_writes_land_in_the_order_they_were_begun(self, store: Store) -> None:
@@ -146,7 +147,7 @@ class CancellationContract(StoreCase):
             await cut(lambda key=key: store.apply(A, (), [row("message", key, run=1)], ()), after)  # type: ignore[misc]
             await keep(store, [row("message", key, run=2)])
         await anyio.sleep(0.02)
-        assert {found.columns["run"] for found in await store.scan(A, "message", "u", limit=99)} == {2}
+        assert {found.columns["run"] for found in await store.scan(A, Scan("message", "u", limit=99))} == {2}
 
     async def test_a_cancelled_acquire(self, store: Store) -> None:
         """After a cancelled acquire the same holder gets a lease, under a fence that nobody was given before."""
@@ -192,7 +193,7 @@ class CancellationContract(StoreCase):
             found = await store.load(author.id)  # one look: what was cut off may still be on its way
             assert found is None or len(found.window) == 50
             await store.erase(author.id, uid=uid)
-            assert [kind for kind in COLUMNS if await store.scan(author.id, kind, uid, limit=1)] == []
+            assert [kind for kind in COLUMNS if await store.scan(author.id, Scan(kind, uid, limit=1))] == []
             with pytest.raises(NotFoundError):
                 await store.read_state(author.id)
 
@@ -225,5 +226,5 @@ class CancellationContract(StoreCase):
                         tasks.start_soon(store.apply, A, (), [row("message", int_key(n)), row("run", int_key(n))], ())
             await store.close()
             await store.open()
-            found = [[r.key for r in await store.scan(A, kind, "u", limit=99)] for kind in ("message", "run")]
+            found = [[r.key for r in await store.scan(A, Scan(kind, "u", limit=99))] for kind in ("message", "run")]
             assert found[0] == found[1]

@@ -17,7 +17,7 @@ from kode.core.kernel.state import Run, Timer
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.window import Range, Snapshot, Window
 from kode.core.store.base import Store
-from kode.core.store.contract import Key, Kind, Record
+from kode.core.store.contract import Key, Kind, Record, Scan
 from kode.core.store.records import COLUMNS, call_key, int_key
 from kode.core.testing.conformance.store.author import (
     AT,
@@ -114,7 +114,7 @@ class ConsistencyContract(StoreCase):
                 *((), True),
                 *("agent", "uid-1", 4),
             )
-            stored = [row for kind in COLUMNS for row in await store.scan("agent", kind, "uid-1", limit=99)]
+            stored = [row for kind in COLUMNS for row in await store.scan("agent", Scan(kind, "uid-1", limit=99))]
             assert found.records >= len(stored)  # the header lies elsewhere
             await store.acquire("agent", "driver", 30)
         with pytest.raises(NotFoundError):
@@ -181,7 +181,7 @@ class ConsistencyContract(StoreCase):
     async def test_what_is_named_and_not_there_is_named(self, store: Store) -> None:
         """A compaction, document or blob that somebody names and that is gone or changed is found."""
         await whole(store)
-        (document,) = await store.scan("agent", "document", "uid-1", limit=9)
+        (document,) = await store.scan("agent", Scan("document", "uid-1", limit=9))
         missing = {"missing header", "missing snapshot"}
         assert await self._found(store, "compaction", "c", gone) == missing
         assert await self._found(store, "document", document.key, gone) == missing
@@ -213,7 +213,7 @@ class ConsistencyContract(StoreCase):
             ("orphan", f"message uid-1/{int_key(4)}"),
             ("orphan", f"run uid-1/{int_key(2)}"),
         }
-        assert len(await store.scan("agent", "message", "uid-1", limit=9)) == 5
+        assert len(await store.scan("agent", Scan("message", "uid-1", limit=9))) == 5
 
     async def test_a_damaged_header_is_named(self, store: Store) -> None:
         """A header that breaks the rules or cannot be read is found."""

@@ -11,7 +11,7 @@ from kode.core.errors import NotFoundError, UsageError
 from kode.core.kernel.message import Json
 from kode.core.kernel.state import Document
 from kode.core.store.base import Store
-from kode.core.store.contract import DocumentBody, Key
+from kode.core.store.contract import DocumentBody, Key, Scan
 from kode.core.testing.conformance.store.author import Author, StoreCase
 
 __all__ = ["BlobsContract", "DocumentsContract"]
@@ -95,7 +95,7 @@ class DocumentsContract(StoreCase):
         with pytest.raises(UsageError) as error:
             await author.commit(documents=[DocumentBody("todo", "x", Json("1"))])
         assert error.value.code == "bad_commit"
-        assert await store.scan("agent", "document", "uid-1", limit=9) == []
+        assert await store.scan("agent", Scan("document", "uid-1", limit=9)) == []
 
 
 class BlobsContract(StoreCase):

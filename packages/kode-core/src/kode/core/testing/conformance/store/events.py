@@ -7,6 +7,7 @@ from typing import Any
 from kode.core.kernel.events import Event, Ref
 from kode.core.kernel.window import Range, Window
 from kode.core.store.base import Store
+from kode.core.store.contract import Scan
 from kode.core.store.records import int_key
 from kode.core.testing.conformance.store.author import AT, Author, StoreCase
 from kode.core.testing.conformance.store.paging import walk
@@ -69,7 +70,7 @@ class EventsContract(StoreCase):
         told = [Event(name, AT, n) for n, name in enumerate(names, 1)]
         await author.create(events=told, state={"next_cursor": 4})
         await author.say(events=1)
-        rows = await store.scan("agent", "events", "uid-1", limit=9)
+        rows = await store.scan("agent", Scan("events", "uid-1", limit=9))
         assert [(r.columns["channels"], r.columns["last"]) for r in rows] == [
             ("control,monitor,progress", 3),
             ("progress", 4),

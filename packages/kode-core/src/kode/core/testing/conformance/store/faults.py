@@ -9,7 +9,7 @@ import pytest
 
 from kode.core.errors import StoreUnavailableError
 from kode.core.store.base import Store
-from kode.core.store.contract import Enqueued, Record
+from kode.core.store.contract import Enqueued, Record, Scan
 from kode.core.store.records import COLUMNS
 from kode.core.testing.conformance.store.author import AT, Author, StoreCase, item, loaded, text_of
 from kode.core.testing.faulty import Fault, FaultyStore
@@ -85,7 +85,7 @@ class FaultsContract(StoreCase):
         return author
 
     async def _rows(self, store: Store, id: str) -> list[Record]:
-        return [row for kind in COLUMNS for row in await store.scan(id, kind, f"uid-{id}", limit=999)]
+        return [row for kind in COLUMNS for row in await store.scan(id, Scan(kind, f"uid-{id}", limit=999))]
 
     async def test_a_create(self, store: Store) -> None:
         """A create whose connection broke, repeated, leaves the agent at version 1."""
@@ -188,8 +188,8 @@ class FaultsContract(StoreCase):
                     assert len((await loaded(store, id)).window) == 5
                 await fork(store)
             assert len((await loaded(store, id)).window) == 5
-            assert len(await store.scan(id, "blob", f"uid-{id}", limit=9)) == 1
-            assert await store.scan("", "staged", "", limit=9) == []
+            assert len(await store.scan(id, Scan("blob", f"uid-{id}", limit=9))) == 1
+            assert await store.scan("", Scan("staged", "", limit=9)) == []
 
         await at_every_write(store, act)
 
@@ -206,7 +206,7 @@ class FaultsContract(StoreCase):
                     assert len((await loaded(store, id)).window) == 2
                 assert await store.erase(id, uid=f"uid-{id}") == f"uid-{id}"
             assert await self._rows(store, id) == []
-            assert await store.scan("", "staged", "", limit=9) == []
+            assert await store.scan("", Scan("staged", "", limit=9)) == []
 
         await at_every_write(store, act)
 
@@ -221,7 +221,7 @@ class FaultsContract(StoreCase):
             page = await store.read_events(id)
             assert (page.items, page.pruned) == ((), True)
             assert len((await loaded(store, id)).window) == 3
-            assert await store.scan(id, "events", f"uid-{id}", limit=9) == []
+            assert await store.scan(id, Scan("events", f"uid-{id}", limit=9)) == []
 
         await at_every_write(store, act)
 
@@ -240,10 +240,11 @@ class FaultsContract(StoreCase):
         """A read whose connection broke is `StoreUnavailableError` and retryable; nothing is changed by it."""
         await self._born(store, "agent", "hi")
         reads = ("get", "scan", "read_plan", "due", "agents")
-        faulty = FaultyStore(store, *[Fault(method) for method in reads])
+        faulty = FaultyStore(store, *[Fault(method) for method in reads], Fault("read_plan", nth=3))
         for call in (
             lambda: faulty.load("agent"),
             lambda: faulty.exists("agent"),
+            lambda: faulty.leases_of(["agent"]),
             lambda: faulty.due(AT, 9),
             lambda: faulty.list_agents(),
         ):

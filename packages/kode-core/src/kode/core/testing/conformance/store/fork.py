@@ -15,7 +15,7 @@ from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.window import Range, Snapshot, Window
 from kode.core.kernel.words import Status
 from kode.core.store.base import Store
-from kode.core.store.contract import DocumentBody, Kind
+from kode.core.store.contract import DocumentBody, Kind, Scan
 from kode.core.testing.conformance.store.author import (
     AT,
     Author,
@@ -110,10 +110,10 @@ class ForkContract(StoreCase):
         await history(store)
         await store.fork("agent", "fork", new_uid="uid-9")
         for kind in ("message", "call", "compaction", "snapshot", "document", "blob"):
-            rows = await store.scan("agent", kind, "uid-1", limit=99)
+            rows = await store.scan("agent", Scan(kind, "uid-1", limit=99))
             if kind == "document":
                 rows = [r for r in rows if r.columns["digest"] in ("d1", "d2")]
-            assert await store.scan("fork", kind, "uid-9", limit=99) == [replace(r, uid="uid-9") for r in rows]
+            assert await store.scan("fork", Scan(kind, "uid-9", limit=99)) == [replace(r, uid="uid-9") for r in rows]
 
     async def test_a_fork_at_a_snapshot_knows_nothing_of_what_came_after(self, store: Store) -> None:
         """A fork at a snapshot has what was there then and goes on with the same numbers."""
@@ -124,7 +124,7 @@ class ForkContract(StoreCase):
         assert [call.seq for call in (await store.read_calls("fork")).items] == [1]
         assert [s.id for s in await store.list_snapshots("fork")] == ["s1"]
         assert (await store.read_documents("fork"))[0].data == "[1]"
-        rows = await store.scan("fork", "compaction", "uid-9", limit=9)
+        rows = await store.scan("fork", Scan("compaction", "uid-9", limit=9))
         assert [row.key for row in rows] == ["c1"]
         fork = Author(store, "fork", "uid-9")
         fork.state, fork.version = state, 1
@@ -145,7 +145,7 @@ class ForkContract(StoreCase):
         assert again.uid == "uid-9"
         with pytest.raises(AgentExistsError):
             await store.fork("agent", "fork", new_uid="uid-10", at="s2")
-        assert await store.scan("fork", "message", "uid-10", limit=1) == []
+        assert await store.scan("fork", Scan("message", "uid-10", limit=1)) == []
         with pytest.raises(NotFoundError):
             await store.fork("agent", "fork2", new_uid="uid-11", at="nothing")
         with pytest.raises(NotFoundError):
@@ -212,16 +212,16 @@ class ForkContract(StoreCase):
         assert len((await store.read_messages("fork")).items) == 6
         for n in range(4):
             if f"uid-x{n}" not in won:
-                assert await store.scan("fork", "message", f"uid-x{n}", limit=1) == []
-        assert await store.scan("", "staged", "", limit=9) == []
+                assert await store.scan("fork", Scan("message", f"uid-x{n}", limit=1)) == []
+        assert await store.scan("", Scan("staged", "", limit=9)) == []
 
     async def test_the_source_is_as_it_was(self, store: Store) -> None:
         """A fork changes nothing of its source: neither version nor any record."""
         await history(store)
-        before = [await store.scan("agent", kind, "uid-1", limit=99) for kind in ("message", "document", "inbox")]
+        before = [await store.scan("agent", Scan(kind, "uid-1", limit=99)) for kind in ("message", "document", "inbox")]
         header = await store.agents("agent", "", 9)
         await store.fork("agent", "fork", new_uid="uid-9")
-        after = [await store.scan("agent", kind, "uid-1", limit=99) for kind in ("message", "document", "inbox")]
+        after = [await store.scan("agent", Scan(kind, "uid-1", limit=99)) for kind in ("message", "document", "inbox")]
         assert (after, await store.agents("agent", "", 9)) == (before, header)
 
     # ---- many at once --------------------------------------------------------------------------------------
@@ -231,16 +231,16 @@ class ForkContract(StoreCase):
         await history(store)
         await store.fork("agent", "one", new_uid="uid-8")
         kinds: tuple[Kind, ...] = ("message", "call", "compaction", "snapshot", "document", "blob")
-        alone = [[replace(r, uid="") for r in await store.scan("one", kind, "uid-8", limit=99)] for kind in kinds]
+        alone = [[replace(r, uid="") for r in await store.scan("one", Scan(kind, "uid-8", limit=99))] for kind in kinds]
         forks = {f"f/{n}": f"uid-f{n}" for n in range(4)}
         made = await store.batch_fork("agent", forks)
         assert [(state.agent_id, state.uid) for state in made] == list(forks.items())
         assert [info.agent_id for info in await store.list_agents()] == ["agent", *forks, "one"]
         for id, uid in forks.items():
-            rows = [[replace(r, uid="") for r in await store.scan(id, kind, uid, limit=99)] for kind in kinds]
+            rows = [[replace(r, uid="") for r in await store.scan(id, Scan(kind, uid, limit=99))] for kind in kinds]
             assert rows == alone, id
         assert await store.batch_fork("agent", {}) == ()
-        assert await store.scan("", "staged", "", limit=9) == []
+        assert await store.scan("", Scan("staged", "", limit=9)) == []
 
     async def test_one_fork_that_cannot_be_hinders_no_other(self, store: Store) -> None:
         """Where an id is taken the other forks are made, the error names those that were not, and nothing is left."""
@@ -273,7 +273,7 @@ class ForkContract(StoreCase):
         with pytest.raises(NotFoundError):
             await store.batch_fork("agent", {"b": "uid-b"}, at="nothing")
         assert [info.agent_id for info in await store.list_agents()] == ["agent"]
-        assert await store.scan("", "staged", "", limit=9) == []
+        assert await store.scan("", Scan("staged", "", limit=9)) == []
 
     async def test_a_long_history_is_forked_whole(self, store: Store) -> None:
         """A history of many records is copied whole, in whatever portions."""

@@ -10,6 +10,7 @@ import pytest
 
 from kode.core.errors import NotFoundError, StoreUnavailableError, UsageError
 from kode.core.store.base import Store
+from kode.core.store.contract import Scan
 from kode.core.store.records import codec
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import (
@@ -175,8 +176,8 @@ class HealthContract(StoreCase):
         for _ in range(2):
             await store.check_health()
         assert await store.agents("", "", 9) == before
-        assert await store.scan("", "staged", "", limit=9) == []
-        assert await store.scan("health-check", "message", "health-check", limit=9) == []
+        assert await store.scan("", Scan("staged", "", limit=9)) == []
+        assert await store.scan("health-check", Scan("message", "health-check", limit=9)) == []
         assert (await author.say("hi")).version == 2
 
     async def test_what_does_not_work_is_said_and_not_raised(self, store: Store) -> None:

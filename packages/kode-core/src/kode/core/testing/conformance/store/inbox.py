@@ -12,7 +12,7 @@ from kode.core.errors import DuplicateIdError, InboxFullError, NotFoundError, Us
 from kode.core.kernel.message import Json
 from kode.core.kernel.words import StopReason
 from kode.core.store.base import Store
-from kode.core.store.contract import Appended, Bounds, Enqueued, Key, Record
+from kode.core.store.contract import Appended, Bounds, Enqueued, Key, Record, Scan
 from kode.core.store.records import int_key
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, A, Author, StoreCase, head, item, keep, loaded, row
@@ -41,7 +41,7 @@ class InboxContract(StoreCase):
         await keep(store, [head("another", "v")])
         assert await self._append(store, "x") == Appended("gone")
         await keep(store, [head()])
-        assert await store.scan(A, "inbox", "u", limit=9) == []
+        assert await store.scan(A, Scan("inbox", "u", limit=9)) == []
 
     async def test_append_keeps_the_record(self, store: Store) -> None:
         """An appended item is read back with its columns and body, under the header's uid and its position."""
@@ -57,7 +57,7 @@ class InboxContract(StoreCase):
         }
         sent = row("inbox", "", "", b"1{\0}", **given)
         assert await store.append_inbox(A, sent, now=5, bounded=True) == Appended("new", 1)
-        assert await store.scan(A, "inbox", "u", limit=9) == [replace(sent, uid="u", key=int_key(1))]
+        assert await store.scan(A, Scan("inbox", "u", limit=9)) == [replace(sent, uid="u", key=int_key(1))]
 
     async def test_positions_rise_by_one(self, store: Store) -> None:
         """Positions count from 1, one by one, over every change in the count of their digits."""
@@ -90,7 +90,7 @@ class InboxContract(StoreCase):
             await self._append(store, id)
         await store.apply(A, (), (), [Key("inbox", "u", int_key(2))])
         assert (await self._append(store, "w")).position == 4
-        found = await store.scan(A, "inbox", "u", limit=9)
+        found = await store.scan(A, Scan("inbox", "u", limit=9))
         assert [(r.key, r.columns["id"]) for r in found] == [
             (int_key(n), id) for n, id in ((1, "x"), (3, "z"), (4, "w"))
         ]
@@ -102,7 +102,7 @@ class InboxContract(StoreCase):
         again = await self._append(store, "x", size=10**9)
         assert again.known is not None
         assert (again.outcome, again.position, again.known.columns["tenant"]) == ("waiting", 1, "t")
-        assert len(await store.scan(A, "inbox", "u", limit=9)) == 1
+        assert len(await store.scan(A, Scan("inbox", "u", limit=9))) == 1
 
     async def test_an_id_that_was_consumed_is_known_until_it_expires(self, store: Store) -> None:
         """A consumed id is `consumed`, with its record, while `expires_at` is above now; from then on it is new."""
@@ -255,7 +255,7 @@ class InboxContract(StoreCase):
         assert await store.enqueue("agent", item("a", "other")) == Enqueued(2)
 
     async def test_consumed_items_leave_the_inbox_and_are_remembered(self, store: Store) -> None:
-        """Consumed items go in the act of the commit, which says which run took each."""
+        """Consumed items go in the act of the commit, which says which run took each, if one did."""
         author = Author(store)
         await author.create()
         for id in ("a", "b", "c"):
@@ -264,11 +264,14 @@ class InboxContract(StoreCase):
         loaded = await store.load("agent")
         assert loaded is not None
         taken = {found.position: found for found in loaded.inbox if found.id != "b"}
-        await author.commit(consumed=taken, taken={"a": 7, "c": 7})
+        await author.commit(consumed=taken, taken={"a": 7})
         loaded = await store.load("agent")
         assert loaded is not None
         assert ([found.id for found in loaded.inbox], loaded.seen) == (["b"], 3)
-        assert [await store.consumed_by("agent", id) for id in ("a", "b", "c", "x")] == [7, None, 7, None]
+        for uid in (None, "uid-1"):
+            assert [await store.consumed_by("agent", id, uid=uid) for id in "abcx"] == [7, None, 0, None]
+        with pytest.raises(NotFoundError):
+            await store.consumed_by("agent", "a", uid="another")
 
     async def test_an_item_that_was_postponed_stays(self, store: Store) -> None:
         """What a commit has seen and not consumed stays, in its place, and goes with a later commit."""

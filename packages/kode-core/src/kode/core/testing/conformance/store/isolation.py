@@ -12,7 +12,7 @@ from kode.core.kernel.message import Json, Message, TextBlock
 from kode.core.kernel.state import Document
 from kode.core.kernel.window import Snapshot, Window
 from kode.core.store.base import Store
-from kode.core.store.contract import DocumentBody, Enqueued, Key
+from kode.core.store.contract import DocumentBody, Enqueued, Key, Scan
 from kode.core.store.records import COLUMNS, message_record, read_message
 from kode.core.testing.conformance.store.author import (
     AT,
@@ -122,7 +122,7 @@ class IsolationContract(StoreCase):
             await store.delete(first)
             assert [await store.exists(id) for id in (first, second)] == [False, True]
             found = await loaded(store, second)
-            assert (len(found.window), len(await store.scan(second, "blob", found.state.uid, limit=9))) == (1, 1)
+            assert (len(found.window), len(await store.scan(second, Scan("blob", found.state.uid, limit=9)))) == (1, 1)
             await store.delete(second)
 
     async def test_drop_takes_everything_of_a_uid_and_nothing_else(self, store: Store) -> None:
@@ -153,10 +153,10 @@ class IsolationContract(StoreCase):
         joined = [row("message", f"{uid[1:]}{mark}10", "u") for uid in uids[1:] for mark in ":/"]
         await keep(store, [*rows.values(), *joined])
         for uid in uids[1:]:
-            assert await store.scan(A, "message", uid, limit=9) == [rows[uid]]
+            assert await store.scan(A, Scan("message", uid, limit=9)) == [rows[uid]]
         for uid in uids:
             await store.drop(A, uid)
-            assert await store.scan(A, "message", uid, limit=9) == []
+            assert await store.scan(A, Scan("message", uid, limit=9)) == []
             del rows[uid]
             assert await store.get(A, [r.address for r in rows.values()]) == [*rows.values()]
 
@@ -246,14 +246,14 @@ class IsolationContract(StoreCase):
         """Records of kind ``staged`` under uid "" are routed by agent, and read together with agent id ""."""
         await store.apply("a", (), [row("staged", "u1", "", at=1)], ())
         await store.apply("b/c", (), [row("staged", "u2", "", at=2), row("staged", "u3")], ())
-        assert [mark.key for mark in await store.scan("", "staged", "", limit=9)] == ["u1", "u2"]
-        assert [mark.key for mark in await store.scan("", "staged", "", after="u1", limit=9)] == ["u2"]
+        assert [mark.key for mark in await store.scan("", Scan("staged", "", limit=9))] == ["u1", "u2"]
+        assert [mark.key for mark in await store.scan("", Scan("staged", "", after="u1", limit=9))] == ["u2"]
 
     async def test_marks_are_apart_from_agents(self, store: Store) -> None:
         """Marks under uid "" are no agent's: dropping the uid they name leaves them, and they are in no listing."""
         await keep(store, [row("staged", "u", "", at=1), row("message", "1")])
         await store.drop(A, "u")
-        assert [mark.key for mark in await store.scan("", "staged", "", limit=9)] == ["u"]
+        assert [mark.key for mark in await store.scan("", Scan("staged", "", limit=9))] == ["u"]
         assert await store.agents("", "", 9) == []
         await store.drop(A, "")
         assert await store.get(A, [Key("staged", "", "u")]) == [row("staged", "u", "", at=1)]

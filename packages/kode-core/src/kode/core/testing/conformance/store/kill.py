@@ -9,6 +9,7 @@ import pytest
 
 from kode.core.errors import LeaseLostError
 from kode.core.store.base import Store
+from kode.core.store.contract import Scan
 from kode.core.store.liveness import holder_name
 from kode.core.store.records import COLUMNS
 from kode.core.testing.conformance.store.author import Author, StoreCase, item, loaded, one_loop, text_of
@@ -121,7 +122,7 @@ class KillContract(StoreCase):
                 assert len((await loaded(store, "fork")).window) == 30
         await store.fork("agent", "fork", new_uid="uid-fork")
         assert len((await loaded(store, "fork")).window) == 30
-        assert await store.scan("", "staged", "", limit=9) == []
+        assert await store.scan("", Scan("staged", "", limit=9)) == []
 
     @one_loop
     async def test_killed_at_the_writes_of_an_erasure(self, store: Store) -> None:
@@ -137,7 +138,7 @@ class KillContract(StoreCase):
                 assert len((await loaded(store)).window) == 30
             await store.erase("agent", uid="uid-1")
             for kind in COLUMNS:
-                assert await store.scan("agent", kind, "uid-1", limit=9) == []
+                assert await store.scan("agent", Scan(kind, "uid-1", limit=9)) == []
 
     @one_loop
     async def test_what_was_acknowledged_a_moment_before(self, store: Store) -> None:

@@ -11,7 +11,7 @@ from kode.core.errors import FencedError, LeaseLostError, NotFoundError, UsageEr
 from kode.core.store.base import Store
 from kode.core.store.liveness import holder_name
 from kode.core.testing.clock import VirtualClock
-from kode.core.testing.conformance.store.author import AT, Author, StoreCase, item, loaded
+from kode.core.testing.conformance.store.author import AT, Author, StoreCase, item, keep, loaded, row
 
 __all__ = ["LeaseContract"]
 
@@ -133,6 +133,17 @@ class LeaseContract(StoreCase):
         assert await store.lease_of("agent") is None
         with pytest.raises(NotFoundError):
             await store.lease_of("nobody")
+
+    async def test_leases_of_many(self, store: Store) -> None:
+        """`leases_of` tells the same of many, in their order, and leaves out who is not there or cannot be read."""
+        ids = [f"a{n}" for n in range(12)]
+        for id in ids:
+            await Author(store, id, f"uid-{id}").create()
+        held = {id: await store.acquire(id, f"h{id}", 99) for id in ids[::2]}
+        await keep(store, [row("lease", "", "uid-a3", fence=None)], "a3")
+        assert await store.leases_of([]) == {}
+        found = await store.leases_of([*reversed(ids), "nobody"])
+        assert list(found.items()) == [(id, held.get(id)) for id in reversed(ids) if id != "a3"]
 
     async def test_take_overs_are_counted_until_an_answer_is_committed(self, store: Store, clock: VirtualClock) -> None:
         """Taking a lease that was not given back counts; a commit with `answered` starts the count again."""

@@ -9,6 +9,7 @@ import anyio
 
 from kode.core.errors import StoreError
 from kode.core.store.base import Store
+from kode.core.store.contract import Scan
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import A, Author, StoreCase, head, item, keep, loaded, row
 
@@ -63,9 +64,9 @@ class LifecycleContract(StoreCase):
         await told(store.delete("agent"))
         assert not await store.exists("agent")
         await told(store.apply(A, (), [row("message", "1")], ()))
-        assert len(await store.scan(A, "message", "u", limit=9)) == 1
+        assert len(await store.scan(A, Scan("message", "u", limit=9))) == 1
         await told(store.drop(A, "u"))
-        assert await store.scan(A, "message", "u", limit=9) == []
+        assert await store.scan(A, Scan("message", "u", limit=9)) == []
 
     async def test_opening_and_closing_twice(self, store: Store) -> None:
         """Opening what is open and closing what is closed does nothing."""
@@ -130,7 +131,7 @@ class LifecycleContract(StoreCase):
         await Author(store).create()
         health = await store.check_health()
         assert (health.problems, health.reachable, health.writable, health.agents) == ((), True, True, 1)
-        assert await store.scan("", "staged", "", limit=9) == []
+        assert await store.scan("", Scan("staged", "", limit=9)) == []
 
     async def test_many_calls_at_once(self, store: Store) -> None:
         """Two hundred calls of all kinds at once are all answered, each with its own answer."""

@@ -162,7 +162,10 @@ class ListingContract(StoreCase):
             store.read_messages("nobody"),
             store.read_events("nobody"),
             store.read_run("nobody", 1),
+            store.read_call("nobody", "1.1.0"),
+            store.read_call("nobody", "1.1.0", uid="u"),
             store.consumed_by("nobody", "x"),
+            store.consumed_by("nobody", "x", uid="u"),
         ]
         for call in calls:
             with pytest.raises(NotFoundError):

@@ -8,6 +8,7 @@ from kode.core.kernel.message import TextBlock
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.window import Range, Snapshot, Window
 from kode.core.store.base import Store
+from kode.core.store.contract import Scan
 from kode.core.store.records import int_key, read_message
 from kode.core.testing.conformance.store.author import (
     AT,
@@ -30,7 +31,7 @@ KEYS = ["10", "11", "1f", "210", "Z", "a/1", "a/2", "a0", "\u00e9", "\U0001f600"
 
 async def found(store: Store, **given: Any) -> list[str]:
     """Scan for messages of "u"; their keys."""
-    return [r.key for r in await store.scan(A, "message", "u", **{"limit": 99, **given})]
+    return [r.key for r in await store.scan(A, Scan("message", "u", **{"limit": 99, **given}))]
 
 
 class PagingContract(StoreCase):
@@ -157,21 +158,21 @@ class PagingContract(StoreCase):
     async def test_a_record_without_a_key_is_in_no_scan(self, store: Store) -> None:
         """A record whose key is "" is read by `get` alone."""
         await keep(store, [row("lease", "", holder="h"), row("message", "1")])
-        assert await store.scan(A, "lease", "u", limit=9) == []
+        assert await store.scan(A, Scan("lease", "u", limit=9)) == []
 
     async def test_a_scan_keeps_to_its_kind_and_uid(self, store: Store) -> None:
         """A scan never reads records of another kind or uid; of a uid that has none it reads nothing."""
         await self._keys(store, ["10", "12"])
         await keep(store, [row("message", "11", "other"), row("run", "11"), row("message", "11", "u1")])
         assert await found(store) == ["10", "12"]
-        assert await store.scan(A, "message", "nobody", limit=9) == []
+        assert await store.scan(A, Scan("message", "nobody", limit=9)) == []
 
     async def test_a_scan_gives_as_many_as_asked_for(self, store: Store) -> None:
         """A scan is cut by its limit and by nothing of the engine: neither a thousand rows nor some megabytes."""
         await keep(store, [row("message", int_key(n)) for n in range(1_300)])
         await keep(store, [row("run", int_key(n), body=b"x" * 150_000) for n in range(12)])
-        assert len(await store.scan(A, "message", "u", limit=1_250)) == 1_250
-        assert len(await store.scan(A, "run", "u", limit=99)) == 12
+        assert len(await store.scan(A, Scan("message", "u", limit=1_250))) == 1_250
+        assert len(await store.scan(A, Scan("run", "u", limit=99))) == 12
 
     async def test_a_replaced_record_stays_where_it_was(self, store: Store) -> None:
         """A record that was replaced, or deleted and put again, is met once and in its place."""
@@ -264,6 +265,9 @@ class PagingContract(StoreCase):
         done = open_call(0, 2, 3, status=CallStatus.COMPLETED, result=(TextBlock("ok"),))
         await author.commit(calls=[done])
         assert (await store.read_calls("agent")).items[0] == done
+        for uid in (None, "uid-1"):
+            found = [await store.read_call("agent", id, uid=uid) for id in ("2.3.0", "2.3.2", "-1.3.0", "2", "")]
+            assert found == [done, None, None, None, None]
         assert await walk(store.read_runs, limit=5) == list(range(1, 13))
         assert await walk(store.read_runs, backwards=True, before=12, after=9) == [11, 10]
         assert await store.read_run("agent", 3) == runs[2]

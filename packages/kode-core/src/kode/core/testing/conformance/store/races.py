@@ -8,7 +8,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from kode.core.store.base import Store
-from kode.core.store.contract import Condition, Key, Record
+from kode.core.store.contract import Condition, Key, Record, Scan
 from kode.core.store.records import int_key
 from kode.core.testing.conformance.store.author import A, Author, StoreCase, head, item, keep, loaded, row
 
@@ -82,7 +82,7 @@ class RacesContract(StoreCase):
         async def follow() -> None:
             while True:
                 last = over.is_set()
-                met.extend(await store.scan(A, "inbox", "u", after=met[-1].key if met else "", limit=99))
+                met.extend(await store.scan(A, Scan("inbox", "u", after=met[-1].key if met else "", limit=99)))
                 if last:
                     return
                 await checkpoint()
@@ -107,7 +107,7 @@ class RacesContract(StoreCase):
             seen: list[str] = []
 
             async def read(uid: str = uid, reverse: bool = reverse, seen: list[str] = seen) -> None:
-                seen += [found.key for found in await store.scan(A, "message", uid, limit=999, reverse=reverse)]
+                seen += [found.key for found in await store.scan(A, Scan("message", uid, limit=999, reverse=reverse))]
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(read)

@@ -22,7 +22,7 @@ from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.window import Compaction, Range, Snapshot, Window
 from kode.core.store import Question
 from kode.core.store.base import Store
-from kode.core.store.contract import DocumentBody, Key, Record
+from kode.core.store.contract import DocumentBody, Key, Record, Scan
 from kode.core.store.records import COLUMNS, int_key, read_compaction, read_message
 from kode.core.testing.conformance.store.author import (
     AT,
@@ -112,7 +112,7 @@ class RoundTripContract(StoreCase):
     async def test_nothing_is_shared_with_who_reads_it(self, store: Store) -> None:
         """A change of what was read changes nothing stored."""
         await keep(store, [row("message", "10", role="user")])
-        (found,) = await store.scan(A, "message", "u", limit=9)
+        (found,) = await store.scan(A, Scan("message", "u", limit=9))
         try:
             found.columns["role"] = "changed"  # type: ignore[index]
         except TypeError:
@@ -126,14 +126,14 @@ class RoundTripContract(StoreCase):
         empty = row("staged", "10", body=b"")
         await keep(store, [empty])
         assert await store.get(A, [empty.address]) == [empty]
-        assert await store.scan(A, "staged", "u", limit=9) == [empty]
+        assert await store.scan(A, Scan("staged", "u", limit=9)) == [empty]
 
     async def test_a_body_is_never_touched(self, store: Store) -> None:
         """A body is bytes: whatever it looks like, not one of them is changed, cut or added."""
         bodies = [b'1{ "b" : 1.0, "a" : 1.00 }\n', b"null", b"\0\0", b"\xff\xfe", b"a\r\nb \n", b"1" + b"\0" * 70_000]
         rows = [row("blob", f"{n}", body=body) for n, body in enumerate(bodies)]
         await keep(store, rows)
-        assert await store.scan(A, "blob", "u", limit=99) == rows
+        assert await store.scan(A, Scan("blob", "u", limit=99)) == rows
 
     async def test_a_body_is_bytes_wherever_it_comes_from(self, store: Store) -> None:
         """A body that is read is `bytes`, neither a view of them nor anything else that is equal to them."""
@@ -144,8 +144,8 @@ class RoundTripContract(StoreCase):
         listed = await store.agents("", "", 9)
         asked = await store.select(Question("header", "agent_id"))
         found = [got, known.known, *seen, *listed, *(header for _, header in asked)]
-        found += await store.scan(A, "message", "u", limit=9)
-        assert [type(record and record.body) for record in found] == [bytes] * 6
+        found += await store.scan(A, Scan("message", "u", limit=9))
+        assert [type(record and record.body) for record in found] == [bytes] * (5 + len(seen))
         await Author(store, "agent").create()
         assert type(await store.get_blob("agent", await store.put_blob("agent", b"x"))) is bytes
 
@@ -160,20 +160,20 @@ class RoundTripContract(StoreCase):
         large = row("blob", "ab" * 32, size=1, body=bytes(range(256)) * 40_000)
         await store.apply(A, (), [large], ())
         assert await store.get(A, [large.address]) == [large]
-        assert await store.scan(A, "blob", "u", limit=9) == [large]
+        assert await store.scan(A, Scan("blob", "u", limit=9)) == [large]
 
     async def test_null_and_empty_and_zero_are_three_things(self, store: Store) -> None:
         """A column keeps null, "" and 0 apart."""
         rows = [row("call", f"{n}", tool=tool, run=run) for n, (tool, run) in enumerate([("", 0), (None, None)])]
         await keep(store, rows)
-        found = await store.scan(A, "call", "u", limit=9)
+        found = await store.scan(A, Scan("call", "u", limit=9))
         assert [(r.columns["tool"], r.columns["run"]) for r in found] == [("", 0), (None, None)]
 
     async def test_whole_numbers_are_exact(self, store: Store) -> None:
         """A column of numbers holds any of 64 bits exactly, and reads it back as an int."""
         numbers = [-(2**63), -1, 0, 2**53 + 1, 2**63 - 1]
         await keep(store, [row("message", f"{n}", at=at) for n, at in enumerate(numbers)])
-        found = [r.columns["at"] for r in await store.scan(A, "message", "u", limit=9)]
+        found = [r.columns["at"] for r in await store.scan(A, Scan("message", "u", limit=9))]
         assert (found, {type(at) for at in found}) == (numbers, {int})
 
     async def test_text_is_kept_code_point_for_code_point(self, store: Store) -> None:
@@ -196,7 +196,7 @@ class RoundTripContract(StoreCase):
         rows = [row("call", text, tool=text) for text in texts]
         await keep(store, rows)
         assert await store.get(A, [r.address for r in rows]) == rows
-        assert len(await store.scan(A, "call", "u", limit=99)) == len(rows)
+        assert len(await store.scan(A, Scan("call", "u", limit=99))) == len(rows)
 
     async def test_a_key_may_have_600_bytes(self, store: Store) -> None:
         """A key of 600 bytes is kept whole and told from one that differs in its last character."""
@@ -334,5 +334,5 @@ class RoundTripContract(StoreCase):
         made = Compaction("c1", 0, 2, AT, (TextBlock(ODD),), "model", before, "m", Usage(1), 10, 5)
         shot = Snapshot("s \u00e9", 0, AT, before, (("k", "n/m", "d"),), ("x", "\u00e9"), "s0", 7, "t@1")
         await author.create(compactions=[made], snapshots=[shot])
-        (kept,) = await store.scan("agent", "compaction", "uid-1", limit=9)
+        (kept,) = await store.scan("agent", Scan("compaction", "uid-1", limit=9))
         assert (read_compaction(kept), await store.list_snapshots("agent")) == (made, (shot,))

@@ -11,7 +11,7 @@ from kode.core.errors import ConflictError, LeaseLostError, NotFoundError, Store
 from kode.core.kernel.message import Json
 from kode.core.kernel.state import Document
 from kode.core.store.base import Store
-from kode.core.store.contract import DocumentBody
+from kode.core.store.contract import DocumentBody, Scan
 from kode.core.store.records import COLUMNS, orphan_record
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, StoreCase, item, run_record
@@ -48,8 +48,8 @@ class RemovalContract(StoreCase):
         await history(store)
         await store.delete("agent")
         for kind in COLUMNS:
-            assert (kind, await store.scan("agent", kind, "uid-1", limit=9)) == (kind, [])
-        assert await store.scan("", "staged", "", limit=9) == []
+            assert (kind, await store.scan("agent", Scan(kind, "uid-1", limit=9))) == (kind, [])
+        assert await store.scan("", Scan("staged", "", limit=9)) == []
 
     async def test_a_delete_leaves_a_mark_until_all_is_gone(self, store: Store, clock: VirtualClock) -> None:
         """The act that removes a header marks the uid, so that a deletion that breaks off there can be finished."""
@@ -58,7 +58,7 @@ class RemovalContract(StoreCase):
         drop = store.drop
 
         async def broken(agent_id: str, uid: str) -> None:
-            seen.append(len(await store.scan("", "staged", "", limit=9)))
+            seen.append(len(await store.scan("", Scan("staged", "", limit=9))))
             raise StoreUnavailableError("gone")
 
         store.drop = broken  # type: ignore[method-assign]
@@ -67,7 +67,7 @@ class RemovalContract(StoreCase):
         store.drop = drop  # type: ignore[method-assign]
         assert seen == [1]
         assert not await store.exists("agent")
-        assert len(await store.scan("agent", "message", "uid-1", limit=9)) == 6
+        assert len(await store.scan("agent", Scan("message", "uid-1", limit=9))) == 6
         await Author(store, "other", "uid-2").create()
         with pytest.raises(UsageError) as in_use:
             await store.fork("other", "agent", new_uid="uid-1")
@@ -75,8 +75,8 @@ class RemovalContract(StoreCase):
         await self.elapse(clock, 3_700)
         assert await store.sweep() == 1
         for kind in COLUMNS:
-            assert await store.scan("agent", kind, "uid-1", limit=9) == []
-        assert await store.scan("", "staged", "", limit=9) == []
+            assert await store.scan("agent", Scan(kind, "uid-1", limit=9)) == []
+        assert await store.scan("", Scan("staged", "", limit=9)) == []
 
     async def test_a_driver_of_a_deleted_agent_is_stopped(self, store: Store) -> None:
         """The driver of a deleted agent gets a conflict, also when the id is used again."""
@@ -98,8 +98,8 @@ class RemovalContract(StoreCase):
             await store.erase("agent")
         assert await store.erase("agent", force=True) == "uid-1"
         for kind in COLUMNS:
-            assert await store.scan("agent", kind, "uid-1", limit=9) == []
-        assert await store.scan("", "staged", "", limit=9) == []
+            assert await store.scan("agent", Scan(kind, "uid-1", limit=9)) == []
+        assert await store.scan("", Scan("staged", "", limit=9)) == []
         with pytest.raises(NotFoundError):
             await store.erase("agent")
         # Its uid known, an erasure that broke off after its first act can be repeated.
@@ -114,10 +114,10 @@ class RemovalContract(StoreCase):
         await other.create()
         await other.say("hi", events=2)
         await store.enqueue("agent/2", item("a"))
-        before = [await store.scan("agent/2", kind, "uid-10", limit=99) for kind in COLUMNS]
+        before = [await store.scan("agent/2", Scan(kind, "uid-10", limit=99)) for kind in COLUMNS]
         header = await store.agents("agent/2", "", 9)
         await store.erase("agent")
-        assert [await store.scan("agent/2", kind, "uid-10", limit=99) for kind in COLUMNS] == before
+        assert [await store.scan("agent/2", Scan(kind, "uid-10", limit=99)) for kind in COLUMNS] == before
         assert await store.agents("", "", 9) == header
 
     async def test_large_agents_are_erased_whole(self, store: Store) -> None:
@@ -128,25 +128,25 @@ class RemovalContract(StoreCase):
         await store.put_blob("agent", b"x" * 2_000_000)
         await store.erase("agent")
         for kind in COLUMNS:
-            assert await store.scan("agent", kind, "uid-1", limit=9) == []
+            assert await store.scan("agent", Scan(kind, "uid-1", limit=9)) == []
 
     async def test_what_broke_off_is_swept_away(self, store: Store, clock: VirtualClock) -> None:
         """Forks and deletions that broke off are finished by `sweep` after an hour, and nothing else is."""
         await history(store)
-        rows = await store.scan("agent", "message", "uid-1", limit=9)
+        rows = await store.scan("agent", Scan("message", "uid-1", limit=9))
         await store.apply("fork", (), [orphan_record("uid-9", "fork", "fork", await store.now())], ())
         for row in rows:
             await store.apply("fork", (), [replace(row, uid="uid-9")], ())
             await store.apply("gone", (), [replace(row, uid="uid-8")], ())
         await store.apply("gone", (), [orphan_record("uid-8", "gone", "drop", await store.now())], ())
         assert await store.sweep() == 0
-        assert len(await store.scan("fork", "message", "uid-9", limit=9)) == 6
+        assert len(await store.scan("fork", Scan("message", "uid-9", limit=9))) == 6
         await self.elapse(clock, 3_700)
         # One that goes on is taken up again, with the same uid, before anything is swept.
         assert (await store.fork("agent", "fork", new_uid="uid-9")).uid == "uid-9"
         assert await store.sweep() == 1
-        assert await store.scan("gone", "message", "uid-8", limit=9) == []
-        assert await store.scan("", "staged", "", limit=9) == []
+        assert await store.scan("gone", Scan("message", "uid-8", limit=9)) == []
+        assert await store.scan("", Scan("staged", "", limit=9)) == []
         assert len((await store.read_messages("fork")).items) == 6
         assert len((await store.read_messages("agent")).items) == 6
 

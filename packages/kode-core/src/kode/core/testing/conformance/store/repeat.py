@@ -8,7 +8,7 @@ import pytest
 from kode.core.errors import ConflictError, DuplicateIdError, FencedError, NotFoundError
 from kode.core.kernel.window import Snapshot, Window
 from kode.core.store.base import Store
-from kode.core.store.contract import Committed, Enqueued
+from kode.core.store.contract import Committed, Enqueued, Scan
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, A, Author, StoreCase, item, loaded, row, text_of
 
@@ -189,13 +189,13 @@ class RepeatContract(StoreCase):
         rows = [row("message", "1"), row("message", "2")]
         for _ in range(2):
             assert await store.apply(A, (), rows, [row("run", "1").address]) is None
-        assert await store.scan(A, "message", "u", limit=9) == rows
+        assert await store.scan(A, Scan("message", "u", limit=9)) == rows
 
     async def test_a_repeated_blob(self, store: Store) -> None:
         """A blob kept again is kept once, under the same name."""
         await Author(store).create()
         assert await store.put_blob("agent", b"x") == await store.put_blob("agent", b"x")
-        assert len(await store.scan("agent", "blob", "uid-1", limit=9)) == 1
+        assert len(await store.scan("agent", Scan("blob", "uid-1", limit=9))) == 1
 
     async def test_a_repeated_delete(self, store: Store) -> None:
         """A deletion done again finds nobody; one of another identity is not touched by its uid."""

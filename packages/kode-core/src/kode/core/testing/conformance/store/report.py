@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from kode.core.errors import UsageError
+from kode.core.store.contract import Scan
 from kode.core.store.open import open_store
 from kode.core.testing.conformance.store.kit import GROUPS, Clause, clauses
 
@@ -133,7 +134,7 @@ async def _look(url: str) -> str:
     store = open_store(url.replace("{}", "0"))
     if "{}" not in url:
         async with store:
-            if await store.agents("", "", 1) or await store.scan("", "staged", "", limit=1):
+            if await store.agents("", "", 1) or await store.scan("", Scan("staged", "", limit=1)):
                 raise UsageError(
                     "The store holds agents, which the kit would remove; give an empty one, or a URL with {}.",
                     code="not_empty",

@@ -13,7 +13,7 @@ from kode.core.kernel.message import Message, TextBlock
 from kode.core.kernel.toolcall import CallStatus
 from kode.core.kernel.window import Range, Snapshot, Window
 from kode.core.store.base import Store
-from kode.core.store.contract import Record
+from kode.core.store.contract import Record, Scan
 from kode.core.store.records import COLUMNS, read_message
 from kode.core.testing.conformance.store.author import (
     AT,
@@ -73,7 +73,7 @@ async def cursors(store: Store) -> list[int]:
 
 async def records(store: Store, agent_id: str, uid: str) -> list[Record]:
     """All that is stored under a uid."""
-    return [row for kind in COLUMNS for row in await store.scan(agent_id, kind, uid, limit=999)]
+    return [row for kind in COLUMNS for row in await store.scan(agent_id, Scan(kind, uid, limit=999))]
 
 
 class RetentionContract(StoreCase):

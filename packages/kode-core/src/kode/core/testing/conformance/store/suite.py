@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from itertools import count
+from secrets import token_hex
 from typing import Any, ClassVar
 
 import anyio
@@ -12,7 +13,7 @@ import pytest
 
 from kode.core.clock import Clock
 from kode.core.store.base import Store
-from kode.core.store.contract import Record
+from kode.core.store.contract import Record, Scan
 from kode.core.store.open import open_store
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import Place
@@ -20,6 +21,8 @@ from kode.core.testing.conformance.store.kit import StoreConformance
 
 __all__ = ["Kit", "open_again"]
 
+RUN = token_hex(3)
+"""What `{}` stands for begins with it: another run finds its own names free."""
 PATIENT_S = 5.0
 """How long a store that goes by a clock of its own is waited for."""
 
@@ -29,7 +32,7 @@ class Kit(StoreConformance):
 
     url: ClassVar[str] = "memory:"
     backend: ClassVar[str] = "asyncio"
-    numbers: ClassVar[Iterator[int]] = count()
+    names: ClassVar[Iterator[str]] = (f"{RUN}_{n}" for n in count())
 
     @pytest.fixture
     def anyio_backend(self) -> str:
@@ -39,7 +42,7 @@ class Kit(StoreConformance):
     @pytest.fixture
     async def store(self, clock: VirtualClock) -> AsyncIterator[Store]:
         """An empty store, which is left empty."""
-        self.here = self.url.replace("{}", f"{next(self.numbers)}")
+        self.here = self.url.replace("{}", next(self.names))
         async with open_store(self.here, clock=clock) as store:
             self.follows = await store.now() == clock.now()
             if "{}" in self.url:
@@ -84,7 +87,7 @@ class _Written:
         places = self._places | {(header.key, str(header.columns["uid"])) for header in left}
         for agent_id, uid in places:
             await self._store.drop(agent_id, uid)
-        for mark in [*left, *await self._store.scan("", "staged", "", limit=10_000)]:
+        for mark in [*left, *await self._store.scan("", Scan("staged", "", limit=10_000))]:
             await self._store.apply(mark.key, (), (), [mark.address])
 
 

@@ -13,7 +13,7 @@ from kode.core.kernel.message import Json, Message, TextBlock
 from kode.core.kernel.state import Document
 from kode.core.kernel.window import Compaction, Snapshot, Window
 from kode.core.store.base import Store
-from kode.core.store.contract import Committed, Condition, DocumentBody, Item, Key
+from kode.core.store.contract import Committed, Condition, DocumentBody, Item, Key, Scan
 from kode.core.store.records import int_key
 from kode.core.testing.conformance.store.author import AT, A, Author, StoreCase, head, item, keep, loaded, row, text_of
 
@@ -184,7 +184,7 @@ class SwapContract(StoreCase):
             for n in range(20):
                 tasks.start_soon(contend, n)
         assert sorted(outcomes, key=str) == [0] * 19 + [None]
-        assert len(await store.scan(A, "run", "u", limit=99)) == 1
+        assert len(await store.scan(A, Scan("run", "u", limit=99))) == 1
 
     async def test_concurrent_counters_lose_no_step(self, store: Store) -> None:
         """Many who read, add one, and write back under the condition that it is as read, count every step."""

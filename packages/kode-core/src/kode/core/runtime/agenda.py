@@ -9,11 +9,11 @@ from kode.core.runtime.schedule import Scheduler
 from kode.core.runtime.todos import read_list, replace_list
 from kode.core.tools.todos import Todo, TodoList
 
-__all__ = ["Planning"]
+__all__ = ["Agenda"]
 
 
-class Planning(Handle):
-    """The members of `Agent` that plan."""
+class Agenda(Handle):
+    """The members of `Agent` for its todos and its timers."""
 
     @property
     def schedule(self) -> Scheduler:
