@@ -165,7 +165,9 @@ def bound(store: Store, template: AgentTemplate, given_url: str | None = None) -
     base_url = own.get("base_url") if isinstance(own, dict) else None
     options: dict[str, Any] = {} if base_url is None else {"base_url": str(base_url)}
     if given_url is not None and given_url != base_url:
-        raise UsageError(f"The agent keeps the URL it was made with: {base_url}.", code="other_url")
+        own_url = "none" if base_url is None else base_url
+        text = f"The agent keeps the URL it was made with ({own_url}); leave out --base-url, or run another agent."
+        raise UsageError(text, code="other_url")
     if base_url is not None and not _trusted(str(base_url), given_url, template.model):
         options["api_key"] = ""
         typer.echo(

@@ -14,8 +14,6 @@ from kode.core.runtime.family import Member, drive_family
 from kode.core.runtime.result import RunResult, open_of, result_of
 from kode.core.runtime.sending import Sent
 from kode.core.store.base import Store
-from kode.core.store.contract import Key
-from kode.core.store.records import read_consumed
 
 __all__ = ["Goal", "drive_to_goal", "find_result"]
 
@@ -78,7 +76,7 @@ async def find_result(store: Store, agent: Member, goal: Goal, drive: DriveResul
     number: int | None
     if isinstance(goal, Sent):
         taken = drive is not None and drive.taken.get(goal.item_id)
-        number = taken or await _taken(store, agent, goal.item_id)
+        number = taken or await store.consumed_by(id, goal.item_id, uid=agent.uid)
     elif goal is not None or drive is None:
         number = goal
     else:
@@ -93,13 +91,7 @@ async def find_result(store: Store, agent: Member, goal: Goal, drive: DriveResul
 
 
 _REFUSED = 0
-"""In place of a run's number: the item is used up, and no run took it."""
-
-
-async def _taken(store: Store, agent: Member, item_id: str) -> int | None:
-    """Which run took an item, by what is stored; None: it waits."""
-    (row,) = await store.get(agent.agent_id, [Key("consumed", agent.uid, item_id)])
-    return None if row is None else read_consumed(row)[2] or _REFUSED
+"""What `Store.consumed_by` says of an item that is used up though no run took it."""
 
 
 async def _last(store: Store, id: str) -> int | None:

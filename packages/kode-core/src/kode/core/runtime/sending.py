@@ -5,7 +5,6 @@ Nothing in here opens the agent: any process that has the store may send, decide
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,8 +19,7 @@ from kode.core.kernel.run import MAX_CONTEXT
 from kode.core.kernel.state import State
 from kode.core.runtime.lease import check_identity
 from kode.core.store.base import Store
-from kode.core.store.contract import Key
-from kode.core.store.records import call_key, input_item, read_call
+from kode.core.store.records import input_item
 
 __all__ = [
     "Content",
@@ -191,11 +189,8 @@ def _check_lengths(**given: str | None) -> None:
 
 async def _decided_before(store: Store, state: State, call: str, decision: str, by: str | None, n: int) -> Sent:
     """A decision that comes twice, for a delivery was repeated, counts once."""
-    row = None
-    if re.fullmatch(r"\d{1,15}\.\d{1,15}\.\d{1,15}", call):
-        (row,) = await store.get(state.agent_id, [Key("call", state.uid, call_key(call))])
-    told = () if row is None else read_call(row).approvals
-    for answer in told:
+    found = await store.read_call(state.agent_id, call, uid=state.uid)
+    for answer in () if found is None else found.approvals:
         if answer.n == n and answer.state == _DECIDED[decision] and answer.by == by:
             return Sent(f"decision:{call}:{n}", 0, duplicate=True)
     asked = [(c.id, c.approval.n, c.approval.kind) for c in state.calls if c.approval is not None]

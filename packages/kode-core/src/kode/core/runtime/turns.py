@@ -246,11 +246,10 @@ class Turns:
         now, after = await store.now(), None
         while not self.places.closed:
             page = await store.due(now + round(self.limits.lease_s * 1e6), PAGE, after)
-            for due in page:
-                if due.wake_at > now or due.agent_id in self.driving:
-                    continue
-                if await store.lease_of(due.agent_id) is None:
-                    self._queue(due.agent_id)
+            held = [due.agent_id for due in page if due.wake_at <= now and due.agent_id not in self.driving]
+            for agent_id, lease in (await store.leases_of(held)).items():
+                if lease is None:
+                    self._queue(agent_id)
             self._admit()
             if len(page) < PAGE:
                 return

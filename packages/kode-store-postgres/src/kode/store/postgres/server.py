@@ -49,7 +49,7 @@ SETTINGS: Final = {
 class Options:
     """How to connect."""
 
-    pool_min: int = 1
+    pool_min: int = 0
     pool_max: int = 10
     connect_timeout_s: float = 10.0
     command_timeout_s: float = 60.0
