@@ -15,10 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kode.core.errors import KodeError, NotFoundError, UsageError
-from kode.core.store import Condition, Key, Record, SqliteStore
-from kode.core.store import plans as p
+from kode.core.store import Condition, Key, Record, SqliteStore, lookups
 from kode.core.store.contract import Scan
-from kode.core.store.plans import Get, Plan
+from kode.core.store.lookups import Get, Lookup
 from kode.core.store.records import int_key
 from kode.core.store.sqlite import reads, rows, sets
 from kode.core.store.sqlite.file import connect
@@ -190,7 +189,7 @@ PLANS = st.lists(
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ROWS, max_size=12), st.lists(PLANS, max_size=6))
 def test_plans_read_together_what_they_read_alone(begun: list[Record], asked: list[list[Any]]) -> None:
-    def plan(asks: list[Any]) -> Plan[list[Any]]:
+    def lookup(asks: list[Any]) -> Lookup[list[Any]]:
         found: list[Any] = []
         for ask in asks:
             found += [(yield ask)]
@@ -200,13 +199,13 @@ def test_plans_read_together_what_they_read_alone(begun: list[Record], asked: li
 
     def alone(asks: list[Any]) -> tuple[Any, Any]:
         try:
-            return rows.run_plan(db, plan(asks)), None
+            return rows.run_lookup(db, lookup(asks)), None
         except NotFoundError as error:
             return None, str(error)
 
     with database() as db:
         rows.put_all(db, begun)
-        found = reads.run(db, {n: plan(asks) for n, asks in enumerate(asked)})
+        found = reads.run(db, {n: lookup(asks) for n, asks in enumerate(asked)})
         for n, asks in enumerate(asked):
             value, error = found[n]
             assert (value, None if error is None else str(error)) == alone(asks)
@@ -218,7 +217,7 @@ def test_a_large_body_is_not_read_through_json() -> None:
         for n, body in enumerate(bodies):
             rows.put(db, row("header", f"{n}", "", body, created_at=BIG, updated_at=-BIG - 1))
         wanted = [Key("header", "", f"{n}") for n in range(5)]
-        found = reads.run(db, dict(enumerate([p.get(*wanted), p.get(*wanted[::-1])])))
+        found = reads.run(db, dict(enumerate([lookups.get(*wanted), lookups.get(*wanted[::-1])])))
         assert found[0][0] == rows.get(db, wanted) == found[1][0][::-1]
         assert [r and r.body for r in found[0][0]] == [*bodies, None]
 

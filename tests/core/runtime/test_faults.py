@@ -129,14 +129,14 @@ async def test_a_release_that_never_answers_holds_nobody_up(lab: Any) -> None:
 
 async def test_the_inbox_cannot_be_read_for_a_while(lab: Any) -> None:
     """That is no reason to stop a tool."""
-    store = faulty(lab, Fault("read_plan", nth=2, times=40))
+    store = faulty(lab, Fault("look_up", nth=2, times=40))
     deps = lab.deps([call("nap", {}), say("end")], nap, store=store)
     agent = await lab.agent((), nap, deps=deps)
     store.faults = []
     async with anyio.create_task_group() as tasks:
         run = lab.later(tasks, lambda: agent.run("go"))
         await lab.clock.advance(1)
-        store.faults = [Fault("read_plan", nth=1, times=None)]
+        store.faults = [Fault("look_up", nth=1, times=None)]
         await lab.clock.advance(30)
         store.faults = []
         assert (await lab.pass_until(run)).text == "end"

@@ -159,7 +159,7 @@ def _alive(*kinds: type) -> dict[int, object]:
 
 
 async def test_two_who_open_one_agent_at_once_get_one_handle(lab: Any) -> None:
-    deps = lab.deps(echo, store=Door(lab.store, "read_plan"))
+    deps = lab.deps(echo, store=Door(lab.store, "look_up"))
     await lab.agent(echo)
     deps.store.opened.set()
     got: list[Agent] = []
@@ -337,7 +337,7 @@ async def test_an_agent_whose_id_is_being_made_is_not_chosen_to_go(lab: Any) -> 
 
 @pytest.mark.parametrize("what", ["open", "create"])
 async def test_cancelled_it_leaves_its_place(lab: Any, what: str) -> None:
-    deps = lab.deps([say("one")], store=Door(lab.store, "read_plan", "create"))
+    deps = lab.deps([say("one")], store=Door(lab.store, "look_up", "create"))
     await lab.agent((), id="a")
     await lab.agent((), id="b")
     async with AgentPool(deps, limits=Limits(max_agents=1), find=False) as pool, anyio.create_task_group() as tasks:

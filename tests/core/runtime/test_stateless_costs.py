@@ -18,7 +18,7 @@ from kode.core.testing.wrapped import WrappedStore
 
 
 class Counting(WrappedStore):
-    """Counts what goes to the store and back. ``whole``: a plan is one journey, as where the engine reads in one."""
+    """Counts what goes to the store and back. ``whole``: a lookup is one journey, as where the engine reads in one."""
 
     def __init__(self, inner: Store, *, whole: bool) -> None:
         super().__init__(inner)
@@ -29,10 +29,10 @@ class Counting(WrappedStore):
         self.asked[method] += 1
         return await call()
 
-    async def read_plan(self, agent_id: str, plan: Any) -> Any:
+    async def look_up(self, agent_id: str, lookup: Any) -> Any:
         if self.whole:
-            return await super().read_plan(agent_id, plan)
-        return await Reading.read_plan(self, agent_id, plan)
+            return await super().look_up(agent_id, lookup)
+        return await Reading.look_up(self, agent_id, lookup)
 
 
 COMMITS = 2
@@ -49,7 +49,7 @@ async def test_a_request_costs_three_journeys_beside_its_commits(lab: Any, cold:
         await StatelessAgent.run("a", "two", dependencies=deps)
     store.asked.clear()
     assert (await StatelessAgent.run("a", "three", dependencies=deps)).text == "re three"
-    assert store.asked == {"now": 2, "read_plan": 1, "append_inbox": 1, "apply_and_look": 1 + COMMITS}
+    assert store.asked == {"now": 2, "look_up": 1, "append_inbox": 1, "apply_and_look": 1 + COMMITS}
 
 
 async def test_where_a_plan_is_read_piece_by_piece(lab: Any) -> None:

@@ -150,7 +150,7 @@ class Hanging(WrappedStore):
         return await call()
 
 
-@pytest.mark.parametrize("method", ["read_plan", "append_inbox"])
+@pytest.mark.parametrize("method", ["look_up", "append_inbox"])
 async def test_a_store_that_does_not_answer_takes_the_request_s_time_and_no_more(lab: Any, method: str) -> None:
     await StatelessAgent.run("a", "one", template_id=PLAIN, dependencies=lab.deps(echo))
     deps = lab.deps(echo, store=Hanging(lab.store, method))

@@ -14,7 +14,7 @@ from kode.core.kernel.words import Status
 from kode.core.provider.script import Gate, call, say
 from kode.core.runtime.agent import Agent
 from kode.core.runtime.pool import AgentPool
-from kode.core.store.plans import lease_key
+from kode.core.store.lookups import lease_key
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.faulty import Fault, FaultyStore
 from kode.core.tools.base import ToolContext

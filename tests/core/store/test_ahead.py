@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from kode.core.store import Loaded, MemoryStore, Store, ahead, plans
+from kode.core.store import Loaded, MemoryStore, Store, ahead, lookups
 from kode.core.store.contract import MOST, Scan
-from kode.core.store.plans import Get
+from kode.core.store.lookups import Get
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, item
 
@@ -26,14 +26,14 @@ class Journeys:
         self.made: list[Any] = []
 
     async def load(self, between: Between) -> Loaded | None:
-        plan = ahead.load("agent", lambda lease, header: None, AT, recipe=True)
+        lookup = ahead.load("agent", lambda lease, header: None, AT, recipe=True)
         self.made.clear()
         try:
-            ask = next(plan)
+            ask = next(lookup)
             while True:
                 await between(len(self.made))
                 self.made.append(ask)
-                ask = plan.send(await self._answer(ask))
+                ask = lookup.send(await self._answer(ask))
         except StopIteration as end:
             loaded: Loaded | None = end.value
             return loaded
@@ -50,8 +50,8 @@ class Journeys:
 
     async def now(self) -> Loaded | None:
         """What is there at this moment."""
-        plan = plans.load("agent", lambda lease, header: None, AT, recipe=True)
-        return await self.store.read_plan("agent", plan)
+        lookup = lookups.load("agent", lambda lease, header: None, AT, recipe=True)
+        return await self.store.look_up("agent", lookup)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ async def test_a_commit_that_is_staged_on_the_way_is_to_be_ended_first(author: A
             (header,) = await author.store.agents("", "", 1)
             await author.store.apply("agent", [], [replace(header, columns={**header.columns, "staged": "c-9"})], [])
 
-    with pytest.raises(plans.StagedFound):
+    with pytest.raises(lookups.StagedFound):
         await way.load(staged)
 
 

@@ -29,10 +29,10 @@ async def test_many_forks_from_one_read(clock: VirtualClock) -> None:
     assert [(state.agent_id, state.uid, state.next_seq) for state in made] == [
         (f"f/{n}", f"u-{n}", 10) for n in range(5)
     ]
-    many = store.calls["read_plan"]
+    many = store.calls["look_up"]
     store.calls.clear()
     await store.fork("a", "g", new_uid="u-g")
-    assert many == store.calls["read_plan"]
+    assert many == store.calls["look_up"]
     wanted = [replace(row, uid="") for row in await inner.scan("g", Scan("message", "u-g", limit=99))]
     for n in range(5):
         assert [replace(row, uid="") for row in await inner.scan("f", Scan("message", f"u-{n}", limit=99))] == wanted

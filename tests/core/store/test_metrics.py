@@ -33,7 +33,7 @@ async def test_calls_errors_and_times_are_counted(store: Store) -> None:
     gauges = store.metrics().gauges
     assert (gauges["commit"].calls, dict(gauges["commit"].errors)) == (4, {"conflict": 1})
     assert (gauges["enqueue"].calls, gauges["append_inbox"].calls, gauges["load"].calls) == (1, 1, 1)
-    assert gauges["read_plan"].calls >= 1
+    assert gauges["look_up"].calls >= 1
     assert sum(gauges["commit"].buckets) == 4
     await author.say("later")
     assert gauges["commit"].calls == 4  # what was given is of that moment

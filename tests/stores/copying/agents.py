@@ -9,7 +9,7 @@ from kode.core.kernel.window import Snapshot, Window
 from kode.core.store import Store
 from kode.core.store.contract import Key, Record, Scan
 from kode.core.store.copying import Verified, What
-from kode.core.store.plans import header_key
+from kode.core.store.lookups import header_key
 from kode.core.testing.conformance.store.author import AT, Author, compaction, item, open_call, run_record
 
 

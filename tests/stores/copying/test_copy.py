@@ -14,7 +14,7 @@ from kode.core.store import JSONStore, MemoryStore, SqliteStore, Store
 from kode.core.store.contract import Condition, Key, Record, Scan
 from kode.core.store.copying import Outcome, copy_store, verify_copy
 from kode.core.store.copying.work import PAGE
-from kode.core.store.plans import lease_key
+from kode.core.store.lookups import lease_key
 from kode.core.testing.clock import VirtualClock
 from kode.core.testing.conformance.store.author import AT, Author, item
 

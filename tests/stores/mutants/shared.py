@@ -49,12 +49,12 @@ class AcknowledgesTooEarly(SqliteStore):
             self._behind = agent_id, puts, deletes
         return failed, []
 
-    async def read_plan(self, agent_id, plan):  # type: ignore[no-untyped-def]
+    async def look_up(self, agent_id, lookup):  # type: ignore[no-untyped-def]
         behind, self._behind = getattr(self, "_behind", None), None
         if behind is not None:
             agent_id, puts, deletes = behind
             await super().apply(agent_id, (), puts, deletes)
-        return await super().read_plan(agent_id, plan)
+        return await super().look_up(agent_id, lookup)
 
 
 class LocksWhatIsThere(SqliteStore):

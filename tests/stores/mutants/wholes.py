@@ -11,7 +11,7 @@ from tests.stores.mutants.table import wrong
 from kode.core.errors import ConflictError, NotFoundError
 from kode.core.store import MemoryStore, Record
 from kode.core.store.contract import Scan
-from kode.core.store.plans import header_key
+from kode.core.store.lookups import header_key
 
 # ---- repetition --------------------------------------------------------------------------------------------
 

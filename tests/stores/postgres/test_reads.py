@@ -9,7 +9,7 @@ import pytest
 
 from kode.core.store import Key
 from kode.core.store.contract import Scan
-from kode.core.store.plans import Get
+from kode.core.store.lookups import Get
 from kode.core.testing.conformance.store.author import Author, item, row
 from kode.store.postgres import PostgresStore
 from kode.store.postgres.reads import MOST, Merged, Together

@@ -25,7 +25,7 @@ from kode.core.errors import KodeError, StoreError, StoreUnavailableError, Usage
 from kode.core.store import Condition, Key, Lease, Question, open_store
 from kode.core.store.contract import Footing, Scan
 from kode.core.store.layers.forks import Copy
-from kode.core.store.plans import Get
+from kode.core.store.lookups import Get
 from kode.core.testing.conformance.store import Author
 from kode.core.testing.conformance.store.author import head, item, row
 from kode.store.postgres import PostgresStore
@@ -300,7 +300,7 @@ def _certify(openssl: str, key: Path, cert: Path) -> None:
 async def test_a_server_that_does_not_encrypt(server_url: str) -> None:
     with pytest.raises(StoreUnavailableError) as refused:
         await open_store(f"{server_url}?sslmode=require").open()
-    assert (refused.value.code, "SSL" in str(refused.value)) == ("cannot_connect", True)
+    assert (refused.value.code, "does not encrypt; turn TLS on" in str(refused.value)) == ("cannot_connect", True)
 
 
 # ---- nothing of the driver's crosses the edge ------------------------------------------------------------------
@@ -357,7 +357,7 @@ def _calls(store: PostgresStore, author: Author) -> dict[str, Callable[[], Any]]
         "read_call": lambda: store.read_call("agent", "1.1.0"),
         "read_document": lambda: store.read_document("agent", "kind", "name"),
         "read_inbox": lambda: store.read_inbox("agent", "uid-1"),
-        "read_plan": lambda: store.read_plan("agent", _plan(key)),
+        "look_up": lambda: store.look_up("agent", _plan(key)),
         "read_run": lambda: store.read_run("agent", 1),
         "release": lambda: store.release(lease),
         "remains": lambda: store.remains("agent", "uid-1"),

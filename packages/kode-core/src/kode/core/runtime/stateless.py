@@ -30,7 +30,7 @@ from kode.core.runtime.result import RunResult
 from kode.core.runtime.sending import Content, Sent
 from kode.core.runtime.streaming import Stream
 from kode.core.store.base import Store
-from kode.core.store.plans import no_agent
+from kode.core.store.lookups import no_agent
 from kode.core.template import AgentTemplate
 
 __all__ = ["StatelessAgent"]

@@ -26,16 +26,17 @@ if TYPE_CHECKING:
         Lease,
         Loaded,
         Record,
+        Scan,
         Value,
     )
     from kode.core.store.json import JSONStore
     from kode.core.store.layers.watch import Changes, WatchSupport
     from kode.core.store.liveness import holder_name, is_dead
+    from kode.core.store.lookups import Get, Page
     from kode.core.store.memory import MemoryStore
     from kode.core.store.migrating import SchemaStatus, SchemaSupport
     from kode.core.store.open import local_path, open_store, redact, url_options
     from kode.core.store.ordered import OrderedMap, OrderedStore
-    from kode.core.store.plans import Page
     from kode.core.store.primitives import Durability, Records, prefix_end, weight
     from kode.core.store.records import COLUMNS, int_key, key_int
     from kode.core.store.sqlite import SqliteStore
@@ -73,6 +74,7 @@ __getattr__, __dir__ = exports(
         "FoundMessage": "support.query",
         "Gauge": "support.metrics",
         "Health": "support.health",
+        "Get": "lookups",
         "HealthSupport": "support.health",
         "HistorySupport": "support.history",
         "Item": "contract",
@@ -88,7 +90,7 @@ __getattr__, __dir__ = exports(
         "MetricsSupport": "support.metrics",
         "OrderedMap": "ordered",
         "OrderedStore": "ordered",
-        "Page": "plans",
+        "Page": "lookups",
         "Problem": "support.consistency",
         "Pruned": "support.retention",
         "QuerySupport": "support.query",
@@ -96,6 +98,7 @@ __getattr__, __dir__ = exports(
         "Record": "contract",
         "Records": "primitives",
         "RetentionSupport": "support.retention",
+        "Scan": "contract",
         "SchemaStatus": "migrating",
         "SchemaSupport": "migrating",
         "SqliteStore": "sqlite",
@@ -141,6 +144,7 @@ __all__ = [
     "FoundCall",
     "FoundMessage",
     "Gauge",
+    "Get",
     "Health",
     "HealthSupport",
     "HistorySupport",
@@ -165,6 +169,7 @@ __all__ = [
     "Record",
     "Records",
     "RetentionSupport",
+    "Scan",
     "SchemaStatus",
     "SchemaSupport",
     "SqliteStore",

@@ -11,10 +11,10 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store import records as rec
 from kode.core.store.contract import Key, Lease, Loaded, Record, Scan
-from kode.core.store.plans import Get, lease_key, uid_of
+from kode.core.store.lookups import Get, lease_key, uid_of
 
 __all__ = ["Together", "load"]
 
@@ -35,18 +35,18 @@ class Together:
 
 
 def load(agent_id: str, live: Live, now: int, *, recipe: bool) -> Generator[Any, Any, Loaded | None]:
-    """Do what `plans.load` does, asking for what it will ask for before it does.
+    """Do what `lookups.load` does, asking for what it will ask for before it does.
 
     What is foreseen wrongly is asked for when it is wanted: the answer does not depend on foresight.
 
     Args:
-        agent_id: As of `plans.load`, like `live`, `now` and `recipe`.
+        agent_id: As of `lookups.load`, like `live`, `now` and `recipe`.
         live: See there.
         now: See there.
         recipe: See there.
     """
-    plan, at = plans.load(agent_id, live, now, recipe=recipe), plans.header_key(agent_id)
-    ask = next(plan)
+    lookup, at = lookups.load(agent_id, live, now, recipe=recipe), lookups.header_key(agent_id)
+    ask = next(lookup)
     (header,) = yield ask
     wanted: Together | None = None
     known: dict[Key, Record | None] = {}
@@ -60,27 +60,27 @@ def load(agent_id: str, live: Live, now: int, *, recipe: bool) -> Generator[Any,
         known = dict(zip(wanted.get.keys, found, strict=True))
         ranges = [*zip(wanted.scans, listed, strict=True)]
     try:
-        ask = plan.send([header])
+        ask = lookup.send([header])
         while True:
             answer = _answer(ask, known, ranges)
-            ask = plan.send((yield ask) if answer is None else answer)
+            ask = lookup.send((yield ask) if answer is None else answer)
     except StopIteration as end:
         loaded: Loaded | None = end.value
         return loaded
 
 
 def _named(header: Record | None, recipe: bool) -> Together | None:
-    """Foresee what `plans.load` will ask for; None: nothing, or first of all that a staged commit be ended."""
+    """Foresee what `lookups.load` will ask for; None: nothing, or first of all that a staged commit be ended."""
     if header is None or header.columns["staged"] is not None:
         return None
     uid, state = uid_of(header), rec.header_counters(header)
     named = rec.header_recipe(header) if recipe else None
-    documents = [] if named is None else [plans.document_key(uid, named)]
+    documents = [] if named is None else [lookups.document_key(uid, named)]
     scans = [Scan("inbox", uid, limit=ALL)]
     for part in state.window.bounded(state.next_seq):
         start, stop = max(part.start, state.first_seq), part.stop or 0
         if start < stop:
-            scans.append(plans.message_range(uid, start, stop, ALL))
+            scans.append(lookups.message_range(uid, start, stop, ALL))
     return Together(Get((lease_key(uid), *documents, *rec.header_call_keys(header))), tuple(scans))
 
 

@@ -1,7 +1,7 @@
 """`Store`: everything an agent needs of storage, built on the record primitives.
 
 Where things are: in this folder what callers and authors of stores meet, `contract` and `primitives` above all, and
-`plans` and `rules`, the logic that every engine shares; in ``records`` what is stored, as bytes; in each other folder
+`lookups` and `rules`, the logic that every engine shares; in ``records`` what is stored, as bytes; in each other folder
 one store, or one way to another.
 
 A method stands in the file of its class. ``layers`` are written each on the one before (`Amending` has no method of its
@@ -10,7 +10,7 @@ object can do it. A store may override any method for speed; what it promises st
 
 * `Records`, ``primitives``: durability, max_batch, max_batch_bytes, same_host, open, close, now, apply,
   apply_and_look, get, scan, append_inbox, due, agents, drop
-* `Reading`, ``layers/reading``: read_plan, load, exists, list_agents, read_state, read_messages, read_calls, read_call,
+* `Reading`, ``layers/reading``: look_up, load, exists, list_agents, read_state, read_messages, read_calls, read_call,
   read_events, read_runs, read_run, consumed_by, read_inbox, list_snapshots, read_documents, read_document, get_blob
 * `WatchSupport`, ``layers/watch``: alone, watch, look
 * `Leasing`, ``layers/leases``: acquire, acquire_on, renew, release, lease_of, leases_of

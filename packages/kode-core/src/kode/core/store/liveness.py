@@ -13,7 +13,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-__all__ = ["holder_name", "is_dead"]
+__all__ = ["holder_name", "is_dead", "named"]
 
 _MARK = "#"
 _UNKNOWN = "-"
@@ -22,6 +22,11 @@ _UNKNOWN = "-"
 def holder_name(name: str) -> str:
     """Name this process as a holder: ``name#machine#boot#pid namespace#pid#start``."""
     return f"{name.replace(_MARK, '_')}{_MARK}{_process(os.getpid())}"
+
+
+def named(holder: str) -> str:
+    """The part of a holder's name that people gave it."""
+    return holder.partition(_MARK)[0]
 
 
 def is_dead(holder: str) -> bool:

@@ -17,8 +17,8 @@ from kode.core.clock import Clock
 from kode.core.errors import UsageError
 from kode.core.store.base import Store
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Scan
+from kode.core.store.lookups import integer
 from kode.core.store.open import redact, url_options
-from kode.core.store.plans import integer
 from kode.core.store.primitives import Durability, prefix_end
 from kode.core.store.rules import append, counted, free, judge
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from kode.core.store.contract import Appended, Condition, Key, Kind, Record, Value
-from kode.core.store.plans import integer
+from kode.core.store.lookups import integer
 from kode.core.store.records import int_key, key_int
 
 __all__ = ["COUNTED", "View", "append", "counted", "counted_kinds", "free", "holds", "judge"]

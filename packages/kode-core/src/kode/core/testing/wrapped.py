@@ -26,7 +26,7 @@ from kode.core.store.contract import (
     Record,
     Scan,
 )
-from kode.core.store.plans import Plan
+from kode.core.store.lookups import Lookup
 
 __all__ = ["WRITES", "WrappedStore"]
 
@@ -153,9 +153,9 @@ class WrappedStore(Store):
             "append_inbox", lambda: self.inner.append_inbox(agent_id, record, now=now, bounded=bounded)
         )
 
-    async def read_plan(self, agent_id: str, plan: Plan[T]) -> T:
+    async def look_up(self, agent_id: str, lookup: Lookup[T]) -> T:
         """Hand on whole, so that a store that reads in one snapshot still does."""
-        return await self.around("read_plan", lambda: self.inner.read_plan(agent_id, plan))
+        return await self.around("look_up", lambda: self.inner.look_up(agent_id, lookup))
 
     async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
         """Hand on."""

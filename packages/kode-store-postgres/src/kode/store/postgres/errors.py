@@ -104,8 +104,9 @@ def _unreachable(where: str, error: Exception, connecting: bool) -> StoreUnavail
     said = str(error) if connecting and isinstance(error, ConnectionError) else ""  # such as: it does not encrypt
     why = getattr(error, "strerror", None) or said[:200] or type(error).__name__
     if connecting:
-        return StoreUnavailableError(
-            f"{where} cannot be reached ({why}); check host and port, and whether the server runs.",
-            code="cannot_connect",
-        )
+        if "SSL upgrade" in said:
+            what = "does not encrypt; turn TLS on there, or connect without (sslmode=disable) where that is safe"
+        else:
+            what = f"cannot be reached ({why}); check host and port, and whether the server runs"
+        return StoreUnavailableError(f"{where} {what}.", code="cannot_connect")
     return StoreUnavailableError(f"{where}: {_GONE[2]} ({why}); repeat it.", code="connection_lost")

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from kode.core.store import Commit, Due, Item, Key, Kind, Record
 from kode.core.store.contract import Scan, Value
-from kode.core.store.plans import Get, lease_key, uid_of
+from kode.core.store.lookups import Get, lease_key, uid_of
 from kode.core.store.primitives import prefix_end
 from kode.store.postgres.tables import LAYOUTS, sealed
 
@@ -111,7 +111,7 @@ _Part = tuple[Kind, Literal["keys", "range", "of headers"]]
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """Several things that are wanted at once; a plan may ask it of this store. Ranges go forwards, without prefixes."""
+    """Several things that are wanted at once; a lookup may ask it here. Ranges go forwards, without prefixes."""
 
     asks: Sequence[Get | Scan]
 

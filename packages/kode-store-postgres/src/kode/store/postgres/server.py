@@ -310,6 +310,9 @@ async def _release(pool: Any, db: Any) -> None:
         await pool.release(db)
 
 
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
 def option(name: str, value: str, kind: Any) -> Any:
     """Read an option of a URL, of the kind that `Options` gives it."""
     try:
@@ -317,4 +320,6 @@ def option(name: str, value: str, kind: Any) -> Any:
             return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
         return {"int": int, "float": float}.get(kind, str)(value)
     except (KeyError, ValueError):
-        raise UsageError(f"{name} is {value[:40]!r}; give a {kind}.", code="bad_url", option=name) from None
+        raise UsageError(
+            f"{name} is {value[:40]!r}; give {_KINDS.get(kind, kind)}.", code="bad_url", option=name
+        ) from None

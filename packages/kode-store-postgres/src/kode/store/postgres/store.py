@@ -29,8 +29,8 @@ from kode.core.store import (
     ahead,
 )
 from kode.core.store.contract import Copy, Scan
+from kode.core.store.lookups import Get, Lookup
 from kode.core.store.open import url_options
-from kode.core.store.plans import Get, Plan
 from kode.core.store.server_time import ServerTime
 from kode.store.postgres import alone, copying, migrations, reads, rows, select
 from kode.store.postgres.batches import Batches
@@ -90,7 +90,7 @@ class PostgresStore(Store, SchemaSupport):
         schema: Where the tables are; several may be in one database.
         auto_migrate: ``new``: make the schema where there is none, change none that is there. ``always``: upgrade
             it too. ``never``: neither.
-        pool_min: Connections that are kept.
+        pool_min: Connections that are kept, however long nobody uses them.
         pool_max: Connections at most; two of them write.
         connect_timeout_s: How long to wait for a new one.
         command_timeout_s: How long any statement may take.
@@ -255,22 +255,22 @@ class PostgresStore(Store, SchemaSupport):
 
     # ---- reading -------------------------------------------------------------------------------------------
 
-    async def read_plan(self, agent_id: str, plan: Plan[T]) -> T:
-        """Run a plan, one round trip for each thing it asks."""
+    async def look_up(self, agent_id: str, lookup: Lookup[T]) -> T:
+        """Run a lookup, one round trip for each thing it asks."""
         try:
-            ask: Any = next(plan)
+            ask: Any = next(lookup)
             while True:
                 if isinstance(ask, ahead.Together):
                     found, *listed = await self._gather(reads.Together((ask.get, *ask.scans)))
                     answer: Any = found, listed
-                    ask = plan.send(answer)
+                    ask = lookup.send(answer)
                 elif isinstance(ask, Get) and ask.keys:
                     (found,) = await self._gather(reads.Together((ask,)))
-                    ask = plan.send(found)
+                    ask = lookup.send(found)
                 elif isinstance(ask, Get):
-                    ask = plan.send([])
+                    ask = lookup.send([])
                 else:
-                    ask = plan.send([*await self.scan(agent_id, ask)])
+                    ask = lookup.send([*await self.scan(agent_id, ask)])
         except StopIteration as end:
             value: T = end.value
             return value

@@ -29,8 +29,8 @@ from kode.core.store import (
     ahead,
 )
 from kode.core.store.contract import Scan
+from kode.core.store.lookups import Get, Lookup
 from kode.core.store.open import redact, url_options
-from kode.core.store.plans import Get, Plan
 from kode.core.store.server_time import ServerTime
 from kode.store.supabase import rows
 from kode.store.supabase import schema as shipped
@@ -223,10 +223,10 @@ class SupabaseStore(Store, SchemaSupport):
 
     # ---- reading -------------------------------------------------------------------------------------------
 
-    async def read_plan(self, agent_id: str, plan: Plan[T]) -> T:
-        """Run a plan, one request for each thing it asks."""
+    async def look_up(self, agent_id: str, lookup: Lookup[T]) -> T:
+        """Run a lookup, one request for each thing it asks."""
         try:
-            ask: Any = next(plan)
+            ask: Any = next(lookup)
             while True:
                 answer: Any
                 if isinstance(ask, ahead.Together):
@@ -235,7 +235,7 @@ class SupabaseStore(Store, SchemaSupport):
                     answer = await self.get(agent_id, ask.keys)
                 else:
                     answer = await self._scan(ask)
-                ask = plan.send(answer)
+                ask = lookup.send(answer)
         except StopIteration as end:
             value: T = end.value
             return value

@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, TypeAlias
 
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store.contract import Kind, Record, Scan
 from kode.core.store.layers.reading import Reading
-from kode.core.store.plans import Plan, header_key, lease_key
+from kode.core.store.lookups import Lookup, header_key, lease_key
 from kode.core.store.records.columns import COLUMNS
 
 __all__ = ["KINDS", "PAGE_BYTES", "Contents", "Pages", "frame", "read_contents"]
@@ -55,14 +55,14 @@ class Pages:
 
     async def next(self) -> list[Record]:
         """Read the next page."""
-        return await self._store.read_plan(self._agent_id, self._page())
+        return await self._store.look_up(self._agent_id, self._page())
 
-    def _page(self) -> Plan[list[Record]]:
+    def _page(self) -> Lookup[list[Record]]:
         page: list[Record] = []
         size = 0
         while self._kinds:
             limit = max(1, min(self._limit, (PAGE_BYTES - size) // self._largest))
-            rows = yield from plans.scan(Scan(self._kinds[0], self._uid, after=self._after, limit=limit))
+            rows = yield from lookups.scan(Scan(self._kinds[0], self._uid, after=self._after, limit=limit))
             page += rows
             size += sum(len(row.body) for row in rows)
             if len(rows) < limit:
@@ -75,9 +75,9 @@ class Pages:
                 return page
         if not self.blobs:
             # A blob is written before the commit that names it, so none is missing that this header knows of.
-            self.header, self.lease = yield from plans.get(header_key(self._agent_id), lease_key(self._uid))
+            self.header, self.lease = yield from lookups.get(header_key(self._agent_id), lease_key(self._uid))
             self.blobs = True
-        rows = yield from plans.scan(Scan("blob", self._uid, after=self._after, limit=1))
+        rows = yield from lookups.scan(Scan("blob", self._uid, after=self._after, limit=1))
         self.over = not rows
         self._after = rows[-1].key if rows else ""
         return page + rows

@@ -11,7 +11,7 @@ from kode.core.store.copying.contents import Contents, Pages, frame, read_conten
 from kode.core.store.copying.placing import Placing
 from kode.core.store.copying.report import Copied, Outcome, Verified, What
 from kode.core.store.copying.work import Job, OnProgress, each_agent
-from kode.core.store.plans import header_key, integer, uid_of
+from kode.core.store.lookups import header_key, integer, uid_of
 
 __all__ = ["copy_store", "verify_copy"]
 

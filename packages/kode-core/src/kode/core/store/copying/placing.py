@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from kode.core.errors import ConflictError, LeaseLostError
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store import records as rec
 from kode.core.store.base import Store
 from kode.core.store.contract import MOST, Condition, Key, Kind, Lease, Record, Scan
 from kode.core.store.copying.contents import KINDS, PAGE_BYTES, Pages
 from kode.core.store.layers.orphans import ORPHANED_FOR
-from kode.core.store.plans import Plan, header_key, integer, lease_key, uid_of
+from kode.core.store.lookups import Lookup, header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import portions
 
 __all__ = ["Placing"]
@@ -68,7 +68,7 @@ class Placing:
 
     async def look(self) -> Record | None:
         """See what is there now; returns the header of whoever has the agent's name."""
-        self._found = await self._target.read_plan(self._agent_id, _look(self._agent_id, self._uid))
+        self._found = await self._target.look_up(self._agent_id, _look(self._agent_id, self._uid))
         return self._found.header
 
     async def begin(self, old: Record | None) -> None:
@@ -237,10 +237,10 @@ class Placing:
         )
 
 
-def _look(agent_id: str, uid: str) -> Plan[_Found]:
-    header, mark, lease = yield from plans.get(header_key(agent_id), rec.orphan_key(uid), lease_key(uid))
+def _look(agent_id: str, uid: str) -> Lookup[_Found]:
+    header, mark, lease = yield from lookups.get(header_key(agent_id), rec.orphan_key(uid), lease_key(uid))
     occupied = False
     if mark is None and (header is None or uid_of(header) != uid):
         for kind in _TELLING:
-            occupied = occupied or bool((yield from plans.scan(Scan(kind, uid, limit=1))))
+            occupied = occupied or bool((yield from lookups.scan(Scan(kind, uid, limit=1))))
     return _Found(header, mark, lease, occupied)

@@ -10,7 +10,7 @@ from kode.core.errors import ConflictError, KodeError, LeaseLostError, StoreUnav
 from kode.core.store.base import Store
 from kode.core.store.contract import Record
 from kode.core.store.copying.report import Outcome, Progress, Verified
-from kode.core.store.plans import integer
+from kode.core.store.lookups import integer
 from kode.core.store.primitives import check_agent_id
 
 __all__ = ["Job", "OnProgress", "each_agent"]

@@ -28,8 +28,8 @@ from kode.core.store.json.folder import Folder, Summary
 from kode.core.store.json.opening import prepare
 from kode.core.store.json.view import FolderView
 from kode.core.store.lanes import Job, Lanes
+from kode.core.store.lookups import Lookup, integer
 from kode.core.store.open import check_durability, local_options, redact
-from kode.core.store.plans import Plan, integer
 from kode.core.store.primitives import Durability
 
 __all__ = ["JSONStore"]
@@ -190,9 +190,9 @@ class JSONStore(Store):
 
     # ---- reading -------------------------------------------------------------------------------------------
 
-    async def read_plan(self, agent_id: str, plan: Plan[T]) -> T:
-        """Run a whole plan in one thread and at one moment."""
-        return await self._read(agent_id, lambda view: view.run(plan))
+    async def look_up(self, agent_id: str, lookup: Lookup[T]) -> T:
+        """Run a whole lookup in one thread and at one moment."""
+        return await self._read(agent_id, lambda view: view.run(lookup))
 
     async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
         """See `Records.get`."""

@@ -14,7 +14,7 @@ from kode.core.store.json import names
 from kode.core.store.json.disk import open_file
 from kode.core.store.json.index import HELD, Index
 from kode.core.store.json.lines import Address, Place, Raw, read_record
-from kode.core.store.plans import Get, Plan, finish
+from kode.core.store.lookups import Get, Lookup, finish
 
 __all__ = ["FolderView", "held", "read_at"]
 
@@ -72,9 +72,9 @@ class FolderView:
         """Read records in order."""
         return [record for record in self._read(self.index.range(ask)) if record is not None]  # None: gone meanwhile
 
-    def run(self, plan: Plan[T]) -> T:
-        """Run a plan to its end."""
-        return finish(plan, lambda ask: self.get(ask.keys) if isinstance(ask, Get) else [*self.scan(ask)])
+    def run(self, lookup: Lookup[T]) -> T:
+        """Run a lookup to its end."""
+        return finish(lookup, lambda ask: self.get(ask.keys) if isinstance(ask, Get) else [*self.scan(ask)])
 
     def hold(self) -> None:
         """Keep in memory what is asked for all the time."""

@@ -12,13 +12,13 @@ from kode.core.kernel.events import Event
 from kode.core.kernel.message import Message
 from kode.core.kernel.state import State
 from kode.core.kernel.window import Snapshot
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store import records as rec
 from kode.core.store.contract import Commit, DocumentBody, Record
 from kode.core.store.layers.commits import Writing
 from kode.core.store.layers.leases import TRIES
 from kode.core.store.liveness import holder_name
-from kode.core.store.plans import Plan, integer
+from kode.core.store.lookups import Lookup, integer
 
 __all__ = ["Amending", "Amendment", "standing"]
 
@@ -79,12 +79,12 @@ class Amending(Writing):
         raise ConflictError(f"{agent_id!r} changes too fast; try again.", agent_id=agent_id)
 
 
-def standing(agent_id: str, uid: str | None = None) -> Plan[tuple[Record, State]]:
+def standing(agent_id: str, uid: str | None = None) -> Lookup[tuple[Record, State]]:
     """Read header and state of an agent, of that identity if one is given."""
-    header = yield from plans.need_header(agent_id)
-    if uid not in (None, plans.uid_of(header)):
-        raise plans.no_agent(agent_id)
-    return header, (yield from plans.state_of(header))
+    header = yield from lookups.need_header(agent_id)
+    if uid not in (None, lookups.uid_of(header)):
+        raise lookups.no_agent(agent_id)
+    return header, (yield from lookups.state_of(header))
 
 
 def _commit_id() -> str:

@@ -22,7 +22,7 @@ from kode.core.errors import (
     StoreUnavailableError,
     UsageError,
 )
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store import records as rec
 from kode.core.store.contract import (
     Appended,
@@ -37,7 +37,8 @@ from kode.core.store.contract import (
 )
 from kode.core.store.layers.leases import TRIES, micros
 from kode.core.store.layers.staging import Staging
-from kode.core.store.plans import header_key, integer, lease_key, uid_of
+from kode.core.store.liveness import named
+from kode.core.store.lookups import header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id, check_item_id, check_name
 from kode.core.store.rules import COUNTED
 
@@ -167,7 +168,7 @@ class Writing(Staging):
             same = Condition("equals", header_key(agent_id), "uid", record.uid)
             if await self.apply(agent_id, [same], [record], ()) is None:
                 return record.key
-        raise plans.no_agent(agent_id)
+        raise lookups.no_agent(agent_id)
 
     # ---- inside --------------------------------------------------------------------------------------------
 
@@ -268,7 +269,7 @@ class Writing(Staging):
         )
 
     async def _waiting_beyond(self, commit: Commit) -> tuple[Item, ...]:
-        return await self.read_plan(commit.state.agent_id, plans.inbox_after(commit.state.uid, commit.seen))
+        return await self.look_up(commit.state.agent_id, lookups.inbox_after(commit.state.uid, commit.seen))
 
     async def _explain(self, commit: Commit, why: _Why) -> Committed | None:
         """Answer a commit that failed for good: it had landed before, or this is the error.
@@ -407,7 +408,7 @@ def _error(commit: Commit, why: _Why, header: Record | None, lease: Record | Non
         )
     if why == "lease" and lease is not None:
         return LeaseLostError(
-            f"{agent_id!r} is driven by {lease.columns['holder']!r}; enqueue and let it work.",
+            f"{agent_id!r} is driven by {named(str(lease.columns['holder']))!r} just now; try again when it rests.",
             code="held",
             agent_id=agent_id,
             holder=lease.columns["holder"],
@@ -444,7 +445,7 @@ def _known(agent_id: str, item: Item, done: Appended) -> Enqueued:
 
 def _refused(agent_id: str, record: Record, done: Appended) -> KodeError:
     if done.outcome == "gone":
-        return plans.no_agent(agent_id)
+        return lookups.no_agent(agent_id)
     if done.outcome == "full":
         waiting = "instructions" if record.columns["kind"] == "instruction" else "messages"
         return InboxFullError(

@@ -17,12 +17,12 @@ from kode.core.kernel.events import Event, Scalar
 from kode.core.kernel.message import Usage
 from kode.core.kernel.state import Ancestor, State
 from kode.core.kernel.window import Snapshot
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store import records as rec
 from kode.core.store.contract import Bounds, Commit, Condition, Copy, Key, Kind, Record, Scan
 from kode.core.store.layers.leases import TRIES
 from kode.core.store.layers.orphans import Orphans
-from kode.core.store.plans import Plan, header_key, integer, lease_key, uid_of
+from kode.core.store.lookups import Lookup, header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id, check_name, portions
 
 __all__ = ["Forking"]
@@ -56,8 +56,8 @@ class _Documents:
     found: set[str] = field(default_factory=set)
 
     def take_snapshot(self, row: Record) -> None:
-        for document in plans.snapshot_documents(row):
-            self.named.setdefault(plans.document_key(self.uid, document).key, row.address)
+        for document in lookups.snapshot_documents(row):
+            self.named.setdefault(lookups.document_key(self.uid, document).key, row.address)
 
     def take(self, row: Record) -> bool:
         self.found.add(row.key)
@@ -223,7 +223,7 @@ class Forking(Orphans):
             ask, more = Scan(kind, new_uid), kind != "header"
             while more:
                 limit = BLOBS if kind == "blob" else COPIED
-                rows, more = await self.read_plan(new_id, plans.bounded_scan(ask, limit, COPIED_BYTES))
+                rows, more = await self.look_up(new_id, lookups.bounded_scan(ask, limit, COPIED_BYTES))
                 for part in portions([row.address for row in rows], self._most, self.max_batch_bytes):
                     if await self.apply(new_id, [mark], (), part) is not None:
                         return
@@ -263,7 +263,7 @@ class Forking(Orphans):
         """Bring the records that forks take with them under their uids; False: the source lost some meanwhile."""
         forked = targets[0].state  # they differ in their names only
         stop, window = forked.next_seq, forked.window
-        documents = _Documents(source.uid, {plans.document_key("", d).key: None for d in forked.documents})
+        documents = _Documents(source.uid, {lookups.document_key("", d).key: None for d in forked.documents})
 
         def taken_snapshot(row: Record) -> bool:
             if integer(row.columns["seq"]) > stop:
@@ -301,7 +301,7 @@ class Forking(Orphans):
         """Copy records in portions, each on the condition that the fork is still marked as it was."""
         more = True
         while more and not all(target.lost for target in targets):
-            rows, more = await self.read_plan(agent_id, plans.bounded_scan(ask, limit, COPIED_BYTES))
+            rows, more = await self.look_up(agent_id, lookups.bounded_scan(ask, limit, COPIED_BYTES))
             chosen = [row for row in rows if taken(row)]
             there = [target for target in targets if not target.lost]
             if chosen:
@@ -333,21 +333,21 @@ def _marked(uid: str, at: int) -> Condition:
     return Condition("equals", rec.orphan_key(uid), "at", at)
 
 
-def _state_now(agent_id: str) -> Plan[State | None]:
-    header = yield from plans.find_header(agent_id)
-    return None if header is None else (yield from plans.state_of(header))
+def _state_now(agent_id: str) -> Lookup[State | None]:
+    header = yield from lookups.find_header(agent_id)
+    return None if header is None else (yield from lookups.state_of(header))
 
 
 def _taken(new_id: str) -> AgentExistsError:
     return AgentExistsError(f"An agent {new_id!r} exists already; choose another id for the fork.", agent_id=new_id)
 
 
-def _fork_source(agent_id: str, at: str | None) -> Plan[tuple[Record, State, Snapshot | None]]:
-    header = yield from plans.need_header(agent_id)
-    state = yield from plans.state_of(header)
+def _fork_source(agent_id: str, at: str | None) -> Lookup[tuple[Record, State, Snapshot | None]]:
+    header = yield from lookups.need_header(agent_id)
+    state = yield from lookups.state_of(header)
     if at is None:
         return header, state, None
-    (row,) = yield from plans.get(Key("snapshot", state.uid, at))
+    (row,) = yield from lookups.get(Key("snapshot", state.uid, at))
     if row is None:
         raise NotFoundError(f"{agent_id!r} has no snapshot {at!r}.", agent_id=agent_id, snapshot=at)
     snapshot = rec.read_snapshot(row)
@@ -388,7 +388,7 @@ def _forked(state: State, snapshot: Snapshot | None, new_id: str, new_uid: str, 
         fork,
         next_seq=snapshot.seq,
         window=snapshot.window,
-        documents=plans.named_documents(snapshot),
+        documents=lookups.named_documents(snapshot),
         lineage=(*state.lineage, Ancestor(state.agent_id, state.uid, snapshot.seq)),
         template=snapshot.template or state.template,
         tokens=snapshot.tokens,

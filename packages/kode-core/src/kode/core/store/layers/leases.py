@@ -20,11 +20,12 @@ from kode.core.errors import (
     SchemaTooNewError,
     StoreUnavailableError,
 )
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store import records as rec
 from kode.core.store.contract import Condition, Footing, Item, Lease, Record
 from kode.core.store.layers.watch import WatchSupport
-from kode.core.store.plans import header_key, integer, lease_key, uid_of
+from kode.core.store.liveness import named
+from kode.core.store.lookups import Get, Lookup, header_key, integer, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id, check_name
 
 __all__ = ["Leasing", "unchanged"]
@@ -185,10 +186,10 @@ def micros(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
-def _read_both(agent_id: str) -> plans.Plan[tuple[Record, Record | None]]:
-    found, *more = yield plans.Get((header_key(agent_id),), lease=True)
-    header = plans.checked_header(agent_id, found)
-    (lease,) = more or (yield from plans.get(lease_key(uid_of(header))))
+def _read_both(agent_id: str) -> Lookup[tuple[Record, Record | None]]:
+    found, *more = yield Get((header_key(agent_id),), lease=True)
+    header = lookups.checked_header(agent_id, found)
+    (lease,) = more or (yield from lookups.get(lease_key(uid_of(header))))
     return header, lease
 
 
@@ -221,7 +222,8 @@ def _same(lease: Lease) -> list[Condition]:
 
 def _held(agent_id: str, held: Lease) -> LeaseLostError:
     return LeaseLostError(
-        f"{agent_id!r} is driven by {held.holder!r}; enqueue and let it work, or wait until its lease ends.",
+        f"{agent_id!r} is driven by {named(held.holder)!r} just now. What is sent to it is taken up there; "
+        "for anything else try again when it rests.",
         code="held",
         agent_id=agent_id,
         holder=held.holder,

@@ -14,7 +14,7 @@ from kode.core.store import records as rec
 from kode.core.store.contract import MOST, Condition, Record, Scan
 from kode.core.store.layers.amend import Amending
 from kode.core.store.layers.leases import TRIES
-from kode.core.store.plans import header_key, integer, uid_of
+from kode.core.store.lookups import header_key, integer, uid_of
 
 __all__ = ["ORPHANED_FOR", "Orphans"]
 

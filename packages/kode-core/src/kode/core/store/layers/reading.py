@@ -1,4 +1,4 @@
-"""What a store can tell of an agent, built on plans: `load`, pages of its history, and single records."""
+"""What a store can tell of an agent, built on lookups: `load`, pages of its history, and single records."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from kode.core.kernel.message import Message
 from kode.core.kernel.state import RunRecord, State
 from kode.core.kernel.toolcall import Call
 from kode.core.kernel.window import Snapshot
-from kode.core.store import liveness, plans
+from kode.core.store import liveness, lookups
 from kode.core.store import records as rec
 from kode.core.store.contract import AgentInfo, DocumentBody, Item, Lease, Loaded, Record
-from kode.core.store.plans import Get, Page, Plan
+from kode.core.store.lookups import Get, Lookup, Page
 from kode.core.store.primitives import Records, check_agent_id
 
 __all__ = ["Reading"]
@@ -36,15 +36,15 @@ class Reading(Records):
         self._last_time: int | None = None
         """What `now` said last; None: it was not asked yet."""
 
-    async def read_plan(self, agent_id: str, plan: Plan[T]) -> T:
-        """Run a plan, one round trip for each thing it asks. A store may run it whole, in one snapshot."""
+    async def look_up(self, agent_id: str, lookup: Lookup[T]) -> T:
+        """Run a lookup, one round trip for each thing it asks. A store may run it whole, in one snapshot."""
         try:
-            ask = next(plan)
+            ask = next(lookup)
             while True:
                 if isinstance(ask, Get):
-                    ask = plan.send(await self.get(agent_id, ask.keys))
+                    ask = lookup.send(await self.get(agent_id, ask.keys))
                 else:
-                    ask = plan.send(list(await self.scan(agent_id, ask)))
+                    ask = lookup.send(list(await self.scan(agent_id, ask)))
         except StopIteration as end:
             value: T = end.value
             return value
@@ -60,16 +60,16 @@ class Reading(Records):
         def live(lease: Record | None, header: Record) -> Lease | None:
             return self._live_lease(lease, header, now)
 
-        return await self._settled(agent_id, lambda: plans.load(agent_id, live, now, recipe=recipe))
+        return await self._settled(agent_id, lambda: lookups.load(agent_id, live, now, recipe=recipe))
 
     async def read_state(self, agent_id: str) -> State:
         """Read an agent's state, without its window and inbox."""
-        return await self._settled(agent_id, lambda: plans.read_state(agent_id))
+        return await self._settled(agent_id, lambda: lookups.read_state(agent_id))
 
     async def exists(self, agent_id: str) -> bool:
         """Tell whether there is such an agent."""
         check_agent_id(agent_id)
-        (header,) = await self.get(agent_id, [plans.header_key(agent_id)])
+        (header,) = await self.get(agent_id, [lookups.header_key(agent_id)])
         return header is not None
 
     async def list_agents(
@@ -90,7 +90,7 @@ class Reading(Records):
     ) -> Page[Message, int]:
         """Read messages numbered above `after` and below `before`; `backwards`: the newest first."""
         return await self._settled(
-            agent_id, lambda: plans.messages(agent_id, after, before, limit, max_bytes, backwards)
+            agent_id, lambda: lookups.messages(agent_id, after, before, limit, max_bytes, backwards)
         )
 
     async def read_calls(
@@ -107,7 +107,7 @@ class Reading(Records):
         """Read calls in the order they were asked for; `after` and `before` are a page's `next`."""
         prefix = "" if run is None else rec.call_prefix(run)
         return await self._settled(
-            agent_id, lambda: plans.calls(agent_id, prefix, after, before, limit, max_bytes, backwards)
+            agent_id, lambda: lookups.calls(agent_id, prefix, after, before, limit, max_bytes, backwards)
         )
 
     async def read_events(
@@ -126,9 +126,9 @@ class Reading(Records):
         """
         if backwards:
             return await self._settled(
-                agent_id, lambda: plans.events_backwards(agent_id, before, limit, max_bytes, after)
+                agent_id, lambda: lookups.events_backwards(agent_id, before, limit, max_bytes, after)
             )
-        return await self._settled(agent_id, lambda: plans.events(agent_id, after, limit, max_bytes, before))
+        return await self._settled(agent_id, lambda: lookups.events(agent_id, after, limit, max_bytes, before))
 
     async def read_runs(
         self,
@@ -141,11 +141,11 @@ class Reading(Records):
         backwards: bool = False,
     ) -> Page[RunRecord, int]:
         """Read run records numbered above `after` and below `before`; `backwards`: the newest first."""
-        return await self._settled(agent_id, lambda: plans.runs(agent_id, after, before, limit, max_bytes, backwards))
+        return await self._settled(agent_id, lambda: lookups.runs(agent_id, after, before, limit, max_bytes, backwards))
 
     async def read_run(self, agent_id: str, number: int) -> RunRecord | None:
         """Read what became of a run; None while nothing is recorded of it, or when it was pruned."""
-        return await self._settled(agent_id, lambda: plans.run(agent_id, number))
+        return await self._settled(agent_id, lambda: lookups.run(agent_id, number))
 
     async def read_call(self, agent_id: str, call_id: str, *, uid: str | None = None) -> Call | None:
         """Read one call by its id, ``run.step.n``; None if there is none of that id, or it was pruned.
@@ -153,7 +153,7 @@ class Reading(Records):
         Raises:
             NotFoundError: No such agent, or not of that `uid`.
         """
-        return await self._settled(agent_id, lambda: plans.call(agent_id, call_id, uid))
+        return await self._settled(agent_id, lambda: lookups.call(agent_id, call_id, uid))
 
     async def consumed_by(self, agent_id: str, item_id: str, *, uid: str | None = None) -> int | None:
         """Tell which run took an inbox item: its number, or 0 when it is used up and no run took it.
@@ -163,23 +163,23 @@ class Reading(Records):
         Raises:
             NotFoundError: No such agent, or not of that `uid`.
         """
-        return await self._settled(agent_id, lambda: plans.consumed_by(agent_id, item_id, uid))
+        return await self._settled(agent_id, lambda: lookups.consumed_by(agent_id, item_id, uid))
 
     async def read_inbox(self, agent_id: str, uid: str, *, after: int = 0) -> tuple[Item, ...]:
         """Read what waits beyond a position, the oldest first; nothing if the agent is gone."""
-        return await self.read_plan(agent_id, plans.inbox_after(uid, after))
+        return await self.look_up(agent_id, lookups.inbox_after(uid, after))
 
     async def list_snapshots(self, agent_id: str) -> tuple[Snapshot, ...]:
         """List all snapshots, the oldest first."""
-        return await self._settled(agent_id, lambda: plans.snapshots(agent_id))
+        return await self._settled(agent_id, lambda: lookups.snapshots(agent_id))
 
     async def read_documents(self, agent_id: str, kind: str | None = None) -> tuple[DocumentBody, ...]:
         """Read the documents the agent has now, of one kind or all."""
-        return await self._settled(agent_id, lambda: plans.documents(agent_id, kind))
+        return await self._settled(agent_id, lambda: lookups.documents(agent_id, kind))
 
     async def read_document(self, agent_id: str, kind: str, name: str) -> DocumentBody | None:
         """Read one document as the agent has it now; None if it has none of that name."""
-        return await self._settled(agent_id, lambda: plans.document(agent_id, kind, name))
+        return await self._settled(agent_id, lambda: lookups.document(agent_id, kind, name))
 
     async def get_blob(self, agent_id: str, sha256: str) -> bytes:
         """Read what `put_blob` kept for this agent.
@@ -187,7 +187,7 @@ class Reading(Records):
         Raises:
             NotFoundError: There is no such agent, or it has no such blob.
         """
-        row = await self._settled(agent_id, lambda: plans.blob(agent_id, sha256))
+        row = await self._settled(agent_id, lambda: lookups.blob(agent_id, sha256))
         if row is None:
             raise NotFoundError(f"{agent_id!r} has no blob {sha256[:64]!r}.", agent_id=agent_id, sha256=sha256)
         return row.body
@@ -203,13 +203,13 @@ class Reading(Records):
     async def settle(self, agent_id: str, header: Record) -> None:
         """Bring the commit that a header names as staged to its places. Anyone may; `Staging` does."""
 
-    async def _settled(self, agent_id: str, plan: Callable[[], Plan[T]]) -> T:
-        """Run a plan; when it meets a staged commit, settle that and run it again."""
+    async def _settled(self, agent_id: str, lookup: Callable[[], Lookup[T]]) -> T:
+        """Run a lookup; when it meets a staged commit, settle that and run it again."""
         check_agent_id(agent_id)
         for _ in range(5):
             try:
-                return await self.read_plan(agent_id, plan())
-            except plans.StagedFound as found:
+                return await self.look_up(agent_id, lookup())
+            except lookups.StagedFound as found:
                 header = found.header
             await self.settle(agent_id, header)
         raise StoreError(f"The staged commit of {agent_id!r} cannot be settled.", agent_id=agent_id)
@@ -218,7 +218,7 @@ class Reading(Records):
         """Decode a lease if it lives."""
         if record is None:
             return None
-        lease = rec.read_lease(record, header.key, plans.integer(header.columns["version"]))
+        lease = rec.read_lease(record, header.key, lookups.integer(header.columns["version"]))
         return lease if lease is not None and lease.until > now and not self._dead(lease.holder) else None
 
     def _dead(self, holder: str) -> bool:

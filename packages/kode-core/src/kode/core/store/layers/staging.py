@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from kode.core.errors import StoreError, StoreUnavailableError
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store import records as rec
 from kode.core.store.contract import MOST, Commit, Condition, Key, Record, Scan
 from kode.core.store.layers.leases import TRIES, Leasing
-from kode.core.store.plans import header_key, uid_of
+from kode.core.store.lookups import header_key, uid_of
 from kode.core.store.primitives import portions, weight
 
 __all__ = ["Staging"]
@@ -76,7 +76,7 @@ class Staging(Leasing):
         named = Condition("equals", header_key(agent_id), "staged", commit_id)
         same = Condition("equals", header_key(agent_id), "uid", uid)
         scan = Scan("staged", uid, prefix=f"{commit_id}/")
-        rows = await self.read_plan(agent_id, plans.scan_all(scan))
+        rows = await self.look_up(agent_id, lookups.scan_all(scan))
         for part in self._portions(rec.read_staged(row) for row in rows):
             puts = [change for change in part if isinstance(change, Record)]
             deletes = [change for change in part if isinstance(change, Key)]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kode.core.errors import ConflictError, LeaseLostError, NotFoundError, StoreError
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store import records as rec
 from kode.core.store.contract import Condition, Kind, Record, Scan
 from kode.core.store.layers.forks import COPIED, Forking
 from kode.core.store.layers.leases import TRIES, unchanged
-from kode.core.store.plans import Plan, header_key, lease_key, uid_of
+from kode.core.store.liveness import named
+from kode.core.store.lookups import Lookup, header_key, lease_key, uid_of
 from kode.core.store.primitives import check_agent_id
 
 __all__ = ["Upkeep"]
@@ -108,7 +109,7 @@ class Upkeep(Forking):
             found["lease"] = 1
         for kind in rec.COLUMNS:
             if kind not in ("header", "lease"):
-                rows = await self.read_plan(agent_id, _count(Scan(kind, uid, limit=COPIED)))
+                rows = await self.look_up(agent_id, _count(Scan(kind, uid, limit=COPIED)))
                 found |= {kind: rows} if rows else {}
         return found
 
@@ -123,7 +124,7 @@ class Upkeep(Forking):
             now = await self._time()
             (header,) = await self.get(agent_id, [header_key(agent_id)])
             if header is None or uid not in (None, uid_of(header)):
-                raise plans.no_agent(agent_id)
+                raise lookups.no_agent(agent_id)
             conditions = [Condition("equals", header_key(agent_id), "uid", uid_of(header))]
             if expired_by is not None:
                 conditions.append(_expired(header, expired_by))
@@ -131,7 +132,8 @@ class Upkeep(Forking):
             held = self._live_lease(lease, header, now)
             if held is not None and held.holder != holder and not force:
                 raise LeaseLostError(
-                    f"{agent_id!r} is driven by {held.holder!r}; stop that first, or delete with force=True.",
+                    f"{agent_id!r} is driven by {named(held.holder)!r} just now; stop that first, or delete "
+                    "with force=True.",
                     code="held",
                     agent_id=agent_id,
                     holder=held.holder,
@@ -146,10 +148,10 @@ class Upkeep(Forking):
         raise ConflictError(f"{agent_id!r} changes hands too often to be deleted; try again.", agent_id=agent_id)
 
 
-def _count(ask: Scan) -> Plan[int]:
+def _count(ask: Scan) -> Lookup[int]:
     count = 0
     while True:
-        rows = yield from plans.scan(ask)
+        rows = yield from lookups.scan(ask)
         count += len(rows)
         if len(rows) < ask.limit:
             return count

@@ -17,7 +17,7 @@ from kode.core.clock import Clock, RealClock
 from kode.core.errors import StoreUnavailableError
 from kode.core.store.contract import Scan
 from kode.core.store.layers.reading import Reading
-from kode.core.store.plans import header_key, uid_of
+from kode.core.store.lookups import header_key, uid_of
 from kode.core.store.primitives import check_agent_id
 
 __all__ = ["Changes", "WatchSupport"]

@@ -22,8 +22,8 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Scan
+from kode.core.store.lookups import Ask, Get
 from kode.core.store.ordered.map import Transaction
-from kode.core.store.plans import Ask, Get
 from kode.core.store.records import COLUMNS, key_int
 from kode.core.store.records.codec import corrupt
 from kode.core.store.rules import append, counted, free, judge
@@ -108,7 +108,7 @@ class Rows:
     # ---- reading -----------------------------------------------------------------------------------------------
 
     def answer(self, ask: Ask) -> list[Record | None]:
-        """Answer a plan."""
+        """Answer a lookup."""
         if isinstance(ask, Get):
             return [self.row(key.kind, key.uid, key.key) for key in ask.keys]
         return first(self.scan(ask), ask.limit)

@@ -9,10 +9,10 @@ from typing import TypeVar
 from kode.core.clock import Clock
 from kode.core.store.base import Store
 from kode.core.store.contract import Appended, Condition, Due, Key, Record, Scan
+from kode.core.store.lookups import Get, Lookup, finish
 from kode.core.store.ordered.engine import Engine
 from kode.core.store.ordered.map import OrderedMap
 from kode.core.store.ordered.rows import first
-from kode.core.store.plans import Get, Plan, finish
 
 __all__ = ["OrderedStore"]
 
@@ -92,9 +92,9 @@ class OrderedStore(Store):
 
     # ---- reading -------------------------------------------------------------------------------------------
 
-    async def read_plan(self, agent_id: str, plan: Plan[T]) -> T:
-        """Run a whole plan in one thread and one transaction."""
-        return await self._engine.read(lambda rows: finish(plan, rows.answer))
+    async def look_up(self, agent_id: str, lookup: Lookup[T]) -> T:
+        """Run a whole lookup in one thread and one transaction."""
+        return await self._engine.read(lambda rows: finish(lookup, rows.answer))
 
     async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
         """See `Records.get`."""

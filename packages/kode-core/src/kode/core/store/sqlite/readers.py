@@ -74,7 +74,7 @@ class Readers:
         self._give_back(db, broken)
 
     def _answer(self, db: sqlite3.Connection, batch: list[Job[Any]]) -> None:
-        together = {n: job.work.plan for n, job in enumerate(batch) if isinstance(job.work, reads.Reading)}
+        together = {n: job.work.lookup for n, job in enumerate(batch) if isinstance(job.work, reads.Reading)}
         if len(together) > 1:
             for n, (value, error) in reads.run(db, together).items():
                 batch[n].value, batch[n].error = value, error

@@ -1,6 +1,6 @@
-"""Many reads with few statements: plans that came together take their steps together.
+"""Many reads with few statements: lookups that came together take their steps together.
 
-Each time around, all plans of a batch say what they ask for next; headers and leases are then read by one
+Each time around, all lookups of a batch say what they ask for next; headers and leases are then read by one
 statement per kind, one statement tells whose inbox has anything in it, and what is left is read plainly. Why
 fewer statements matter is said in `sets`.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from kode.core.store.contract import Key, Kind, Record, Scan
-from kode.core.store.plans import Ask, Get, Plan
+from kode.core.store.lookups import Ask, Get, Lookup
 from kode.core.store.sqlite import rows, sets
 
 __all__ = ["Reading", "run"]
@@ -27,24 +27,24 @@ _Answer: TypeAlias = list[Record | None]
 
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[T]):
-    """A plan to be run; called with a connection it runs by itself."""
+    """A lookup to be run; called with a connection it runs by itself."""
 
-    plan: Plan[T]
+    lookup: Lookup[T]
     short: bool = False
     """It asks once, and needs no snapshot for that when it runs by itself."""
 
     def __call__(self, db: sqlite3.Connection) -> T:
         """Run it by itself."""
-        return rows.run_plan(db, self.plan, snapshot=not self.short)
+        return rows.run_lookup(db, self.lookup, snapshot=not self.short)
 
 
-def run(db: sqlite3.Connection, plans: dict[int, Plan[Any]]) -> dict[int, tuple[Any, Exception | None]]:
-    """Run plans to their ends, inside a snapshot of the caller: the value of each, or what it raised.
+def run(db: sqlite3.Connection, lookups: dict[int, Lookup[Any]]) -> dict[int, tuple[Any, Exception | None]]:
+    """Run lookups to their ends, inside a snapshot of the caller: the value of each, or what it raised.
 
     What one of them raises, or the file at one's records, is its own and hinders no other.
     """
     outcomes: dict[int, tuple[Any, Exception | None]] = {}
-    answers: dict[int, _Answer | Exception | None] = dict.fromkeys(plans)
+    answers: dict[int, _Answer | Exception | None] = dict.fromkeys(lookups)
     while answers:
         asks: dict[int, Ask] = {}
         for n, answer in answers.items():
@@ -52,7 +52,7 @@ def run(db: sqlite3.Connection, plans: dict[int, Plan[Any]]) -> dict[int, tuple[
                 outcomes[n] = None, answer
                 continue
             try:
-                asks[n] = next(plans[n]) if answer is None else plans[n].send(answer)
+                asks[n] = next(lookups[n]) if answer is None else lookups[n].send(answer)
             except StopIteration as end:
                 outcomes[n] = end.value, None
             except Exception as error:  # noqa: BLE001 - it is raised in the task that asked

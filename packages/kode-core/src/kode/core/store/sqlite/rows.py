@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Any, Final
 
 from kode.core.store.contract import Appended, Condition, Due, Key, Kind, Record, Scan, Value
-from kode.core.store.plans import Ask, Get, Plan, T, finish, integer
+from kode.core.store.lookups import Ask, Get, Lookup, T, finish, integer
 from kode.core.store.primitives import prefix_end
 from kode.core.store.records import COLUMNS, int_key, key_int
 from kode.core.store.records.codec import corrupt
@@ -35,7 +35,7 @@ __all__ = [
     "joined",
     "put",
     "put_all",
-    "run_plan",
+    "run_lookup",
     "scan",
 ]
 
@@ -173,13 +173,13 @@ def due(db: sqlite3.Connection, now: int, limit: int, after: Due | None) -> list
     return [Due(*row) for row in db.execute(_DUE, {"now": now, "wake_at": wake_at, "agent": agent_id, "limit": limit})]
 
 
-def run_plan(db: sqlite3.Connection, plan: Plan[T], *, snapshot: bool = True) -> T:
-    """Run a plan to its end in one snapshot of the file: the caller's, if it has one."""
+def run_lookup(db: sqlite3.Connection, lookup: Lookup[T], *, snapshot: bool = True) -> T:
+    """Run a lookup to its end in one snapshot of the file: the caller's, if it has one."""
     own = snapshot and not db.in_transaction
     if own:
         db.execute("BEGIN")
     try:
-        return finish(plan, lambda ask: _answer(db, ask))
+        return finish(lookup, lambda ask: _answer(db, ask))
     finally:
         if own and db.in_transaction:  # some errors end it
             db.execute("COMMIT")

@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Any, Final, TypeAlias, TypeVar
 
 from kode.core.store.contract import Appended, Condition, Key, Kind, Record, Scan, Value
-from kode.core.store.plans import integer
+from kode.core.store.lookups import integer
 from kode.core.store.records import int_key
 from kode.core.store.sqlite import rows
 

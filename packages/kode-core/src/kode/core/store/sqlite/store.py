@@ -14,11 +14,11 @@ import anyio
 
 from kode.core.clock import Clock
 from kode.core.errors import StoreError, UsageError
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store.base import Store
 from kode.core.store.contract import Appended, Condition, Due, Key, Record, Scan
+from kode.core.store.lookups import Lookup
 from kode.core.store.open import check_durability, local_options, local_path
-from kode.core.store.plans import Plan
 from kode.core.store.primitives import Durability
 from kode.core.store.sqlite import damage, reads, rows
 from kode.core.store.sqlite.file import Place
@@ -173,13 +173,13 @@ class SqliteStore(Store):
 
     # ---- reading -------------------------------------------------------------------------------------------
 
-    async def read_plan(self, agent_id: str, plan: Plan[T]) -> T:
-        """Run a whole plan in one thread and one snapshot."""
-        return await self._read(reads.Reading(plan))
+    async def look_up(self, agent_id: str, lookup: Lookup[T]) -> T:
+        """Run a whole lookup in one thread and one snapshot."""
+        return await self._read(reads.Reading(lookup))
 
     async def get(self, agent_id: str, keys: Sequence[Key]) -> list[Record | None]:
         """See `Records.get`."""
-        return await self._read(reads.Reading(plans.get(*keys), short=True))
+        return await self._read(reads.Reading(lookups.get(*keys), short=True))
 
     async def scan(self, agent_id: str, ask: Scan) -> list[Record]:
         """See `Records.scan`."""

@@ -1,4 +1,4 @@
-"""Whether all that is stored of one agent fits together: read as a plan, in one snapshot where the store has those.
+"""Whether all that is stored of one agent fits together: read as a lookup, in one snapshot where the store has those.
 
 It changes nothing, not even what other reads do in passing (they bring a staged commit to its place).
 """
@@ -19,11 +19,11 @@ from kode.core.kernel.message import BlobBlock, Block, MediaBlock, Message, Tool
 from kode.core.kernel.state import Document, State
 from kode.core.kernel.toolcall import Call
 from kode.core.kernel.window import Window
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store import records as rec
 from kode.core.store.contract import Key, Kind, Record, Scan
 from kode.core.store.layers.orphans import ORPHANED_FOR
-from kode.core.store.plans import Plan, integer, uid_of
+from kode.core.store.lookups import Lookup, integer, uid_of
 from kode.core.store.records.columns import where
 
 __all__ = ["Consistency", "Problem", "check_agent"]
@@ -88,12 +88,12 @@ class _Check:
             self.add("unreadable", record, error.message)
         return None
 
-    def rows(self, kind: Kind) -> Plan[list[Record]]:
-        found = yield from plans.scan_all(Scan(kind, self.uid))
+    def rows(self, kind: Kind) -> Lookup[list[Record]]:
+        found = yield from lookups.scan_all(Scan(kind, self.uid))
         self.records += len(found)
         return found
 
-    def read(self, kind: Kind, read: Callable[[Record], T]) -> Plan[list[tuple[Record, T]]]:
+    def read(self, kind: Kind, read: Callable[[Record], T]) -> Lookup[list[tuple[Record, T]]]:
         """Read all records of a kind but those that cannot be."""
         good: list[tuple[Record, T]] = []
         for row in (yield from self.rows(kind)):
@@ -103,22 +103,22 @@ class _Check:
         return good
 
 
-def check_agent(agent_id: str, now: int) -> Plan[Consistency]:
+def check_agent(agent_id: str, now: int) -> Lookup[Consistency]:
     """See `HealthSupport.check_consistency`; `now` tells what is on its way from what broke off.
 
     Raises:
         NotFoundError: No such agent.
     """
-    (header,) = yield from plans.get(plans.header_key(agent_id))
+    (header,) = yield from lookups.get(lookups.header_key(agent_id))
     if header is None:
-        raise plans.no_agent(agent_id)
+        raise lookups.no_agent(agent_id)
     uid, version = uid_of(header), integer(header.columns["version"])
     made = _Check(uid, State(agent_id, uid, 0, 0), now, records=1)
     if header.columns["staged"] is not None:
         made.add("unsettled", header, "its last commit is still to be brought to its places; any read does so.")
     else:
         try:
-            made.state = yield from plans.state_of(header)
+            made.state = yield from lookups.state_of(header)
         except KodeError as error:
             made.add("unreadable", header, error.message)
         else:
@@ -126,7 +126,7 @@ def check_agent(agent_id: str, now: int) -> Plan[Consistency]:
     return Consistency(agent_id, uid, version, tuple(made.problems), made.records)
 
 
-def _check_all(made: _Check) -> Plan[None]:
+def _check_all(made: _Check) -> Lookup[None]:
     made.trial("header", lambda: check(made.state))
     seqs = yield from _check_messages(made)
     yield from _check_calls(made, seqs)
@@ -166,14 +166,14 @@ class _History:
             self.made.trial(name, lambda: check_history(self.part, calls))
 
 
-def _check_messages(made: _Check) -> Plan[set[int]]:
+def _check_messages(made: _Check) -> Lookup[set[int]]:
     """Read the history; returns the numbers that are there."""
     state = made.state
     seqs: set[int] = set()
     history = _History(made)
     ask = Scan("message", made.uid)
     while True:
-        rows = yield from plans.scan(ask)
+        rows = yield from lookups.scan(ask)
         made.records += len(rows)
         for row in rows:
             message = made.trial(row, partial(rec.read_message, row))
@@ -207,7 +207,7 @@ def _note_blobs(made: _Check, row: Record, blocks: tuple[Block, ...]) -> None:
                 made.blobs.setdefault(named, f"message {where(row)}")
 
 
-def _check_calls(made: _Check, seqs: set[int]) -> Plan[None]:
+def _check_calls(made: _Check, seqs: set[int]) -> Lookup[None]:
     state = made.state
     last = (state.next_run - 1, state.step, state.next_n)
     opened = {call.id for call in state.calls}
@@ -227,7 +227,7 @@ def _check_calls(made: _Check, seqs: set[int]) -> Plan[None]:
 # ---- events and runs ---------------------------------------------------------------------------------------
 
 
-def _check_events(made: _Check) -> Plan[None]:
+def _check_events(made: _Check) -> Lookup[None]:
     state = made.state
     expected = state.first_cursor
     for row in (yield from made.rows("events")):
@@ -249,7 +249,7 @@ def _check_events(made: _Check) -> Plan[None]:
         made.add("gap", "events", f"events {expected} to {state.next_cursor - 1} are not there.")
 
 
-def _check_runs(made: _Check) -> Plan[None]:
+def _check_runs(made: _Check) -> Lookup[None]:
     for row, run in (yield from made.read("run", rec.read_run)):
         if run.number >= made.state.next_run:
             made.add("orphan", row, f"the header has counted to {made.state.next_run - 1}.")
@@ -260,7 +260,7 @@ def _check_runs(made: _Check) -> Plan[None]:
 # ---- what is named -----------------------------------------------------------------------------------------
 
 
-def _check_documents(made: _Check) -> Plan[set[str]]:
+def _check_documents(made: _Check) -> Lookup[set[str]]:
     good = yield from made.read("document", rec.read_document)
     for row, body in good:
         if body.kind == "template":  # its digest is of the text as it stands
@@ -272,12 +272,12 @@ def _check_documents(made: _Check) -> Plan[set[str]]:
     return {row.key for row, _ in good}
 
 
-def _check_snapshots(made: _Check, documents: set[str], compactions: set[str]) -> Plan[None]:
+def _check_snapshots(made: _Check, documents: set[str], compactions: set[str]) -> Lookup[None]:
     for row, snapshot in (yield from made.read("snapshot", rec.read_snapshot)):
         name = f"snapshot {where(row)}"
         if snapshot.seq > made.state.next_seq:
             made.add("orphan", row, f"it is of message {snapshot.seq}; the history ends before {made.state.next_seq}.")
-        _check_named(made, name, plans.named_documents(snapshot), snapshot.window, documents, compactions)
+        _check_named(made, name, lookups.named_documents(snapshot), snapshot.window, documents, compactions)
         shown = snapshot.window.bounded(snapshot.seq)
         if shown and shown[0].start < made.state.first_seq:
             made.add("missing", row, f"messages below {made.state.first_seq}, which it shows, were pruned.")
@@ -292,16 +292,16 @@ def _check_named(
     compactions: set[str],
 ) -> None:
     for document in named:
-        key = plans.document_key(made.uid, document).key
+        key = lookups.document_key(made.uid, document).key
         if key not in documents:
             made.add("missing", name, f"it names document {key}.")
     if window.compaction is not None and window.compaction not in compactions:
         made.add("missing", name, f"its window begins with compaction {window.compaction}.")
 
 
-def _check_blobs(made: _Check) -> Plan[None]:
+def _check_blobs(made: _Check) -> Lookup[None]:
     ask, there = Scan("blob", made.uid, limit=1), set()
-    while rows := (yield from plans.scan(ask)):  # one by one: they may be large
+    while rows := (yield from lookups.scan(ask)):  # one by one: they may be large
         made.records += 1
         there.add(rows[0].key)
         if hashlib.sha256(rows[0].body).hexdigest() != rows[0].key:
@@ -312,12 +312,12 @@ def _check_blobs(made: _Check) -> Plan[None]:
             made.add("missing", by, f"it names blob {sha256}.")
 
 
-def _check_inbox(made: _Check) -> Plan[None]:
+def _check_inbox(made: _Check) -> Lookup[None]:
     waiting = {item.id: row for row, item in (yield from made.read("inbox", rec.read_item))}
     for row, _ in (yield from made.read("consumed", rec.read_consumed)):
         if row.key in waiting:
             made.add("order", waiting[row.key], "it waits, and was consumed.")
-    (lease,) = yield from plans.get(Key("lease", made.uid, ""))
+    (lease,) = yield from lookups.get(Key("lease", made.uid, ""))
     if lease is not None:
         made.records += 1
         made.trial(lease, partial(rec.read_lease, lease, made.state.agent_id, 0))

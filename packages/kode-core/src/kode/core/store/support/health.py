@@ -11,7 +11,7 @@ from kode.core.clock import Clock
 from kode.core.errors import KodeError
 from kode.core.store import records as rec
 from kode.core.store.layers.orphans import Orphans
-from kode.core.store.plans import header_key, uid_of
+from kode.core.store.lookups import header_key, uid_of
 from kode.core.store.primitives import Durability, check_agent_id
 from kode.core.store.records import codec
 from kode.core.store.support.metrics import MetricsSupport
@@ -141,7 +141,7 @@ class HealthSupport(MetricsSupport, Orphans):
 
         check_agent_id(agent_id)
         for _ in range(TRIES):
-            found = await self.read_plan(agent_id, check_agent(agent_id, await self.now()))
+            found = await self.look_up(agent_id, check_agent(agent_id, await self.now()))
             if found.ok:
                 return found
             (header,) = await self.get(agent_id, [header_key(agent_id)])

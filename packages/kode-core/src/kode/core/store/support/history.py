@@ -17,12 +17,12 @@ from kode.core.kernel.inputs import DocumentsChanged, Input, SnapshotTaken
 from kode.core.kernel.message import Block, Message, Role, TextBlock, ToolResultBlock
 from kode.core.kernel.state import Document, State
 from kode.core.kernel.window import Snapshot
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store import records as rec
 from kode.core.store.contract import Condition, DocumentBody, Key
 from kode.core.store.layers.amend import Amending, Amendment
 from kode.core.store.layers.reading import PAGE
-from kode.core.store.plans import Page, header_key
+from kode.core.store.lookups import Page, header_key
 from kode.core.store.primitives import check_agent_id, check_name
 
 __all__ = ["HistorySupport"]
@@ -172,12 +172,12 @@ class HistorySupport(Amending):
     async def load_snapshot(self, agent_id: str, id: str) -> Snapshot | None:
         """Read one snapshot; None if the agent has none of that name."""
 
-        def plan() -> plans.Plan[Snapshot | None]:
-            state = yield from plans.read_state(agent_id)
-            (row,) = yield from plans.get(Key("snapshot", state.uid, id))
+        def lookup() -> lookups.Lookup[Snapshot | None]:
+            state = yield from lookups.read_state(agent_id)
+            (row,) = yield from lookups.get(Key("snapshot", state.uid, id))
             return None if row is None else rec.read_snapshot(row)
 
-        return await self._settled(agent_id, plan)
+        return await self._settled(agent_id, lookup)
 
     async def delete_snapshot(self, agent_id: str, id: str) -> bool:
         """Forget a snapshot; says whether it was there. Forks of it, and its children, are not touched.

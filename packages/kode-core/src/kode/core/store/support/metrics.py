@@ -26,7 +26,7 @@ EDGES: Final = tuple(round(1e-6 * mantissa * 10**power, 6) for power in range(1,
 
 MEASURED: Final = (
     # primitives
-    *("apply", "apply_and_look", "get", "scan", "append_inbox", "due", "agents", "drop", "read_plan", "select"),
+    *("apply", "apply_and_look", "get", "scan", "append_inbox", "due", "agents", "drop", "look_up", "select"),
     # what is built on them
     *("commit", "enqueue", "load", "acquire", "renew", "release", "delete", "erase", "fork", "batch_fork", "prune"),
     *("read_state", "read_messages", "read_calls", "read_events", "read_runs", "save_messages", "append_message"),

@@ -19,11 +19,11 @@ from kode.core.errors import RecordCorruptError, SchemaTooNewError, StoreError
 from kode.core.kernel.message import Message
 from kode.core.kernel.state import State
 from kode.core.kernel.toolcall import Call
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store import records as rec
 from kode.core.store.contract import MOST, AgentInfo, Kind, Record, Scan
 from kode.core.store.layers.reading import Reading
-from kode.core.store.plans import header_key, uid_of
+from kode.core.store.lookups import header_key, uid_of
 from kode.core.store.records.columns import maybe_whole, reader, text, whole
 from kode.core.store.support.questions import (
     AgentFilter,
@@ -195,7 +195,7 @@ class QuerySupport(Reading):
         if named is not None:
             ids = sorted({str(id) for id in named})
             rows = [row for id in ids for row in await self.get(id, [header_key(id)])]
-            yield [row for row in plans.present(rows) if _passes(row, tests) and row.key.startswith(prefix)]
+            yield [row for row in lookups.present(rows) if _passes(row, tests) and row.key.startswith(prefix)]
             return
         after = ""
         while True:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from kode.core.errors import ConflictError, KodeError, LeaseLostError, NotFoundError, UsageError
 from kode.core.kernel.state import State
 from kode.core.kernel.window import Snapshot, Window
-from kode.core.store import plans
+from kode.core.store import lookups
 from kode.core.store import records as rec
 from kode.core.store.contract import MOST, Condition, Key, Kind, Record, Scan
 from kode.core.store.layers.amend import Amendment, standing
 from kode.core.store.layers.leases import TRIES
 from kode.core.store.layers.orphans import ORPHANED_FOR
 from kode.core.store.layers.upkeep import Upkeep
-from kode.core.store.plans import Plan, header_key, integer
+from kode.core.store.lookups import Lookup, header_key, integer
 from kode.core.store.primitives import check_agent_id, portions
 from kode.core.store.support.query import QuerySupport
 from kode.core.store.support.questions import Question, Test
@@ -91,7 +91,7 @@ class RetentionSupport(Upkeep, QuerySupport):
                 show was removed.
         """
         check_agent_id(agent_id)
-        state = await self._settled(agent_id, lambda: plans.read_state(agent_id))
+        state = await self._settled(agent_id, lambda: lookups.read_state(agent_id))
         now = await self._time()
         if now - self._swept_at > ORPHANED_FOR:
             await self.sweep()
@@ -164,7 +164,7 @@ class RetentionSupport(Upkeep, QuerySupport):
         tests = (Test("expires_at", "<", (moment + 1,)),)
         for agent_id, header in await self.select(Question("header", "expires_at", limit=limit, agents=tests)):
             try:
-                await self.erase(agent_id, uid=plans.uid_of(header), expired_by=moment)
+                await self.erase(agent_id, uid=lookups.uid_of(header), expired_by=moment)
                 erased.append(agent_id)
             except LeaseLostError:
                 held.append(agent_id)
@@ -193,14 +193,14 @@ class RetentionSupport(Upkeep, QuerySupport):
 
         async def change(state: State, at: int) -> Amendment | None:
             if state.uid != uid:
-                raise plans.no_agent(agent_id)
+                raise lookups.no_agent(agent_id)
             cursor = state.next_cursor - keep_events
-            first = await self.read_plan(agent_id, _old_events_end(uid, state.first_cursor, before, cursor))
+            first = await self.look_up(agent_id, _old_events_end(uid, state.first_cursor, before, cursor))
             seq = state.first_seq
             if keep_messages is not None:
                 snapshots = await self.list_snapshots(agent_id)
                 end = min(_shown_from(state, snapshots), state.next_seq - keep_messages)
-                seq = await self.read_plan(agent_id, _old_messages_end(uid, seq, before, end))
+                seq = await self.look_up(agent_id, _old_messages_end(uid, seq, before, end))
             if (first, seq) == (state.first_cursor, state.first_seq):
                 return None
             return Amendment(replace(state, first_cursor=first, first_seq=seq))
@@ -219,7 +219,7 @@ class RetentionSupport(Upkeep, QuerySupport):
         header, reached = await self._settled(agent_id, lambda: _reached(agent_id, uid, kind))
         while failures < TRIES:
             same = [Condition("equals", header.address, name, header.columns[name]) for name in ("uid", "version")]
-            rows = await self.read_plan(agent_id, plans.scan(ask))
+            rows = await self.look_up(agent_id, lookups.scan(ask))
             gone = [row.address for row in rows if old(row) and row.key not in reached]
             for part in portions(gone, self._most, self.max_batch_bytes):
                 if await self.apply(agent_id, same, (), part) is not None:
@@ -234,21 +234,21 @@ class RetentionSupport(Upkeep, QuerySupport):
         return count
 
 
-def _reached(agent_id: str, uid: str, kind: Kind) -> Plan[tuple[Record, set[str]]]:
+def _reached(agent_id: str, uid: str, kind: Kind) -> Lookup[tuple[Record, set[str]]]:
     """Read the header and, of documents, the keys that it or a snapshot names."""
     header, state = yield from standing(agent_id, uid)
     if kind != "document":
         return header, set()
-    rows = yield from plans.scan_all(Scan("snapshot", uid))
-    named = [*state.documents, *(document for row in rows for document in plans.snapshot_documents(row))]
-    return header, {plans.document_key(uid, document).key for document in named}
+    rows = yield from lookups.scan_all(Scan("snapshot", uid))
+    named = [*state.documents, *(document for row in rows for document in lookups.snapshot_documents(row))]
+    return header, {lookups.document_key(uid, document).key for document in named}
 
 
-def _old_events_end(uid: str, floor: int, before: int, cursor: int) -> Plan[int]:
+def _old_events_end(uid: str, floor: int, before: int, cursor: int) -> Lookup[int]:
     """Find the first cursor behind the events, from the oldest on, that are from before a moment and a cursor."""
     ask = Scan("events", uid)
     while True:
-        rows = yield from plans.scan(ask)
+        rows = yield from lookups.scan(ask)
         for row in rows:
             last = integer(row.columns["last"])
             if last >= cursor or integer(row.columns["at"]) >= before:
@@ -259,10 +259,10 @@ def _old_events_end(uid: str, floor: int, before: int, cursor: int) -> Plan[int]
         ask = replace(ask, after=rows[-1].key)
 
 
-def _old_messages_end(uid: str, floor: int, before: int, stop: int) -> Plan[int]:
+def _old_messages_end(uid: str, floor: int, before: int, stop: int) -> Lookup[int]:
     """Find the first message, from the oldest on, that is not from before a moment or not below a number."""
     while floor < stop:
-        rows = yield from plans.scan(plans.message_range(uid, floor, stop, min(MOST, stop - floor)))
+        rows = yield from lookups.scan(lookups.message_range(uid, floor, stop, min(MOST, stop - floor)))
         for row in rows:
             if integer(row.columns["at"]) >= before:
                 return floor

@@ -239,8 +239,8 @@ class FaultsContract(StoreCase):
     async def test_a_read_that_failed(self, store: Store) -> None:
         """A read whose connection broke is `StoreUnavailableError` and retryable; nothing is changed by it."""
         await self._born(store, "agent", "hi")
-        reads = ("get", "scan", "read_plan", "due", "agents")
-        faulty = FaultyStore(store, *[Fault(method) for method in reads], Fault("read_plan", nth=3))
+        reads = ("get", "scan", "look_up", "due", "agents")
+        faulty = FaultyStore(store, *[Fault(method) for method in reads], Fault("look_up", nth=3))
         for call in (
             lambda: faulty.load("agent"),
             lambda: faulty.exists("agent"),

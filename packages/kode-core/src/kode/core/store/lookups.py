@@ -1,6 +1,6 @@
-"""Reading as a plan: a generator that asks for records and returns what it made of them.
+"""Lookups: generators that ask for records and return what they made of them.
 
-A plan does no I/O, so one text serves every store: the default runs it one round trip at a time, SQLite runs
+A lookup does no I/O, so one text serves every store: the default runs it one round trip at a time, SQLite runs
 all of it in one thread and one snapshot. What the header does not name does not exist, and it is here that
 this is kept.
 """
@@ -20,7 +20,7 @@ from kode.core.kernel.window import Snapshot
 from kode.core.store import records as rec
 from kode.core.store.contract import MOST, DocumentBody, Footing, Item, Key, Kind, Lease, Loaded, Record, Scan, Value
 
-__all__ = ["Ask", "Get", "Page", "Plan", "StagedFound"]
+__all__ = ["Ask", "Get", "Lookup", "Page", "StagedFound"]
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -39,7 +39,7 @@ class Get:
 
 
 Ask: TypeAlias = Get | Scan
-Plan: TypeAlias = Generator[Ask, list[Record | None], T]
+Lookup: TypeAlias = Generator[Ask, list[Record | None], T]
 
 
 class StagedFound(Exception):  # noqa: N818 - it is a turn of the road, not an error, and never leaves the base class
@@ -61,12 +61,12 @@ class Page(Generic[T, C]):
     """Some of what was asked for was pruned and is no longer there."""
 
 
-def finish(plan: Plan[T], answer: Callable[[Ask], list[Record | None]]) -> T:
-    """Run a plan to its end."""
+def finish(lookup: Lookup[T], answer: Callable[[Ask], list[Record | None]]) -> T:
+    """Run a lookup to its end."""
     try:
-        ask = next(plan)
+        ask = next(lookup)
         while True:
-            ask = plan.send(answer(ask))
+            ask = lookup.send(answer(ask))
     except StopIteration as end:
         value: T = end.value
         return value
@@ -75,17 +75,17 @@ def finish(plan: Plan[T], answer: Callable[[Ask], list[Record | None]]) -> T:
 # ---- the header and what it needs --------------------------------------------------------------------------
 
 
-def get(*keys: Key) -> Plan[list[Record | None]]:
+def get(*keys: Key) -> Lookup[list[Record | None]]:
     """Ask for keys."""
     return (yield Get(keys))
 
 
-def scan(ask: Scan) -> Plan[list[Record]]:
+def scan(ask: Scan) -> Lookup[list[Record]]:
     """Ask for a range."""
     return [record for record in (yield ask) if record is not None]
 
 
-def scan_all(ask: Scan) -> Plan[list[Record]]:
+def scan_all(ask: Scan) -> Lookup[list[Record]]:
     """Ask for a range until its end, `MOST` records at a time."""
     found: list[Record] = []
     while True:
@@ -131,7 +131,7 @@ def snapshot_documents(record: Record) -> tuple[Document, ...]:
     return named_documents(rec.read_snapshot(record))
 
 
-def find_header(agent_id: str) -> Plan[Record | None]:
+def find_header(agent_id: str) -> Lookup[Record | None]:
     """Read a header.
 
     Raises:
@@ -141,7 +141,7 @@ def find_header(agent_id: str) -> Plan[Record | None]:
     return _unstaged(header)
 
 
-def need_header(agent_id: str) -> Plan[Record]:
+def need_header(agent_id: str) -> Lookup[Record]:
     """Read a header that must be there."""
     (header,) = yield from get(header_key(agent_id))
     return checked_header(agent_id, header)
@@ -166,13 +166,13 @@ def no_agent(agent_id: str) -> NotFoundError:
     return NotFoundError(f"No agent {agent_id!r} is stored here; create it or check the id.", agent_id=agent_id)
 
 
-def read_state(agent_id: str) -> Plan[State]:
+def read_state(agent_id: str) -> Lookup[State]:
     """Read an agent's state with the calls of its open step."""
     header = yield from need_header(agent_id)
     return (yield from state_of(header))
 
 
-def state_of(header: Record) -> Plan[State]:
+def state_of(header: Record) -> Lookup[State]:
     """Decode a header, reading the calls it names."""
     keys = rec.header_call_keys(header)
     calls = (yield from get(*keys)) if keys else []
@@ -181,7 +181,7 @@ def state_of(header: Record) -> Plan[State]:
 
 def load(
     agent_id: str, live: Callable[[Record | None, Record], Lease | None], now: int, *, recipe: bool = False
-) -> Plan[Loaded | None]:
+) -> Lookup[Loaded | None]:
     """Read all a driver needs: header, open calls, lease, inbox, and the window undecoded; its template if asked."""
     header = yield from find_header(agent_id)
     if header is None:
@@ -219,7 +219,7 @@ def message_range(uid: str, start: int, stop: int, limit: int) -> Scan:
     return Scan("message", uid, after=rec.int_key(start - 1) if start else "", before=rec.int_key(stop), limit=limit)
 
 
-def inbox_after(uid: str, seen: int) -> Plan[tuple[Item, ...]]:
+def inbox_after(uid: str, seen: int) -> Lookup[tuple[Item, ...]]:
     """Read what waits beyond a position."""
     rows = yield from scan_all(Scan("inbox", uid, after=rec.int_key(seen)))
     return tuple(rec.read_item(record) for record in rows)
@@ -228,7 +228,7 @@ def inbox_after(uid: str, seen: int) -> Plan[tuple[Item, ...]]:
 # ---- pages -------------------------------------------------------------------------------------------------
 
 
-def bounded_scan(ask: Scan, limit: int, max_bytes: int) -> Plan[tuple[list[Record], bool]]:
+def bounded_scan(ask: Scan, limit: int, max_bytes: int) -> Lookup[tuple[list[Record], bool]]:
     """Read until a count or a number of bytes is reached, at least one record; and whether more may follow.
 
     Nobody knows how large the records are before they are there, so the first chunk is small and the next
@@ -256,7 +256,7 @@ def bounded_scan(ask: Scan, limit: int, max_bytes: int) -> Plan[tuple[list[Recor
 
 def messages(
     agent_id: str, after: int | None, before: int | None, limit: int, max_bytes: int, backwards: bool
-) -> Plan[Page[Message, int]]:
+) -> Lookup[Page[Message, int]]:
     """See `Reading.read_messages`."""
     state = yield from read_state(agent_id)
     stop = state.next_seq if before is None else min(before, state.next_seq)
@@ -273,7 +273,7 @@ def messages(
 
 def calls(
     agent_id: str, prefix: str, after: str, before: str | None, limit: int, max_bytes: int, backwards: bool
-) -> Plan[Page[Call, str]]:
+) -> Lookup[Page[Call, str]]:
     """See `Reading.read_calls`."""
     state = yield from read_state(agent_id)
     last = (state.next_run - 1, state.step, state.next_n)
@@ -284,7 +284,7 @@ def calls(
     return Page(named, rows[-1].key if more else None)
 
 
-def events(agent_id: str, after: int, limit: int, max_bytes: int, before: int | None) -> Plan[Page[Event, int]]:
+def events(agent_id: str, after: int, limit: int, max_bytes: int, before: int | None) -> Lookup[Page[Event, int]]:
     """See `Reading.read_events`, forwards."""
     state = yield from read_state(agent_id)
     stop = state.next_cursor if before is None else min(before, state.next_cursor)
@@ -308,7 +308,7 @@ def events(agent_id: str, after: int, limit: int, max_bytes: int, before: int | 
 
 def events_backwards(
     agent_id: str, before: int | None, limit: int, max_bytes: int, after: int
-) -> Plan[Page[Event, int]]:
+) -> Lookup[Page[Event, int]]:
     """See `Reading.read_events`, backwards."""
     state = yield from read_state(agent_id)
     stop = state.next_cursor if before is None else min(before, state.next_cursor)
@@ -327,7 +327,7 @@ def events_backwards(
 
 def runs(
     agent_id: str, after: int, before: int | None, limit: int, max_bytes: int, backwards: bool
-) -> Plan[Page[RunRecord, int]]:
+) -> Lookup[Page[RunRecord, int]]:
     """See `Reading.read_runs`."""
     state = yield from read_state(agent_id)
     stop = state.next_run if before is None else min(before, state.next_run)
@@ -337,14 +337,14 @@ def runs(
     return Page(items, items[-1].number if more else None)
 
 
-def run(agent_id: str, number: int) -> Plan[RunRecord | None]:
+def run(agent_id: str, number: int) -> Lookup[RunRecord | None]:
     """See `Reading.read_run`."""
     state = yield from read_state(agent_id)
     (row,) = yield from get(Key("run", state.uid, rec.int_key(number)))
     return None if row is None or number >= state.next_run else rec.read_run(row)
 
 
-def snapshots(agent_id: str) -> Plan[tuple[Snapshot, ...]]:
+def snapshots(agent_id: str) -> Lookup[tuple[Snapshot, ...]]:
     """See `Reading.list_snapshots`."""
     state = yield from read_state(agent_id)
     rows = yield from scan_all(Scan("snapshot", state.uid))
@@ -352,7 +352,7 @@ def snapshots(agent_id: str) -> Plan[tuple[Snapshot, ...]]:
     return tuple(sorted((s for s in found if s.seq <= state.next_seq), key=lambda s: (s.seq, s.at, s.id)))
 
 
-def documents(agent_id: str, kind: str | None) -> Plan[tuple[DocumentBody, ...]]:
+def documents(agent_id: str, kind: str | None) -> Lookup[tuple[DocumentBody, ...]]:
     """See `Reading.read_documents`."""
     state = yield from read_state(agent_id)
     named = [d for d in state.documents if kind is None or d.kind == kind]
@@ -360,7 +360,7 @@ def documents(agent_id: str, kind: str | None) -> Plan[tuple[DocumentBody, ...]]
     return tuple(rec.read_document(row) for row in present(rows))
 
 
-def document(agent_id: str, kind: str, name: str) -> Plan[DocumentBody | None]:
+def document(agent_id: str, kind: str, name: str) -> Lookup[DocumentBody | None]:
     """See `Reading.read_document`."""
     state = yield from read_state(agent_id)
     for named in state.documents:
@@ -370,12 +370,12 @@ def document(agent_id: str, kind: str, name: str) -> Plan[DocumentBody | None]:
     return None
 
 
-def blob(agent_id: str, sha256: str) -> Plan[Record | None]:
+def blob(agent_id: str, sha256: str) -> Lookup[Record | None]:
     """See `Reading.get_blob`."""
     return (yield from one(agent_id, "blob", sha256, None))
 
 
-def call(agent_id: str, call_id: str, uid: str | None) -> Plan[Call | None]:
+def call(agent_id: str, call_id: str, uid: str | None) -> Lookup[Call | None]:
     """See `Reading.read_call`."""
     try:
         key = rec.call_key(call_id)
@@ -385,13 +385,13 @@ def call(agent_id: str, call_id: str, uid: str | None) -> Plan[Call | None]:
     return None if row is None else rec.read_call(row)
 
 
-def consumed_by(agent_id: str, item_id: str, uid: str | None) -> Plan[int | None]:
+def consumed_by(agent_id: str, item_id: str, uid: str | None) -> Lookup[int | None]:
     """See `Reading.consumed_by`."""
     row = yield from one(agent_id, "consumed", item_id, uid)
     return None if row is None else rec.read_consumed(row)[2] or 0
 
 
-def one(agent_id: str, kind: Kind, key: str, uid: str | None) -> Plan[Record | None]:
+def one(agent_id: str, kind: Kind, key: str, uid: str | None) -> Lookup[Record | None]:
     """Read a single record of an agent: in one round trip if its identity is told."""
     if uid is None:
         (row,) = yield from get(Key(kind, uid_of((yield from need_header(agent_id))), key))
