@@ -94,7 +94,7 @@ def test_a_file_is_laid_under_the_options(tmp_path: Path) -> None:
         ("a.toml", 'id = "x"\n\n[limits]\nmax_steps_per_run = "ten"\n', "a.toml:4: Limits.max_steps_per_run is 'ten'"),
         ("a.toml", "[limits]\nmax_step = 1\n", "a.toml:2: limits has no field 'max_step'"),
         ("a.toml", "tools = 'fs_read'\n", "a.toml:1: tools is 'fs_read'; give a list of names."),
-        ("a.toml", "tools = [1]\n", "a.toml:1: AgentTemplate.tools is [1]"),
+        ("a.toml", "tools = [1]\n", "a.toml:1: AgentTemplate.tools is a list of int; give a list of names"),
         ("a.toml", "[permission]\nask = [{tool='x', arguments={cmd='('}}]\n", "a.toml:2: Rule for 'x': the pattern"),
         ("a.toml", "[permission]\nallow = [{name='x'}]\n", "a.toml:2: permission.allow holds"),
         ("a.toml", "max_output_tokens = true\n", "a.toml:1: max_output_tokens is True; give a whole number."),

@@ -123,4 +123,4 @@ def test_late_and_rejected_say_what_they_were_about(states: dict[Phase, State]) 
     assert late.data == {"effect": "9.9.9", "input": "CallResolved"}
     refused = transition(states[Phase.IDLE], SAMPLES[i.InterruptRequested], context).events[0]
     assert refused.data == {"item": "i"}
-    assert refused.preview == "InterruptRequested finds nothing to act on: the agent is IDLE."
+    assert refused.preview == "There is no run to interrupt."

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from kode.core.config import AgentConfig
+from kode.core.config import AgentConfig, Dependencies
 from kode.core.errors import (
     AgentExistsError,
     DuplicateIdError,
@@ -20,12 +20,14 @@ from kode.core.errors import (
     NotFoundError,
     UsageError,
 )
+from kode.core.hook.base import Hooks
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import MediaBlock
 from kode.core.kernel.words import Status
 from kode.core.provider.base import ModelRequest
 from kode.core.provider.retry import RetryPolicy
 from kode.core.provider.script import Gate, call, fail, last_text, say
+from kode.core.provider.scripted import ScriptedProvider
 from kode.core.runtime.agent import Agent
 from kode.core.runtime.pool import AgentPool
 from kode.core.template import AgentTemplate
@@ -91,17 +93,46 @@ async def test_what_stands_in_the_wrong_place_is_named(lab: Any) -> None:
         (lambda: Agent.create(template, deps), "AgentConfig is needed here, not AgentTemplate"),
         (lambda: Agent.create({"template": "t"}, deps), "AgentConfig is needed here, not dict"),
         (lambda: Agent.create(config, lab.store), "Dependencies is needed here, not MemoryStore"),
-        (lambda: Agent.create(AgentConfig({"id": "t"}), deps), "AgentConfig.template is dict"),
+        (lambda: Agent.create(AgentConfig({"id": "t"}), deps), "AgentConfig.template is of type dict"),
         (lambda: Agent.open("a", lab.store), "Dependencies is needed here, not MemoryStore"),
         (lambda: Agent.resume("a", None), "Dependencies is needed here, not None"),
         (lambda: Agent.resume_or_create(replace(config, agent_id="a"), lab.store), "Dependencies is needed here"),
+        (lambda: AgentConfig("t", agent_id=5), "AgentConfig.agent_id is of type int"),
+        (lambda: AgentConfig("t", limits={"max_steps_per_run": 3}), "AgentConfig.limits is of type dict; give Limits("),
+        (lambda: AgentConfig("t", expires_in_s="9"), "AgentConfig.expires_in_s is of type str; give seconds"),
+        (lambda: Dependencies(lab.store, tools=echo), "Dependencies.tools is of type function; give a list of"),
+        (lambda: Dependencies(lab.store, templates="t"), "Dependencies.templates is of type str; give a list of"),
+        (lambda: Dependencies(lab.store, hooks=Hooks("h")), "Dependencies.hooks is of type Hooks; give a list of"),
+        (lambda: Dependencies(lab.store, providers=ScriptedProvider([])), "Dependencies.providers is of type Scripted"),
+        (lambda: AgentPool(lab.store), "Dependencies is needed here"),
+        (lambda: AgentPool(deps, limits=50), "limits is 50; give Limits("),
+        (lambda: Agent.create(replace(config, agent_id=""), deps), "'' is no agent id"),
     ]
+
+    async def make(slip: Callable[[], Any]) -> None:
+        made = slip()  # some fail here, others when they are waited for
+        await made
+
     for slip, told in slips:
         with pytest.raises(UsageError, match=re.escape(told)) as caught:
-            await slip()
-        assert caught.value.code == "bad_argument"
-    with pytest.raises(UsageError, match="Dependencies is needed here"):
-        AgentPool(lab.store)
+            await make(slip)
+        assert caught.value.code in ("bad_argument", "bad_option", "bad_agent_id")
+    agent = await lab.agent(echo)
+    for wrong, told in (
+        (lambda: agent.run("go", timeout_s="3"), "timeout_s is '3'; give seconds"),
+        (lambda: agent.subscribe(kinds="done"), "kinds is the text 'done'; give a list"),
+        (lambda: agent.send(MediaBlock("picture", data="QUJD")), "has MediaBlock of type 'picture'; send text"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(told)):
+            await wrong()
+    await agent.delete()
+
+    @tool
+    def ping() -> str:
+        """Answer."""
+        return "pong"
+
+    assert Dependencies(lab.store, tools=(ping,), templates=(template,)).tool_registry().get("ping") is ping
     assert not await lab.store.list_agents()
 
 

@@ -298,7 +298,7 @@ async def test_the_same_again_is_said_to_be_so_and_anything_else_is_refused(lab:
     again = await agent.decide("1.1.1", "allow", by="Ann")
     assert (first.duplicate, again.duplicate, again.item_id) == (False, True, first.item_id)
     for other in ({"decision": "deny", "by": "Ann"}, {"decision": "allow", "by": "Bob"}):
-        with pytest.raises(DuplicateIdError, match=r"Question 1 of call '1\.1\.1' was answered already, and otherwise"):
+        with pytest.raises(DuplicateIdError, match=r"Question 1 of call '1\.1\.1' was answered already"):
             await agent.decide("1.1.1", **other)
     assert (await agent.complete()).text == "end"
     assert (await agent.decide("1.1.1", "allow", by="Ann")).duplicate

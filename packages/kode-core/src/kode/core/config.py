@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakSet
 
 import anyio
@@ -116,6 +116,12 @@ class AgentConfig:
     """Seconds after its creation from which on `store.expire` erases it; None: it is kept. `store.set_expiry` changes
     that later."""
 
+    def __post_init__(self) -> None:
+        for name, (kind, wanted) in _WANTED.items():
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise _wrong(f"AgentConfig.{name}", value, f"{wanted}, or None")
+
     def recipe(self, registry: TemplateRegistry) -> AgentTemplate:
         """The template with this configuration laid over it: what is stored with the agent.
 
@@ -124,11 +130,7 @@ class AgentConfig:
             UsageError: ``template`` is neither one nor its name.
         """
         if not isinstance(self.template, AgentTemplate | str):
-            raise UsageError(
-                f"AgentConfig.template is {type(self.template).__name__}; give an AgentTemplate, or the id of a "
-                "registered one.",
-                code="bad_argument",
-            )
+            raise _wrong("AgentConfig.template", self.template, "an AgentTemplate, or the id of a registered one")
         template = self.template if isinstance(self.template, AgentTemplate) else registry.get(self.template)
         changed = template.changed(
             model=self.model,
@@ -146,6 +148,28 @@ class AgentConfig:
         return changed
 
 
+_WANTED: Final = {
+    "agent_id": (str, "a text"),
+    "limits": (Limits, "Limits(…)"),
+    "permission": (PermissionPolicy, "PermissionPolicy(…)"),
+    "context": (ContextPolicy, "ContextPolicy(…)"),
+    "expires_in_s": (int | float, "seconds"),
+}
+"""Fields of `AgentConfig`, and what they are; the others are looked at with those of the template."""
+_BROUGHT: Final = {
+    "tools": ("a list of tools, or a registry", ()),
+    "templates": ("a list of templates, or a registry", ()),
+    "hooks": ("a list of Hooks, or Hooks by name", (Mapping,)),
+    "plugins": ("a list of plugins, or plugins by name", (Mapping,)),
+}
+"""Fields of `Dependencies` that may be given as a list, how to say it, and as what else."""
+
+
+def _wrong(what: str, given: object, wanted: str) -> UsageError:
+    # Not the value itself: it may be long, or hold what nobody should print.
+    return UsageError(f"{what} is of type {type(given).__name__}; give {wanted}.", code="bad_argument")
+
+
 @dataclass(slots=True, repr=False)
 class Dependencies:
     """What names mean in this process. Everything but ``store`` has a default: the process's registries.
@@ -160,7 +184,7 @@ class Dependencies:
         services: Objects for tools, by name (``ToolContext.services``).
 
     Raises:
-        UsageError: ``store`` is no `Store`, or one of ``modes`` cannot be one.
+        UsageError: ``store`` is no `Store`, one of ``modes`` cannot be one, or something is of another type.
     """
 
     store: Store
@@ -210,6 +234,14 @@ class Dependencies:
                 "SqliteStore('agents.db') or open_store('sqlite:///agents.db').",
                 code="bad_store",
             )
+        for name, (wanted, others) in _BROUGHT.items():
+            given = getattr(self, name)
+            if isinstance(given, tuple | set | frozenset):
+                setattr(self, name, list(given))
+            elif not (given is None or isinstance(given, (list, *others)) or hasattr(given, "register")):
+                raise _wrong(f"Dependencies.{name}", given, wanted)
+        if not (self.providers is None or isinstance(self.providers, Mapping) or hasattr(self.providers, "resolve")):
+            raise _wrong("Dependencies.providers", self.providers, "them by name, such as {'model': provider}")
         for name, mode in self.modes.items():
             if name in MODES or not callable(mode) or iscoroutinefunction(mode):
                 raise UsageError(

@@ -99,8 +99,13 @@ class AgentTemplate:
         for name in ("tools", "hooks", "plugins", "subagents"):
             value = getattr(self, name)
             if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+                kinds = ", ".join(sorted({type(one).__name__ for one in value}))
+                shown = repr(value) if isinstance(value, str) else f"a list of {kinds}"
                 raise UsageError(
-                    f"AgentTemplate.{name} is {value!r}; give a list of names.", code="bad_template", field=name
+                    f"AgentTemplate.{name} is {shown}; give a list of names. What they stand for is given to "
+                    "Dependencies.",
+                    code="bad_template",
+                    field=name,
                 )
             if len(set(value)) != len(tuple(value)):
                 raise UsageError(f"AgentTemplate.{name} names something twice: {list(value)}.", code="bad_template")

@@ -99,6 +99,9 @@ def wanted_types(channels: Collection[Channel] | None, kinds: Collection[str] | 
     Raises:
         UsageError: ``bad_filter``: a channel or type that does not exist would wait for ever.
     """
+    for name, given in (("channels", channels), ("kinds", kinds)):
+        if isinstance(given, str):
+            raise UsageError(f"{name} is the text {given!r}; give a list of names.", code="bad_filter")
     known = set(CHANNEL.values())
     strange = sorted({*(c for c in channels or () if c not in known), *(k for k in kinds or () if k not in CHANNEL)})
     if strange:

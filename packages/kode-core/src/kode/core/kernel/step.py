@@ -146,7 +146,7 @@ def interrupt(draft: Draft, got: InterruptRequested) -> None:
         if _compacting(draft):
             cancel_compaction(draft)
         else:
-            draft.reject(got.item, f"InterruptRequested finds nothing to act on: the agent is {draft.phase}.")
+            draft.reject(got.item, "There is no run to interrupt.")
         return
     stop(draft, StopReason.INTERRUPTED, sentence("Interrupted by", got.by or "a request", got.note))
 

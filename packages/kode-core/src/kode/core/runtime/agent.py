@@ -90,7 +90,7 @@ class Agent(Watching, Steering, Agenda):
         binding = bind(recipe, deps)
         if recipe.tools == ("*",):
             recipe = binding.template = recipe.changed(tools=tuple(binding.tools))
-        id = config.agent_id or deps.ids.agent_id()
+        id = deps.ids.agent_id() if config.agent_id is None else config.agent_id
         resident = await create_agent(id, uid, recipe, config, deps)
         binding.recipe = recipe_digest(resident.state)
         return cls(id, uid, binding, deps, owns_deps=deps is not dependencies, resident=resident)
@@ -396,4 +396,6 @@ class Agent(Watching, Steering, Agenda):
         return Household(await self._state(), self.template, self.limits, self._deps)
 
     def _until(self, timeout_s: float | None) -> float | None:
+        if not isinstance(timeout_s, int | float | None):
+            raise UsageError(f"timeout_s is {timeout_s!r}; give seconds, or None.", code="bad_option")
         return None if timeout_s is None else self._deps.clock.monotonic() + timeout_s

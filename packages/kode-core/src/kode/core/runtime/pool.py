@@ -98,6 +98,8 @@ class AgentPool:
         check_dependencies(dependencies)
         if not idle_s > 0:
             raise UsageError(f"idle_s is {idle_s!r}; give a number of seconds above 0.", code="bad_option")
+        if not isinstance(limits, Limits | None):
+            raise UsageError(f"limits is {limits!r}; give Limits(…), or None.", code="bad_option")
         self.dependencies = dependencies
         self.limits = limits or Limits()
         self.find = find
@@ -183,7 +185,7 @@ class AgentPool:
         If the pool closes meanwhile, the agent is stored all the same and its handle is good; nobody drives it.
         """
         config, deps = given(config, self.dependencies, template, agent_id, options)
-        id = config.agent_id or deps.ids.agent_id()
+        id = deps.ids.agent_id() if config.agent_id is None else config.agent_id
         return await self._places.add(id, partial(Agent.create, replace(config, agent_id=id), deps))
 
     async def open(self, agent_id: str) -> Agent:

@@ -163,7 +163,7 @@ async def decide(
     try:
         return await enqueue(store, agent_id, answer, uid=uid or state.uid)
     except DuplicateIdError as error:
-        text = f"Question {asked.n} of call {call!r} was answered already, and otherwise; that answer stands."
+        text = f"Question {asked.n} of call {call!r} was answered already, by somebody else or otherwise; that stands."
         raise DuplicateIdError(text, **error.fields) from None
 
 
@@ -195,9 +195,12 @@ async def _decided_before(store: Store, state: State, call: str, decision: str, 
             return Sent(f"decision:{call}:{n}", 0, duplicate=True)
     asked = [(c.id, c.approval.n, c.approval.kind) for c in state.calls if c.approval is not None]
     listed = ", ".join(f"{n} of call {id} ({kind})" for id, n, kind in asked)
+    why = f"those that do: {listed}" if listed else "the agent asks nothing just now"
+    child = next((c.wait.child for c in state.calls if c.id == call and c.wait is not None), None)
+    if child is not None:
+        why = f"it waits for the sub-agent {child!r}, whose own calls are to be decided"
     raise UsageError(
-        f"No question {n} of call {call!r} waits for an answer; "
-        f"{f'those that do: {listed}' if listed else 'the agent asks nothing just now'}.",
+        f"No question {n} of call {call!r} waits for an answer; {why}.",
         code="not_pending",
         call=call,
         n=n,
@@ -223,8 +226,12 @@ def content_blocks(message: Content) -> tuple[Block, ...]:
     strange = [b for b in blocks if getattr(b, "type", None) not in _ALLOWED]
     if not blocks or strange:
         shown = f"has {type(strange[0]).__name__}" if strange else "is empty"
+        if strange and (kind := getattr(strange[0], "type", None)) is not None:
+            shown += f" of type {kind!r}"[:60]
         raise UsageError(
-            f"The message {shown}; send text, or TextBlock, MediaBlock and BlobBlock values.", code="bad_message"
+            f"The message {shown}; send text, or TextBlock, MediaBlock ('image', 'audio', 'video' or 'file') and "
+            "BlobBlock values.",
+            code="bad_message",
         )
     return blocks
 

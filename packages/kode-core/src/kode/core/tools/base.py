@@ -287,7 +287,9 @@ class Tool:
             raise self._bad('its input_schema must be a JSON schema of "type": "object"')
         if self.recovery not in ("retry", "seal", "ask"):
             raise self._bad(f"recovery is {self.recovery!r}; give 'retry', 'seal' or 'ask'")
-        if self.timeout_s is not None and not 0 < self.timeout_s < float("inf"):
+        if self.timeout_s is not None and (
+            not isinstance(self.timeout_s, int | float) or not 0 < self.timeout_s < float("inf")
+        ):
             raise self._bad(f"timeout_s is {self.timeout_s!r}; give seconds above 0, or None")
         if self.hooks is not None and self.hooks.beyond_tools:
             raise self._bad(f"its hooks {self.hooks.name!r} have {self.hooks.beyond_tools}; an agent may name such")

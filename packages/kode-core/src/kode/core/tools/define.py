@@ -151,7 +151,7 @@ class _Arguments:
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise _bad(tool, f"its parameter {str(parameter)!r} cannot be passed by name")
             if name not in types:
-                raise _bad(tool, f"its parameter {name!r} has no type")
+                raise _bad(tool, f"its parameter {name!r} has no type; write {name}: str, or whatever it is")
             if types[name] is ToolContext:
                 if self.context is not None:
                     raise _bad(tool, "it has two parameters of type ToolContext")
@@ -172,7 +172,7 @@ class _Arguments:
             self._adapter: TypeAdapter[Any] = TypeAdapter(shape)
             schema = self._adapter.json_schema(schema_generator=_Untitled)
         except (PydanticUserError, TypeError, ValueError, NameError) as error:
-            raise _bad(tool, f"no schema can be made of its parameters: {error}") from error
+            raise _bad(tool, f"no schema can be made of its parameters: {str(error).partition(chr(10))[0]}") from error
         for titled in (schema, *schema.get("$defs", {}).values()):
             titled.pop("title", None)
         # pydantic puts those with defaults first; the author thought of another order.

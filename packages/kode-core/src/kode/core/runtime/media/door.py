@@ -81,7 +81,7 @@ def _check(block: MediaBlock, provider: Provider, deps: Dependencies) -> None:
     size = None
     if block.data is not None:
         if decoded(block.data) is None:
-            raise _refused(block, "bad_media", "has data that is no base64 text")
+            raise _refused(block, "bad_media", "has data that is no base64 text; give base64.b64encode(…).decode()")
         size = size_of(block.data)
     found = problem(block, provider.capabilities, size)
     known = 0 if block.blob else size  # how large a blob is turns out when it is read
