@@ -9,7 +9,7 @@ import anyio
 import pytest
 from tests.cli.conftest import Kode
 from tests.stores.copying.agents import fill
-from tests.stores.test_import import SECRET, WHOLE, Old
+from tests.stores.predecessor.folders import SECRET, WHOLE, Old
 
 from kode.core.store import JSONStore, SqliteStore, open_store
 from kode.core.store.contract import Scan

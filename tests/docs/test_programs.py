@@ -25,7 +25,7 @@ ELSEWHERE = {
     "docs/getting-started.md": "tests/cli/test_readme.py",
     "docs/guides/conformance.md": "tests/docs/test_kits.py",
     "docs/guides/models.md": "tests/core/provider/test_openai_guide.py",
-    "docs/guides/move-stores.md": "tests/stores/test_import.py",
+    "docs/guides/move-stores.md": "tests/stores/predecessor/test_import.py",
     "docs/guides/sandbox.md": "tests/docs/test_kits.py",
     "docs/guides/serverless.md": "tests/examples/test_serverless_guide.py",
     "docs/guides/stores.md": "tests/core/store/test_guide.py",

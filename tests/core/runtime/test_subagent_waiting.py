@@ -10,7 +10,7 @@ import pytest
 from tests.core.runtime.home import Home, asked, asks, by_role, echo, everyone, task, template, uses
 
 from kode.core.config import AgentConfig
-from kode.core.errors import NotBoundError
+from kode.core.errors import NotBoundError, UsageError
 from kode.core.kernel.inputs import CallResolved
 from kode.core.kernel.limits import Limits
 from kode.core.kernel.message import TextBlock
@@ -34,6 +34,8 @@ async def test_a_sub_agent_that_waits_for_a_person_pauses_the_parent_for_a_month
     assert result.children == {"1.1.1": id}
     assert json.loads(json.dumps(result.to_dict()))["children"] == {"1.1.1": id}
     assert (await parent.complete()).children == {"1.1.1": id}
+    with pytest.raises(UsageError, match=f"it waits for the sub-agent '{id}', whose own calls"):
+        await parent.decide("1.1.1", "allow")
     await lab.clock.advance(30 * 86_400.0)
     other = home.process()
     child = await Agent.open(id, other)
