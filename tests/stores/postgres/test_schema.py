@@ -241,6 +241,17 @@ def test_the_command_looks_after_the_schema(
         assert (told.err.count("\n"), "hush" in told.err, told.out) == (1, False, "")
 
 
+@pytest.mark.parametrize("words", [["agents"], ["show", "a"], ["store", "check"]], ids=" ".join)
+def test_a_command_that_only_looks_makes_no_schema(
+    postgres_store: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*words, "--store", postgres_store]) != 0
+    told = capsys.readouterr()
+    assert "is not there; run `kode store schema upgrade URL`" in told.err + told.out
+    assert run(["store", "schema", "status", postgres_store]) == 0
+    assert capsys.readouterr().out == "missing 0001_pre_begin\n"
+
+
 def test_the_whole_sql_needs_no_server(capsys: pytest.CaptureFixture[str]) -> None:
     url = "postgresql://ann@127.0.0.1:1/db?schema=mine"
     assert run(["store", "schema", "sql", "--all", url]) == 0

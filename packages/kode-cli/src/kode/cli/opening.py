@@ -28,6 +28,7 @@ from kode.core.runtime.binding import bind
 from kode.core.runtime.birth import read_template
 from kode.core.sandbox.base import Sandbox
 from kode.core.store.base import Store
+from kode.core.store.migrating import SchemaSupport
 
 __all__ = [
     "AgentId",
@@ -92,6 +93,8 @@ def store_at(url: str | None, folder: Path | None = None, *, make: bool = False)
     store = open_store(url)
     parts = urlsplit(url)
     if parts.scheme not in _FILES:
+        if isinstance(store, SchemaSupport):
+            store.makes_schema = make
         return store
     path = Path(unquote(parts.path[1:] if url.startswith(f"{parts.scheme}://") else parts.path))
     if not make and not any((path / name).exists() for name in _FILES[parts.scheme]):

@@ -29,6 +29,10 @@ class SchemaStatus:
 class SchemaSupport(ABC):
     """Looking after the schema. The store need not be open for any of this, nor its schema be there."""
 
+    makes_schema: bool = True
+    """Whether ``open`` may make a schema that is not there, if the store does such a thing. Who only looks sets it to
+    False before: under a mistyped name there would be an empty store."""
+
     @abstractmethod
     def schema_sql(self) -> Mapping[str, str]:
         """Give the statements of every step by its name, those applied long ago too; nobody is asked."""

@@ -433,7 +433,8 @@ class PostgresStore(Store, SchemaSupport):
                 code="bad_encoding",
             )
         self.durability = "process" if "off" in (sync, fsync, pages) else "power"
-        await migrations.prepare(db, self.schema, where, self._auto)
+        auto = "never" if self._auto == "new" and not self.makes_schema else self._auto
+        await migrations.prepare(db, self.schema, where, auto)
 
     async def _end(self) -> None:
         await self.server.close()
