@@ -219,8 +219,8 @@ def test_who_is_killed_takes_its_children_along() -> None:
 SUPERVISOR = """
 import os, resource, sys, time
 from kode.core.sandbox import supervisor
+parent = os.getpid()
 if os.fork() == 0:
-    parent = os.getppid()
     while os.getppid() == parent:
         time.sleep(0.01)
     os._exit(0)

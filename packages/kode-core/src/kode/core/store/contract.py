@@ -17,6 +17,7 @@ from kode.core.kernel.window import Compaction, Snapshot
 from kode.core.quick import quick
 
 __all__ = [
+    "MOST",
     "AgentInfo",
     "Appended",
     "Bounds",
@@ -35,6 +36,7 @@ __all__ = [
     "Lease",
     "Loaded",
     "Record",
+    "Scan",
     "Value",
 ]
 
